@@ -1,0 +1,125 @@
+"""Puts tensors from files into a module that has no memory yet, one at a time and without copies."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from one_peace.errors import CheckpointError
+from one_peace.nn.relative_position import CLS_ROWS
+from one_peace.nn.resize import resize_bias_table, resize_positions
+
+TABLE = re.compile(r"(.*\.bias\.tables)\.(\d+)")
+GRID_TABLE = re.compile(r"(?:.*\.)?adapters\.image\.bias\.tables\.\d+")
+GRID_POSITIONS = re.compile(r"(?:.*\.)?adapters\.image\.positions\.weight")
+
+
+@dataclass
+class AssignReport:
+    """What did not go in one to one. `missing` parameters are still on the meta device."""
+
+    missing: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+    cloned: list[str] = field(default_factory=list)
+
+
+def assign_tensors(
+    module: nn.Module,
+    source: Mapping[str, list[Tensor]],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = torch.float32,
+    strict: bool = True,
+) -> AssignReport:
+    """Fills a module built on the meta device; `source` maps its parameter names to pieces to be joined.
+
+    Every parameter is allocated once in its final dtype (None: that of its source) and place. Tables of
+    another image grid are resized; a shared bias table is copied to every layer that has none of its own.
+    `CheckpointError` names every tensor that is unexpected, mis-shaped or (if `strict`) missing, before anything
+    is allocated.
+    """
+    report = AssignReport()
+    parameters = dict(module.named_parameters())
+    origin: dict[str, str] = {}
+    problems: list[str] = []
+    for name, parameter in parameters.items():
+        if name in source:
+            origin[name] = name
+        elif (table := TABLE.fullmatch(name)) and f"{table[1]}.0" in source:
+            origin[name] = f"{table[1]}.0"
+            report.cloned.append(name)
+        else:
+            report.missing.append(name)
+            continue
+        shape = _shape(source[origin[name]])
+        if shape != tuple(parameter.shape):
+            if _resizable(name, shape, tuple(parameter.shape)):
+                report.resized.append(name)
+            else:
+                problems.append(f"{name}: shape {_text(shape)} in the file, {_text(parameter.shape)} in the model")
+    problems += [f"{name}: unexpected, the model has no such parameter" for name in source if name not in parameters]
+    if strict:
+        problems += [f"{name}: missing from the file" for name in report.missing]
+    if problems:
+        raise CheckpointError(f"{len(problems)} tensors do not fit the model:\n  " + "\n  ".join(problems))
+
+    resized: dict[str, list[Tensor]] = {}  # a shared table is resized once, not for each layer
+    for name, parameter in parameters.items():
+        if name not in origin:
+            continue
+        pieces = source[origin[name]]
+        if name in report.resized:
+            if origin[name] not in resized:
+                resized[origin[name]] = [_resize(name, torch.cat(list(pieces)), tuple(parameter.shape))]
+            pieces = resized[origin[name]]
+        _materialise(module, name, pieces, device, dtype)
+    return report
+
+
+def _materialise(
+    module: nn.Module, name: str, pieces: list[Tensor], device: torch.device | str, dtype: torch.dtype | None
+) -> None:
+    owner_name, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(owner_name)
+    old = owner._parameters[leaf]
+    assert old is not None
+    new = torch.empty(old.shape, dtype=dtype or pieces[0].dtype, device=device)
+    start = 0
+    for piece in pieces:
+        target = new if len(pieces) == 1 else new[start : start + piece.shape[0]]
+        target.copy_(piece)
+        start += piece.shape[0] if piece.ndim else 0
+    owner._parameters[leaf] = nn.Parameter(new, requires_grad=old.requires_grad)
+
+
+def _shape(pieces: list[Tensor]) -> tuple[int, ...]:
+    first = tuple(pieces[0].shape)
+    return first if len(pieces) == 1 else (sum(p.shape[0] for p in pieces), *first[1:])
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(n) for n in shape) or "scalar"
+
+
+def _resizable(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    if len(given) != 2 or given[1] != wanted[1]:
+        return False
+    if GRID_TABLE.fullmatch(name):
+        # relative tables only grow: offsets of a smaller grid are a subset of the table's
+        return wanted[0] > given[0] and all(_is_square(n - CLS_ROWS) for n in (given[0], wanted[0]))
+    return bool(GRID_POSITIONS.fullmatch(name)) and all(_is_square(n - 1) for n in (given[0], wanted[0]))
+
+
+def _is_square(number: int) -> bool:
+    return number > 0 and math.isqrt(number) ** 2 == number
+
+
+def _resize(name: str, table: Tensor, wanted: tuple[int, ...]) -> Tensor:
+    if GRID_TABLE.fullmatch(name):
+        return resize_bias_table(table, (math.isqrt(wanted[0] - CLS_ROWS) + 1) // 2)
+    side = math.isqrt(wanted[0] - 1)
+    return resize_positions(table, (side, side))

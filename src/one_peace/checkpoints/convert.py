@@ -1,0 +1,235 @@
+"""Official files to our format and back, bit for bit, without holding a model in memory."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from one_peace.checkpoints.names import Kind as Unused
+from one_peace.checkpoints.names import Target, bare_name, from_vision, to_native, to_official, to_vision
+from one_peace.checkpoints.native import (
+    MAX_SHARD_BYTES,
+    OFFICIAL_PREFIX,
+    NativeFolder,
+    is_native,
+    open_folder,
+    write_folder,
+    write_json,
+)
+from one_peace.checkpoints.official import OWN_CONFIG, Form, OfficialCheckpoint, pretraining_name, read_official
+from one_peace.checkpoints.official_config import official_settings
+from one_peace.errors import CheckpointError
+from one_peace.nn.relative_position import MAX_POSITIONS, grid_buckets, sequence_buckets
+
+ORIGIN = "official.json"  # in a converted folder: the names, their order and the container of the official file
+VERSION = 3.0  # of the published fusion model
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    form: Literal["native", "official", "vision"] | None = None,
+    write_files: Callable[[Path], None] | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> Path:
+    """Converts an official file into a folder of ours, or a folder into an official file. Dtypes stay.
+
+    `form` defaults to the other side; "vision" writes the image branch alone, as the published vision code reads it.
+    A folder that came from an official file goes back to the same tensors in the same order. `write_files`
+    as for `write_folder`. Optimizer state is not kept.
+    """
+    source, target = Path(source), Path(target)
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: no such file or folder")
+    if form is None:
+        form = "official" if source.is_dir() else "native"
+    if form not in ("native", "official", "vision"):
+        raise ValueError(f"form must be 'native', 'official' or 'vision', got {form!r}")
+    if form == "native":
+        if source.is_dir():
+            raise ValueError(f"{source} is a folder already; give an official file")
+        return official_to_native(source, target, write_files, max_shard_bytes)
+    if not is_native(source):
+        raise ValueError(f"{source} is no folder with a config.json; only those become official files")
+    return native_to_official(source, target, vision=form == "vision")
+
+
+def official_to_native(
+    source: Path, target: Path, write_files: Callable[[Path], None] | None = None, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> Path:
+    """Our folder for an official file; what has no native name is kept aside in it."""
+    checkpoint = read_official(source)
+    if checkpoint.unknown:
+        raise CheckpointError(f"{source}: not tensors of a ONE-PEACE model: {', '.join(checkpoint.unknown)}")
+    tensors: dict[str, list[Tensor]] = dict(checkpoint.tensors)
+    for name, reason in checkpoint.unused.items():
+        tensor = checkpoint.official[name]
+        buffer = _buffer(name, checkpoint.config) if reason is Unused.BUFFER else None
+        if buffer is None or buffer.dtype != tensor.dtype or not torch.equal(buffer, tensor):
+            tensors[OFFICIAL_PREFIX + name] = [tensor]
+
+    def files(folder: Path) -> None:
+        write_json(folder / ORIGIN, _origin(checkpoint))
+        if write_files is not None:
+            write_files(folder)
+
+    return write_folder(target, checkpoint.config, tensors, write_files=files, max_shard_bytes=max_shard_bytes)
+
+
+def native_to_official(source: Path, target: Path, *, vision: bool = False) -> Path:
+    """An official file for a folder of ours."""
+    folder = open_folder(source)
+    origin = _read_origin(source)
+    written: Form = "vision" if vision else origin.get("form", "container")
+    names = _vision_names(folder) if vision else origin.get("names") or _all_names(folder)
+    opened: dict[str, Tensor] = {}  # the parts of a joined tensor share its memory, in the file too
+    state = {name: _official_tensor(name, folder, opened) for name in names}
+    container = dict(origin.get("container") or _new_container(folder.config))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _replacing(target) as path:
+        if written == "vision":
+            arrays = {n: t if t.dtype is torch.bfloat16 else t.numpy() for n, t in state.items()}
+            marks = {"__author__": "ofa", "matching_heuristics": True}
+            with open(path, "wb") as file:
+                pickle.dump({"model": arrays} | marks, file, protocol=4)
+        elif written == "state_dict":
+            torch.save(state, path)
+        else:
+            order = ["args", "cfg"] if "cfg" in container else []
+            first = {key: container.pop(key, None) for key in order}
+            torch.save(first | {"model": state} | container, path)
+    return target
+
+
+def _origin(checkpoint: OfficialCheckpoint) -> dict[str, Any]:
+    container = {key: value for key, value in checkpoint.container.items() if key != "last_optimizer_state"}
+    return {"form": checkpoint.form, "names": list(checkpoint.official), "container": _plain(container)}
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it; tensors and other objects become their description."""
+    if isinstance(value, argparse.Namespace):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items() if not isinstance(item, Tensor)}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, str | int | float | bool) else repr(value)
+
+
+def _read_origin(folder: Path) -> dict[str, Any]:
+    path = folder / ORIGIN
+    if not path.exists():
+        return {}
+    try:
+        origin = json.loads(path.read_text(encoding="utf-8"))
+        valid = isinstance(origin["names"], list) and isinstance(origin["container"], dict)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); remove it to export with new official settings") from error
+    if not valid or origin.get("form") not in ("container", "state_dict", "vision"):
+        raise CheckpointError(f"{path}: damaged; remove it to export with new official settings")
+    return origin
+
+
+def _new_container(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "cfg": official_settings(config),
+        "criterion": None,
+        "optimizer_history": [],
+        "task_state": {},
+        "extra_state": {OWN_CONFIG: json.loads(json.dumps(config))},
+    }
+
+
+def _all_names(folder: NativeFolder) -> list[str]:
+    """Official names of a folder's tensors and of the buffers that belong to them."""
+    names = []
+    for native in folder.tensors:
+        official = to_official(bare_name(native))
+        if not official:
+            raise CheckpointError(f"{folder.path}: {native} has no official name; official files hold text, image, audio")
+        names += official
+    return names + list(folder.leftovers) + _buffer_names(names)
+
+
+def _vision_names(folder: NativeFolder) -> list[str]:
+    """Names in the published vision format: the image adapter and the blocks without other experts or final norm."""
+    official = [name for native in folder.tensors for name in to_official(bare_name(native))]
+    names = [vision for name in official + _buffer_names(official) if (vision := to_vision(name))]
+    if not any(name.startswith("image_adapter.") for name in names):
+        raise CheckpointError(f"{folder.path}: has no image modality, so no vision branch")
+    return names
+
+
+def _buffer_names(names: list[str]) -> list[str]:
+    """The recomputed buffers that the published state dict has for these tensors."""
+    buffers = {name.split(".rel_pos_table")[0] + ".rp_bucket" for name in names if ".rel_pos_table" in name}
+    buffers |= {name.replace("pos_embed", "position_idx") for name in names if name.endswith("image_adapter.pos_embed")}
+    buffers |= {name.split(".layers.")[0] + ".version" for name in names if ".fusion_model.layers." in name}
+    return sorted(buffers - set(names))
+
+
+def _official_tensor(name: str, folder: NativeFolder, opened: dict[str, Tensor]) -> Tensor:
+    if name in folder.leftovers:
+        return folder.leftovers[name][0]
+    name = from_vision(name)
+    target = to_native(name)
+    native = target.name if isinstance(target, Target) else ""
+    if native and folder.pretraining:
+        native = pretraining_name(native)
+    if isinstance(target, Target) and native in folder.tensors:
+        if native not in opened:
+            opened[native] = folder.tensors[native][0]
+        tensor = opened[native]
+        return tensor if target.part is None else tensor.chunk(3)[target.part]
+    buffer = _buffer(name, folder.config)
+    if buffer is None:
+        raise CheckpointError(f"{folder.path}: nothing to make {name} from; remove {ORIGIN} to export without it")
+    return buffer
+
+
+def _buffer(name: str, config: Mapping[str, Any]) -> Tensor | None:
+    """The value that the published code gives a buffer."""
+    if name.endswith("fusion_model.version"):
+        return torch.tensor([VERSION])
+    adapter, _, buffer = name.rpartition(".")
+    modality = adapter.rpartition(".")[2].removesuffix("_adapter")
+    settings = config["modalities"].get(modality)
+    if settings is None:
+        return None
+    if buffer == "position_idx":
+        return torch.arange(settings["grid"] ** 2 + 1)
+    if buffer == "rp_bucket" and modality == "image":
+        side = settings["bias_grid"]
+        return grid_buckets(side, side, side)
+    if buffer == "rp_bucket" and "bias_buckets" in settings:
+        return sequence_buckets(settings["bias_buckets"], MAX_POSITIONS)
+    return None
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A path to write to, moved to the target when all went well."""
+    if target.is_dir():
+        raise ValueError(f"{target} is a folder; an official checkpoint is one file")
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    os.close(handle)
+    try:
+        yield Path(name)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, target)
+    finally:
+        Path(name).unlink(missing_ok=True)

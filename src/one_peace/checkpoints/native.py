@@ -1,0 +1,236 @@
+"""Our own format: a folder with `config.json`, `model.safetensors`, tokenizer, preprocessing facts and model card."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from one_peace.checkpoints.model_card import model_card
+from one_peace.checkpoints.tensor_file import nbytes, write_tensor_file
+from one_peace.errors import CheckpointError
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+OFFICIAL_PREFIX = "official."  # tensors without a native counterpart, kept so that a conversion can be undone
+MAX_SHARD_BYTES = 5_000_000_000
+
+
+class LazyTensors(Mapping[str, list[Tensor]]):
+    """Tensors of a folder by name, memory-mapped when asked for, each as a list of one piece."""
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self._files = files
+        self._open: dict[Path, Any] = {}
+
+    def __getitem__(self, name: str) -> list[Tensor]:
+        path = self._files[name]
+        try:
+            return [self._file(path).get_tensor(name)]
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error}") from error
+        except Exception as error:  # safetensors has an error class of its own
+            raise CheckpointError(f"{path}: {name}: {error}") from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def _file(self, path: Path) -> Any:
+        if path not in self._open:
+            from safetensors import safe_open
+
+            self._open[path] = safe_open(path, framework="pt", device="cpu")
+        return self._open[path]
+
+
+@dataclass(frozen=True)
+class NativeFolder:
+    """A saved model: plain config, tensors by native name, and leftovers of an official file by official name."""
+
+    path: Path
+    config: dict[str, Any]
+    tensors: Mapping[str, list[Tensor]]
+    leftovers: Mapping[str, list[Tensor]] = field(default_factory=dict)
+
+    @property
+    def pretraining(self) -> bool:
+        """Whether the weights include a decoder, and so encoder names start with `encoder.`."""
+        return any(name.startswith("decoder.") for name in self.tensors)
+
+
+def is_native(path: Path) -> bool:
+    """Whether a path is a folder in our format."""
+    return (path / CONFIG).is_file()
+
+
+def open_folder(path: str | Path) -> NativeFolder:
+    """Opens a folder; weights are read when used. `CheckpointError` says what is missing or damaged."""
+    path = Path(path)
+    config = _read_json(path / CONFIG)
+    if not (path / INDEX).exists() and not (path / WEIGHTS).exists():
+        raise CheckpointError(f"{path}: has neither {WEIGHTS} nor {INDEX}")
+    if (path / INDEX).exists():
+        index = _read_json(path / INDEX).get("weight_map")
+        if not isinstance(index, dict) or not all(Path(str(f)).name == f for f in index.values()):
+            raise CheckpointError(f"{path / INDEX}: weight_map must map tensor names to files of this folder")
+        files = {name: path / file for name, file in index.items()}
+        for shard in sorted(set(files.values())):
+            held = set(_names(shard))
+            absent = [name for name, file in files.items() if file == shard and name not in held]
+            if absent:
+                raise CheckpointError(f"{shard}: lacks {', '.join(absent)}, which {INDEX} promises")
+    else:
+        files = dict.fromkeys(_names(path / WEIGHTS), path / WEIGHTS)
+    own = LazyTensors({n: f for n, f in files.items() if not n.startswith(OFFICIAL_PREFIX)})
+    rest = _Renamed(LazyTensors({n: f for n, f in files.items() if n.startswith(OFFICIAL_PREFIX)}))
+    return NativeFolder(path, config, own, rest)
+
+
+def write_folder(
+    folder: str | Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Sequence[Tensor]],
+    *,
+    write_files: Callable[[Path], None] | None = None,
+    card: str | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> Path:
+    """Saves a model. A reader sees the old folder or the new one: files are written beside it and then moved.
+
+    `tensors` maps names to pieces to be joined along dimension 0. `write_files(folder)` adds files such as
+    tokenizer.json. `card` is the text of README.md; a plain one is written by default.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; a model is saved as a folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        _write_weights(work, tensors, max_shard_bytes)
+        parameters = sum(p.numel() for n, pieces in tensors.items() if not n.startswith(OFFICIAL_PREFIX) for p in pieces)
+        dtypes = sorted({str(pieces[0].dtype).removeprefix("torch.") for pieces in tensors.values()
+                         if pieces[0].is_floating_point()})
+        write_json(work / "preprocessor_config.json", _preprocessing(config))
+        (work / "README.md").write_text(card or model_card(config, parameters, dtypes), encoding="utf-8")
+        if write_files is not None:
+            write_files(work)
+        write_json(work / CONFIG, config)
+        _publish(work, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes a JSON file for people to read."""
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+class _Renamed(Mapping[str, list[Tensor]]):
+    """Leftovers under their official names."""
+
+    def __init__(self, tensors: LazyTensors) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> list[Tensor]:
+        return self._tensors[OFFICIAL_PREFIX + name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.removeprefix(OFFICIAL_PREFIX) for name in self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def _write_weights(folder: Path, tensors: Mapping[str, Sequence[Tensor]], max_shard_bytes: int) -> None:
+    shards: list[dict[str, Sequence[Tensor]]] = [{}]
+    room = max_shard_bytes
+    for name, pieces in tensors.items():
+        size = nbytes(pieces)
+        if size > room and shards[-1]:
+            shards.append({})
+            room = max_shard_bytes
+        shards[-1][name] = pieces
+        room -= size
+    if len(shards) == 1:
+        write_tensor_file(folder / WEIGHTS, shards[0])
+        return
+    weight_map = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        write_tensor_file(folder / file, shard)
+        weight_map |= dict.fromkeys(shard, file)
+    total = sum(nbytes(pieces) for pieces in tensors.values())
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _publish(work: Path, folder: Path) -> None:
+    """Moves finished files to their place."""
+    umask = os.umask(0)
+    os.umask(umask)
+    work.chmod(0o777 & ~umask)  # temporary folders are private
+    if not folder.exists():
+        work.rename(folder)
+        return
+    new = {path.name for path in work.iterdir()}
+    for path in sorted(work.iterdir(), key=lambda p: p.name == CONFIG):  # the config last
+        os.replace(path, folder / path.name)
+    stale = [*folder.glob("model*.safetensors"), folder / INDEX, folder / "official.json"]
+    for path in stale:  # of an earlier save with other shards
+        if path.name not in new:
+            path.unlink(missing_ok=True)
+
+
+def _preprocessing(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts for programs other than this one; ours reads them from config.json."""
+    facts: dict[str, Any] = {}
+    for name, settings in config.get("modalities", {}).items():
+        if name == "image":
+            facts[name] = {"size": settings["image_size"], "resample": "bicubic", "patch_size": 16,
+                           "image_mean": [0.48145466, 0.4578275, 0.40821073],
+                           "image_std": [0.26862954, 0.26130258, 0.27577711]}
+        elif name == "audio":
+            facts[name] = {"sampling_rate": 16000, "channels": 1, "normalize": True,
+                           "max_seconds": settings["max_seconds"]}
+        elif name == "text":
+            facts[name] = {"lowercase": True, "max_tokens": settings["max_tokens"]}
+        else:
+            facts[name] = dict(settings)
+    return facts
+
+
+def _names(path: Path) -> list[str]:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return list(file.keys())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: missing from the model's folder") from error
+    except Exception as error:  # safetensors has an error class of its own
+        raise CheckpointError(f"{path}: damaged or not a safetensors file ({error})") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.parent}: no {path.name}; not a model saved by this package") from None
+    except ValueError as error:  # bad JSON or bad UTF-8
+        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: must hold a JSON object")
+    return values
+
+

@@ -1,0 +1,135 @@
+"""Official checkpoints: fairseq containers, bare state dicts, the vision branch; read under native names."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from one_peace.checkpoints.names import Kind as Unused
+from one_peace.checkpoints.names import Target, from_vision, to_native, to_official
+from one_peace.checkpoints.official_config import infer_config
+from one_peace.checkpoints.pickles import load_pickle
+from one_peace.errors import CheckpointError
+
+OWN_CONFIG = "one_peace_config"  # in extra_state of the files that `convert` writes: our config, word for word
+Form = Literal["container", "state_dict", "vision"]
+
+
+@dataclass(frozen=True)
+class OfficialCheckpoint:
+    """An official file.
+
+    `tensors` maps native names to the pieces that, joined along dimension 0, make up the tensor; encoder names follow
+    `encoder.` when the file also holds a decoder and so is a pretraining model. `official` is the file's own
+    state dict, `unused` what of it has no native counterpart (and why), `unknown` what no ONE-PEACE model has.
+    """
+
+    path: Path
+    form: Form
+    config: dict[str, Any]
+    tensors: Mapping[str, list[Tensor]]
+    official: Mapping[str, Tensor]
+    unused: Mapping[str, Unused] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
+    container: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def pretraining(self) -> bool:
+        """Whether there is a decoder."""
+        return self.config.get("decoder") is not None
+
+
+def read_official(path: str | Path) -> OfficialCheckpoint:
+    """Reads an official file; tensors are memory-mapped where its format allows.
+
+    Nothing in the file is executed. `CheckpointError` for a file that is damaged, wants to run code or is no ONE-PEACE
+    model; `OSError` when it cannot be opened.
+    """
+    path = Path(path)
+    form, state, container = _state_dict(path, load_pickle(path))
+    official = {name: _tensor(path, name, value) for name, value in state.items()}
+    pieces: dict[str, dict[int, Tensor]] = {}
+    unused: dict[str, Unused] = {}
+    unknown: list[str] = []
+    for name, tensor in official.items():
+        match to_native(from_vision(name)):
+            case Target(native, part):
+                pieces.setdefault(native, {})[part or 0] = tensor
+            case Unused() as reason:
+                unused[name] = reason
+            case None:
+                unknown.append(name)
+    tensors = {native: [parts[i] for i in sorted(parts)] for native, parts in pieces.items()}
+    _check_pieces(path, tensors)
+    config = _own_config(container)
+    if config is None:
+        settings = container.get("cfg") or _settings_of_args(container.get("args"))
+        shapes = {name: joined_shape(parts) for name, parts in tensors.items()}
+        try:
+            config = infer_config(path.stem, shapes, settings)
+        except (TypeError, ValueError, AttributeError, IndexError) as error:
+            raise CheckpointError(f"{path}: settings or shapes that no ONE-PEACE model has: {error}") from error
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+    if config.get("decoder"):
+        tensors = {pretraining_name(n): parts for n, parts in tensors.items()}
+    return OfficialCheckpoint(path, form, config, tensors, official, unused, tuple(unknown), container)
+
+
+def pretraining_name(name: str) -> str:
+    """The name that an encoder's tensor has in a pretraining model; the decoder's stay."""
+    return name if name.startswith("decoder.") else f"encoder.{name}"
+
+
+def joined_shape(pieces: list[Tensor]) -> tuple[int, ...]:
+    """Shape of the pieces joined along dimension 0."""
+    if len(pieces) == 1:
+        return tuple(pieces[0].shape)
+    return (sum(p.shape[0] for p in pieces), *pieces[0].shape[1:])
+
+
+def _state_dict(path: Path, loaded: Any) -> tuple[Form, Mapping[str, Any], Mapping[str, Any]]:
+    """Form of the file, its tensors, and the rest of its container."""
+    if not isinstance(loaded, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, not a dict of tensors")
+    if not isinstance(loaded.get("model"), Mapping):
+        return "state_dict", loaded, {}
+    container = {key: value for key, value in loaded.items() if key != "model"}
+    return ("vision" if "matching_heuristics" in loaded else "container"), loaded["model"], container
+
+
+def _tensor(path: Path, name: Any, value: Any) -> Tensor:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        value = torch.from_numpy(value if value.flags.writeable else value.copy())
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        raise CheckpointError(f"{path}: entry {name!r} of the model is a {type(value).__name__}, not a tensor")
+    return value.detach()
+
+
+def _check_pieces(path: Path, tensors: Mapping[str, list[Tensor]]) -> None:
+    """Every part of a joined tensor must be there and fit the others."""
+    for native, parts in tensors.items():
+        names = to_official(native)
+        if len(parts) != len(names):
+            raise CheckpointError(f"{path}: of {', '.join(names)} only {len(parts)} are present")
+        if len({p.shape[1:] for p in parts}) > 1 or len({p.dtype for p in parts}) > 1:
+            raise CheckpointError(f"{path}: {', '.join(names)} differ in shape or dtype")
+
+
+def _settings_of_args(args: Any) -> Mapping[str, Any]:
+    """Settings of files older than `cfg`: one flat namespace for model and task."""
+    values = vars(args) if isinstance(args, argparse.Namespace) else args
+    return {"model": values, "task": values} if isinstance(values, Mapping) else {}
+
+
+def _own_config(container: Mapping[str, Any]) -> dict[str, Any] | None:
+    extra = container.get("extra_state")
+    config = extra.get(OWN_CONFIG) if isinstance(extra, Mapping) else None
+    return dict(config) if isinstance(config, Mapping) else None

@@ -1,0 +1,104 @@
+"""`one-peace embed`: pictures, sounds and texts to a file of vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from one_peace.models.one_peace.embedding import OnePeace
+
+
+def embed(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Pictures, sounds and text files; the kind follows the ending.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="A .npz file (vectors, inputs, modalities) or a .jsonl file.")
+    ] = Path("embeddings.npz"),
+    text: Annotated[list[str] | None, typer.Option("--text", "-t", help="A text; repeatable.")] = None,
+    lines: Annotated[Path | None, typer.Option(help="A file with a text on every line.")] = None,
+    model: Annotated[str, typer.Option(help="Name or path of a model.")] = "one-peace-nano",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    skip: Annotated[bool, typer.Option("--skip", help="Leave out what cannot be read instead of stopping.")] = False,
+) -> None:
+    """Embed files and texts; row i of the output belongs to input i."""
+    inputs = [(path, modality_by_name(path)) for path in files or []]
+    texts = list(text or [])
+    if lines is not None:
+        texts += [line for line in lines.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not inputs and not texts:
+        raise typer.BadParameter("nothing to embed: give files, --text or --lines")
+    if out.suffix not in (".npz", ".jsonl"):
+        raise typer.BadParameter(f"--out must end in .npz or .jsonl, got {out}")
+
+    from one_peace.models import from_pretrained
+
+    loaded = from_pretrained(model, device=device)
+    names = [str(path) for path, _ in inputs] + texts
+    modalities = [modality for _, modality in inputs] + ["text"] * len(texts)
+    sources = [path.read_text(encoding="utf-8") if kind == "text" else path for path, kind in inputs] + texts
+    vectors, errors = _encode(loaded, sources, modalities, "skip" if skip else "raise")
+    for row in sorted(errors):
+        typer.echo(f"left out: {errors[row]}", err=True)
+    kept = [row for row in range(len(sources)) if row not in errors]
+    write_embeddings(out, vectors[kept], [names[i] for i in kept], [modalities[i] for i in kept], loaded)
+    typer.echo(f"{len(kept)} embeddings of width {loaded.dim} in {out}")
+
+
+def modality_by_name(path: Path) -> str:
+    """What a file holds, judged by its ending.
+
+    Raises:
+        InputError: an ending that no modality has.
+    """
+    from one_peace.errors import InputError
+    from one_peace.search.walk import modality_of
+
+    modality = modality_of(path.name)
+    if modality is None:
+        raise InputError(str(path), f"neither picture nor sound nor text, judged by its ending {path.suffix!r}")
+    return modality
+
+
+def _encode(
+    model: OnePeace, sources: Sequence[str | Path], modalities: Sequence[str], on_error: str
+) -> tuple[NDArray, dict[int, Exception]]:
+    """Vectors (inputs, dim), and the errors of inputs that were skipped, whose rows stay zero."""
+    import numpy as np
+
+    vectors = np.zeros((len(sources), model.dim), np.float32)
+    errors: dict[int, Exception] = {}
+    for modality in dict.fromkeys(modalities):
+        rows = [i for i, kind in enumerate(modalities) if kind == modality]
+        result = model.encode_modality(modality, [sources[i] for i in rows], on_error=on_error)
+        if on_error == "skip":
+            errors |= {rows[i]: error for i, error in result.errors.items()}
+            vectors[[rows[i] for i in result.kept]] = result.vectors.numpy()
+        else:
+            vectors[rows] = result.numpy()
+    return vectors, errors
+
+
+def write_embeddings(
+    out: Path, vectors: NDArray, inputs: Sequence[str], modalities: Sequence[str], model: OnePeace
+) -> None:
+    """Writes vectors (n, dim) float32 with what they belong to, and the model's name and fingerprint."""
+    import json
+
+    import numpy as np
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".npz":
+        origin = {"model": model.config.name, "fingerprint": model.fingerprint}
+        np.savez(out, vectors=vectors, inputs=np.array(inputs), modalities=np.array(modalities), **origin)
+        return
+    with out.open("w", encoding="utf-8") as file:
+        for vector, name, modality in zip(vectors, inputs, modalities, strict=True):
+            row = {"input": name, "modality": modality, "model": model.fingerprint, "vector": vector.tolist()}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -1,0 +1,31 @@
+"""`one-peace index`: take a folder of pictures, sounds and texts into a library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def index(
+    folder: Annotated[Path, typer.Argument(help="Folder to take in, with all folders in it.")],
+    library: Annotated[
+        Path | None, typer.Option(help="Where to keep the library.  [default: FOLDER/.one-peace]")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Name or path of a model.  [default: the library's, one-peace-nano for a new one]"),
+    ] = None,
+) -> None:
+    """Embed pictures, sounds and texts to search them. Run it again to take in what has changed."""
+    import time
+
+    from one_peace.search.library import Library
+
+    started = time.perf_counter()
+    opened = Library(library or folder / ".one-peace", model)
+    report = opened.index(folder)
+    for path, problem in report.problems.items():
+        typer.echo(f"not indexed: {path}: {problem}".encode("utf-8", "backslashreplace").decode(), err=True)
+    typer.echo(f"{report}, in {time.perf_counter() - started:.1f} s; {len(opened)} files in {opened.path}")

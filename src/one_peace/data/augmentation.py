@@ -1,0 +1,42 @@
+"""Augmentation of whole batches with an explicit generator."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def augment_pictures(pictures: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Random flip, zoom, shift, small rotation and colour. uint8 (batch, 3, h, w) -> float32 in [0, 1], (batch, 3, size, size)."""
+    batch = pictures.shape[0]
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.rand(batch, generator=generator) * (high - low) + low
+
+    zoom, aspect, angle = uniform(0.8, 1.08), uniform(-0.1, 0.1).exp(), uniform(-0.12, 0.12)
+    flip = torch.where(torch.rand(batch, generator=generator) < 0.5, -1.0, 1.0)
+    scale_x, scale_y = flip * zoom * aspect, zoom / aspect
+    cos, sin = angle.cos(), angle.sin()
+    rows = [cos * scale_x, -sin * scale_y, uniform(-0.1, 0.1), sin * scale_x, cos * scale_y, uniform(-0.1, 0.1)]
+    grid = F.affine_grid(torch.stack(rows, 1).view(batch, 2, 3), [batch, 3, size, size], align_corners=False)
+    x = F.grid_sample(pictures.float().div_(255), grid, padding_mode="border", align_corners=False)
+
+    def factor(spread: float) -> Tensor:
+        return uniform(1 - spread, 1 + spread)[:, None, None, None]
+
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)
+    x = (x - mean) * factor(0.2) + mean * factor(0.2)
+    grey = x.mean(dim=1, keepdim=True)
+    return ((x - grey) * factor(0.3) + grey).clamp_(0.0, 1.0)
+
+
+def augment_waveform(waveform: Tensor, generator: torch.Generator) -> Tensor:
+    """Random tempo with pitch (up to 12 %), and faint noise. (samples,) float32 -> (other samples,)."""
+    tempo, noise = torch.rand(2, generator=generator).tolist()
+    samples = int(waveform.shape[0] / (0.88 + 0.24 * tempo))
+    x = F.interpolate(waveform[None, None], size=samples, mode="linear", align_corners=False)[0, 0]
+    level = x.std().item() * math.exp(-2.5 - 4.0 * noise)
+    return x + level * torch.randn(x.shape, generator=generator)

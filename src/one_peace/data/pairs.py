@@ -1,0 +1,154 @@
+"""(anchor, partner) pairs for pretraining, drawn from a manifest held in memory."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from one_peace.data.augmentation import augment_pictures, augment_waveform
+from one_peace.data.manifest import Item
+from one_peace.errors import InputError
+from one_peace.modalities.base import Example
+from one_peace.modalities.pictures import MEAN, STD, decode_picture
+from one_peace.modalities.sounds import SAMPLE_RATE, decode_sound, prepare_waveform
+from one_peace.modalities.text import TextProcessor
+
+STORED_MARGIN = 5 / 4  # pictures are kept this much larger than the model's input, for augmentation
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """What of the sample library is drawn, and how often.
+
+    `sources` weighs each source by name; `languages` weighs the captions' languages, and `own_language` is the
+    probability that a spoken clip is paired with the caption in its own language, `tags` that
+    English keywords stand in for an English caption. `clip_seconds` and `caption_tokens` bound the lengths.
+    """
+
+    sources: dict[str, float] = field(default_factory=dict)
+    languages: dict[str, float] = field(default_factory=lambda: {"en": 1.0})
+    own_language: float = 0.5
+    tags: float = 0.2
+    clip_seconds: float = 3.0
+    caption_tokens: int = 20
+
+
+class PairSampler:
+    """Draws batches of captioned pictures or sounds; batch `step` depends on the seed and the step alone.
+
+    A batch holds distinct captions only, since two pairs with one caption would be each other's negatives.
+    """
+
+    def __init__(
+        self, items: Sequence[Item], text: TextProcessor, recipe: DataRecipe, partner: str, size: int = 0
+    ) -> None:
+        self.text, self.recipe, self.size = text, recipe, size
+        decode = self._picture if partner == "image" else self._sound
+        self.partner = partner
+        with ThreadPoolExecutor() as pool:
+            decoded = list(pool.map(decode, [item.path for item in items]))
+        kept = [(item, media) for item, media in zip(items, decoded, strict=True) if media is not None]
+        self.skipped = len(items) - len(kept)
+        self.items = [item for item, _ in kept]
+        self.media = [media for _, media in kept]
+        groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for index, item in enumerate(self.items):
+            groups[item.track or item.source, item.group].append(index)
+        self.groups = list(groups.values())
+        self.group_names = [group for _, group in groups]
+        weights = [recipe.sources.get(source, 0.0) for source, _ in groups]
+        self.weights = torch.tensor(weights, dtype=torch.float64)
+        if not bool((self.weights > 0).any()):
+            raise ValueError(f"no item of the sources {sorted(recipe.sources)} in the manifest")
+
+    def batch(self, size: int, seed: int, step: int) -> list[tuple[Example, Example]]:
+        """`size` pairs as (text example, partner example)."""
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        chosen = self._draw(size, generator)
+        texts = [self._text(self.items[i], generator) for i in chosen]
+        if self.partner == "image":
+            x = augment_pictures(torch.stack([self.media[i] for i in chosen]), self.size, generator)
+            x = (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+            partners: list[Example] = [{"pixels": p} for p in x]
+        else:
+            partners = [{"waveform": self._clip(self.media[i], generator)} for i in chosen]
+        return list(zip(texts, partners, strict=True))
+
+    def _draw(self, size: int, generator: torch.Generator) -> list[int]:
+        """Item indices, one per group, no caption twice."""
+        # Some surplus, as one caption can stand in several sources.
+        count = min(int((self.weights > 0).sum()), size + size // 4)
+        order = torch.multinomial(self.weights, count, replacement=False, generator=generator).tolist()
+        target = self.media[int(torch.randint(len(self.media), (), generator=generator))].shape[0]
+        chosen, seen = [], set()
+        for group in order:
+            if self.group_names[group] in seen or len(chosen) == size:
+                continue
+            seen.add(self.group_names[group])
+            chosen.append(self._member(self.groups[group], target, generator))
+        return chosen
+
+    def _member(self, members: list[int], target: int, generator: torch.Generator) -> int:
+        """A random picture of a caption; of sounds, one of the few whose length is nearest to the batch's target."""
+        if self.partner != "image":
+            members = sorted(members, key=lambda i: abs(self.media[i].shape[0] - target))[:3]
+        return members[int(torch.randint(len(members), (), generator=generator))]
+
+    def _text(self, item: Item, generator: torch.Generator) -> Example:
+        tokens = self.text(self._caption(item, generator))["tokens"]
+        if len(tokens) > self.recipe.caption_tokens:
+            tokens = torch.cat([tokens[: self.recipe.caption_tokens - 1], tokens[-1:]])
+        return {"tokens": tokens}
+
+    def _caption(self, item: Item, generator: torch.Generator) -> str:
+        own, which, pick, tag = torch.rand(4, generator=generator).tolist()
+        language = item.language
+        if language not in item.texts or own > self.recipe.own_language:
+            weights = {lang: self.recipe.languages.get(lang, 0.0) for lang in item.texts}
+            language = _weighted_choice(weights, which) or next(iter(item.texts))
+        captions = item.texts[language]
+        if language == "en" and item.tags and tag < self.recipe.tags:
+            chosen = torch.randperm(len(item.tags), generator=generator)[:2].tolist()
+            return ", ".join(item.tags[i] for i in chosen)
+        return captions[int(pick * len(captions))]
+
+    def _picture(self, path: Path) -> Tensor | None:
+        side = int(self.size * STORED_MARGIN)
+        try:
+            picture = decode_picture(path).resize((side, side), Image.Resampling.BICUBIC)
+        except InputError:
+            return None
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+
+    def _sound(self, path: Path) -> Tensor | None:
+        try:
+            return torch.from_numpy(decode_sound(path)[: 2 * int(self.recipe.clip_seconds * SAMPLE_RATE)]).half()
+        except InputError:
+            return None
+
+    def _clip(self, media: Tensor, generator: torch.Generator) -> Tensor:
+        waveform = augment_waveform(media.float(), generator)
+        limit = int(self.recipe.clip_seconds * SAMPLE_RATE)
+        surplus = waveform.shape[0] - limit
+        if surplus > 0:
+            start = int(torch.randint(surplus + 1, (), generator=generator))
+            waveform = waveform[start : start + limit]
+        return prepare_waveform(waveform, max_seconds=None)
+
+
+def _weighted_choice(weights: dict[str, float], uniform: float) -> Any:
+    total = sum(weights.values())
+    for key, weight in weights.items():
+        uniform -= weight / total if total else 0.0
+        if weight and uniform <= 0:
+            return key
+    return None

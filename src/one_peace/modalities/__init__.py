@@ -1,0 +1,11 @@
+"""The modalities: one file each, all behind the contract in `base`."""
+
+from one_peace.modalities.audio import Audio
+from one_peace.modalities.base import get_modality, list_modalities, register_modality
+from one_peace.modalities.image import Image
+from one_peace.modalities.text import Text
+
+for _modality in (Text(), Image(), Audio()):
+    register_modality(_modality)
+
+__all__ = ["get_modality", "list_modalities", "register_modality"]

@@ -1,0 +1,196 @@
+"""Sound: a convolutional front end on the waveform, convolutional positions, relative bias, block masking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from one_peace.modalities.base import SMALL_WIDTH, Adapter, Embedded, Example, Modality, Processor, SequencePositions
+from one_peace.modalities.sounds import SAMPLE_RATE, decode_sound, frame_count, prepare_waveform, windows
+from one_peace.nn.frame_convolution import FrameConvolution
+from one_peace.nn.initialization import truncated_normal_
+from one_peace.nn.relative_position import RelativeBias, sequence_buckets, sequence_rows
+
+DECODER_POSITIONS = 1026
+
+
+def wave_convolutions(channels: int, halvings: int = 6) -> tuple[tuple[int, int, int], ...]:
+    """(channels, kernel, stride) rows: stride 5, then `halvings` times 2; 6 of them make 50 frames a second."""
+    kernels = [3, 3, 3, 3] + [2] * (halvings - 4)
+    return ((channels, 10, 5), *((channels, kernel, 2) for kernel in kernels))
+
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """`convs` lists (channels, kernel, stride); `position_width` is divided among `position_depth` layers.
+
+    `exact_padding` keeps padded frames out of the position convolutions, so that a clip in a padded batch has the
+    features of the clip alone. The published code lets them leak in; False reproduces it.
+    """
+
+    convs: tuple[tuple[int, int, int], ...] = field(default_factory=lambda: wave_convolutions(512))
+    position_depth: int = 5
+    position_width: int = 95
+    position_groups: int = 16
+    bias_buckets: int = 512
+    max_seconds: float = 15.0
+    exact_padding: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "convs", tuple(tuple(int(n) for n in conv) for conv in self.convs))
+
+
+class WaveFrames(nn.Module):
+    """Waveform (batch, samples) -> frames (batch, frames, channels); each step: convolution, layer norm, GELU.
+
+    The layout is frames by channels throughout, so that the norms read contiguous memory and every
+    convolution is a matrix product.
+    """
+
+    def __init__(self, convs: Sequence[tuple[int, int, int]]) -> None:
+        super().__init__()
+        channels = [1] + [c for c, _, _ in convs]
+        self.convs = nn.ModuleList(
+            FrameConvolution(before, after, kernel, stride)
+            for before, (after, kernel, stride) in zip(channels, convs, strict=False)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(c) for c, _, _ in convs)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        x = waveform[:, :, None]
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = F.gelu(norm(conv(x)))
+        return x
+
+
+class ConvolutionalPositions(nn.Module):
+    """Position features computed from the frames themselves by stacked grouped convolutions."""
+
+    def __init__(self, width: int, depth: int, total_width: int, groups: int) -> None:
+        super().__init__()
+        kernel = max(3, total_width // depth)
+        self.convs = nn.ModuleList(
+            nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=groups) for _ in range(depth)
+        )
+
+    def forward(self, frames: Tensor, padding: Tensor | None = None) -> Tensor:
+        """frames (batch, frames, width); `padding` (batch, frames) bool zeroes frames before every layer."""
+        length, width = frames.shape[1:]
+        for conv in self.convs:
+            if padding is not None:
+                frames = frames.masked_fill(padding[:, :, None], 0.0)
+            # An even kernel yields one frame too many: the last one is cut.
+            frames = conv(frames.transpose(1, 2))[:, :, :length].transpose(1, 2)
+            frames = F.gelu(F.layer_norm(frames, (width,)))
+        return frames
+
+
+class AudioAdapter(Adapter):
+    """Waveform frames + convolutional positions + relative bias (paper, section 3.1).
+
+    Inputs: `waveform` (batch, samples) float; `padding` (batch, 1 + frames) bool, cls first, absent when all
+    clips of the batch have the same length.
+    """
+
+    def __init__(self, config: AudioConfig, width: int, heads: int, tables: int) -> None:
+        super().__init__(width)
+        channels = config.convs[-1][0]
+        self.bias_buckets = config.bias_buckets
+        self.exact_padding = config.exact_padding
+        self.cls_position = nn.Parameter(truncated_normal_(torch.empty(1, 1, width)))
+        self.frames = WaveFrames(config.convs)
+        self.frames_norm = nn.LayerNorm(channels)
+        self.frames_proj = nn.Linear(channels, width)
+        self.positions = ConvolutionalPositions(
+            width, config.position_depth, config.position_width, config.position_groups
+        )
+        self.bias = RelativeBias(sequence_rows(config.bias_buckets), heads, tables)
+
+    def embed(self, inputs: Mapping[str, Tensor]) -> Embedded:
+        frames = self.frames(inputs["waveform"].to(self.cls.dtype))
+        padding = inputs.get("padding")
+        features = self.frames_proj(self.frames_norm(frames))
+        return Embedded(features, None if padding is None else padding[:, 1:], (frames.shape[1],))
+
+    def place(self, visible: Tensor, padding: Tensor | None, kept: Tensor | None, layout: tuple[int, ...]) -> Tensor:
+        hidden = padding[:, 1:] if self.exact_padding and padding is not None else None
+        positions = self.positions(visible[:, 1:], hidden)
+        return torch.cat([self.cls_position.to(positions.dtype).expand(visible.shape[0], -1, -1), positions], dim=1)
+
+    def attention_bias(self, layout: tuple[int, ...], kept: Tensor | None) -> list[Tensor]:
+        return self.bias(sequence_buckets(self.bias_buckets, layout[0] + 1), kept)
+
+
+class AudioProcessor(Processor):
+    """Any sound -> mono, 16 kHz, normalised over the clip, at least 1 s. Examples: `waveform` (samples,) float32."""
+
+    def __init__(self, config: AudioConfig) -> None:
+        self.config = config
+
+    def __call__(self, source: Any) -> Example:
+        """The first `max_seconds` of a sound, as published; `views` covers the whole of it."""
+        return {"waveform": prepare_waveform(decode_sound(source), max_seconds=self.config.max_seconds)}
+
+    def views(self, source: Any) -> list[Example]:
+        waveform = prepare_waveform(decode_sound(source), max_seconds=None)
+        return [{"waveform": w} for w in windows(waveform, int(self.config.max_seconds * SAMPLE_RATE))]
+
+    def length(self, example: Example) -> int:
+        return frame_count(example["waveform"].shape[0], self.config.convs)
+
+    def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        waveforms = [e["waveform"] for e in examples]
+        batch = {"waveform": nn.utils.rnn.pad_sequence(waveforms, batch_first=True)}
+        lengths = torch.tensor([self.length(e) for e in examples])
+        if lengths.min() < lengths.max():
+            batch["padding"] = torch.arange(int(lengths.max()) + 1) > lengths[:, None]
+        return batch
+
+    def mask(self, example: Example, ratio: float, generator: torch.Generator, avoid: Tensor | None = None) -> Tensor:
+        """Blocks of frames, independent of other masks (published rule)."""
+        return block_mask(self.length(example), ratio, generator)
+
+
+def block_mask(frames: int, ratio: float, generator: torch.Generator, block: int = 5, surplus: float = 0.1) -> Tensor:
+    """Hides exactly `int(frames * ratio)` frames, mostly in blocks of 5 -> (frames,) bool.
+
+    Centres are drawn for a ratio raised by `surplus`, as blocks overlap; single frames then make up the difference.
+    """
+    wanted = int(frames * ratio)
+    centres = torch.randint(0, frames, (int(frames * (ratio + surplus) / block),), generator=generator)
+    reach = torch.arange(block) - block // 2
+    masked = torch.zeros(frames, dtype=torch.bool)
+    masked[(centres[:, None] + reach).clamp(0, frames - 1)] = True
+    excess = int(masked.sum()) - wanted
+    if excess:
+        pool = masked if excess > 0 else ~masked
+        changed = torch.multinomial(pool.float(), abs(excess), replacement=False, generator=generator)
+        masked[changed] = excess < 0
+    return masked
+
+
+class Audio(Modality):
+    """The audio modality."""
+
+    name = "audio"
+    Config = AudioConfig
+
+    def adapter(self, config: AudioConfig, width: int, heads: int, tables: int) -> AudioAdapter:
+        return AudioAdapter(config, width, heads, tables)
+
+    def decoder_positions(self, config: AudioConfig, width: int) -> SequencePositions:
+        return SequencePositions(DECODER_POSITIONS, width)
+
+    def processor(self, config: AudioConfig, folder: Path | None) -> AudioProcessor:
+        return AudioProcessor(config)
+
+    def preset(self, width: int) -> AudioConfig:
+        """A front end a third as wide as the model, at most the published 512; small models halve the frame rate."""
+        channels = min(512, width // 24 * 8)
+        return AudioConfig(convs=wave_convolutions(channels, 7 if width < SMALL_WIDTH else 6))

@@ -1,0 +1,213 @@
+"""The modality contract: all that the rest of the system knows of text, images, sound or anything else.
+
+A modality is one file that defines
+
+* a `Config` dataclass, stored in a model's `config.json`;
+* a `Processor`: raw input -> example (a dict of tensors), batching, and masking for the denoising objective;
+* an `Adapter`: a batch of examples -> token features, positions, padding and attention bias;
+* the positions of its tokens in the pretraining decoder;
+
+ties them together in a `Modality` and calls `register_modality`. Encoder, pretraining, checkpoints and search take
+it from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from one_peace.nn.initialization import truncated_normal_
+
+SMALL_WIDTH = 384
+"""Below this width a preset trades input resolution for the speed that training on a laptop needs."""
+
+Example = dict[str, Tensor]
+"""One preprocessed input; the adapter of the modality knows its keys."""
+
+
+@dataclasses.dataclass
+class Embedded:
+    """An input as token features, before cls, positions and bias.
+
+    features: (batch, length, width). padding: (batch, length) bool, True = padding, or None when there is none.
+    layout: arrangement of the tokens, (length,) or (height, width).
+    """
+
+    features: Tensor
+    padding: Tensor | None
+    layout: tuple[int, ...]
+
+
+@dataclasses.dataclass
+class Tokens:
+    """What an adapter hands to the fusion encoder.
+
+    features: (batch, tokens, width), cls first.
+    padding: (batch, tokens) bool, True = padding, or None when there is none.
+    bias: attention bias per table, each (1 or batch, heads, tokens, tokens).
+    layout: the arrangement of the *unmasked* input without cls: (length,) or (height, width).
+    full_padding: padding of the unmasked input, for the decoder.
+    """
+
+    features: Tensor
+    padding: Tensor | None
+    bias: list[Tensor]
+    layout: tuple[int, ...]
+    full_padding: Tensor | None
+
+
+class Adapter(nn.Module, ABC):
+    """Turns a batch of one modality into `Tokens`. Subclasses say how to embed, place and bias them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.cls = nn.Parameter(truncated_normal_(torch.empty(1, 1, width)))
+
+    @abstractmethod
+    def embed(self, inputs: Mapping[str, Tensor]) -> Embedded:
+        """A collated batch as token features."""
+
+    @abstractmethod
+    def place(self, visible: Tensor, padding: Tensor | None, kept: Tensor | None, layout: tuple[int, ...]) -> Tensor:
+        """Position features of the visible tokens, cls first: broadcastable to `visible` (batch, tokens, width)."""
+
+    def attention_bias(self, layout: tuple[int, ...], kept: Tensor | None) -> list[Tensor]:
+        """Attention bias per table, (1 or batch, heads, tokens, tokens). Default: none."""
+        return []
+
+    def arrange(self, embedded: Embedded, keep: Tensor | None = None) -> Tokens:
+        """Adds cls, positions and bias, for all positions or for those in `keep`.
+
+        `keep` (batch, visible) int64 lists positions, ascending from cls = 0, right-padded with -1.
+        """
+        features = embedded.features
+        features = torch.cat([self.cls.to(features.dtype).expand(features.shape[0], -1, -1), features], dim=1)
+        full_padding = None if embedded.padding is None else nn.functional.pad(embedded.padding, (1, 0), value=False)
+        padding, kept = full_padding, None
+        if keep is not None:
+            padding = keep == -1
+            # A padded slot repeats a real position: it is masked out of attention, but must exist.
+            kept = keep.masked_fill(padding, keep.shape[1] - 1)
+            features = features.gather(1, kept[:, :, None].expand(-1, -1, features.shape[2]))
+        features = features + self.place(features, padding, kept, embedded.layout)
+        bias = self.attention_bias(embedded.layout, kept)
+        return Tokens(features, padding, bias, embedded.layout, full_padding)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tokens:
+        """A collated batch -> its tokens, none left out."""
+        return self.arrange(self.embed(inputs))
+
+
+class DecoderAdapter(nn.Module):
+    """Places visible features among mask tokens and adds positions, for the pretraining decoder."""
+
+    def __init__(self, width: int, positions: nn.Module) -> None:
+        super().__init__()
+        self.mask_token = nn.Parameter(truncated_normal_(torch.empty(1, width)))
+        self.positions = positions
+
+    def forward(self, visible: Tensor, keep: Tensor, layout: tuple[int, ...]) -> Tensor:
+        """visible (batch, visible, width) at positions keep (batch, visible) -> (batch, tokens, width)."""
+        batch, _, width = visible.shape
+        places = self.positions(layout)  # (tokens, width)
+        tokens = places.shape[0]
+        slot = keep.masked_fill(keep == -1, tokens)  # padded entries go to a slot that is cut off
+        canvas = self.mask_token.to(visible.dtype).expand(batch, tokens + 1, width)
+        canvas = canvas.scatter(1, slot[:, :, None].expand(-1, -1, width), visible)
+        return canvas[:, :tokens] + places.to(visible.dtype)
+
+
+class SequencePositions(nn.Module):
+    """A learned row per position of a sequence, cls first."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(truncated_normal_(torch.empty(rows, width)))
+
+    def forward(self, layout: tuple[int, ...]) -> Tensor:
+        """Layout (length,) -> (1 + length, width)."""
+        positions = layout[0] + 1
+        if positions > self.weight.shape[0]:
+            raise ValueError(f"{positions} positions, cls included: this model has {self.weight.shape[0]}")
+        return self.weight[:positions]
+
+
+class Processor(ABC):
+    """Raw input -> examples -> batches, and the masks of the denoising objective. Picklable, no model inside."""
+
+    @abstractmethod
+    def __call__(self, source: Any) -> Example:
+        """One input in any supported form -> example. Raises `InputError` naming the input."""
+
+    @abstractmethod
+    def length(self, example: Example) -> int:
+        """Number of tokens of an example without cls: the unit for batching by length and for masks."""
+
+    @abstractmethod
+    def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """A batch for the adapter, padded where lengths differ."""
+
+    @abstractmethod
+    def mask(self, example: Example, ratio: float, generator: torch.Generator, avoid: Tensor | None = None) -> Tensor:
+        """Positions to hide, (length,) bool without cls. `avoid` is the mask of the same example in another pass."""
+
+    def views(self, source: Any) -> list[Example]:
+        """The examples whose mean embedding represents the input: more than one for inputs over the length limit."""
+        return [self(source)]
+
+    def save(self, folder: Path) -> None:
+        """Writes files that the processor needs beside its config (a vocabulary, say). Default: none."""
+
+
+class Modality(ABC):
+    """Everything of one modality under one name."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type]
+
+    @abstractmethod
+    def adapter(self, config: Any, width: int, heads: int, tables: int) -> Adapter:
+        """The adapter of an encoder of this width and number of heads, with `tables` attention bias tables."""
+
+    @abstractmethod
+    def decoder_positions(self, config: Any, width: int) -> nn.Module:
+        """A module from layout to (1 + tokens, width): the positions in the pretraining decoder."""
+
+    @abstractmethod
+    def processor(self, config: Any, folder: Path | None) -> Processor:
+        """The processor for a config; `folder` is where a saved model's extra files lie."""
+
+    def preset(self, width: int) -> Any:
+        """The config for a model of this width. Default: `Config()`."""
+        return self.Config()
+
+
+_REGISTRY: dict[str, Modality] = {}
+
+
+def register_modality(modality: Modality) -> None:
+    """Makes a modality known under its name, in the order in which fused inputs are concatenated."""
+    if not modality.name.isidentifier():
+        raise ValueError(f"a modality's name must be an identifier, got {modality.name!r}")
+    if not dataclasses.is_dataclass(modality.Config):
+        raise TypeError(f"modality {modality.name!r}: Config must be a dataclass")
+    _REGISTRY[modality.name] = modality
+
+
+def get_modality(name: str) -> Modality:
+    """The modality registered under a name; `ValueError` lists the known ones."""
+    try:
+        return _REGISTRY[name]
+    except KeyError:
+        raise ValueError(f"unknown modality {name!r}; registered: {', '.join(_REGISTRY)}") from None
+
+
+def list_modalities() -> tuple[str, ...]:
+    """Names of all registered modalities, in order of registration."""
+    return tuple(_REGISTRY)

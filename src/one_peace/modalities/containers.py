@@ -1,0 +1,109 @@
+"""The sound track of containers that libsndfile does not read (MP4, WebM, ...), through PyAV, an extra."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from one_peace.errors import InputError, MissingExtraError
+
+_ISO_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+_SIGNATURES: tuple[tuple[bytes, str], ...] = (
+    (b"\x1a\x45\xdf\xa3", "matroska"),
+    (b"OggS", "ogg"),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "asf"),
+    (b"FLV\x01", "flv"),
+    (b"caff", "caf"),
+    (b"#!AMR", "amr"),
+    (b"\xff\xf1", "aac"),
+    (b"\xff\xf9", "aac"),
+    (b"ID3", "mp3"),
+    (b"fLaC", "flac"),
+    (b"FORM", "aiff"),
+    (b"\x00\x00\x01\xba", "mpeg"),
+)
+
+
+def container_of(head: bytes) -> str | None:
+    """FFmpeg's name of the container that starts with `head`, None if it is none of those that hold sounds.
+
+    Named here and not left to FFmpeg's guess, which also takes playlists and other texts that make it open
+    further files and network addresses.
+    """
+    if head[4:8] in _ISO_BOXES:
+        return "mov"
+    if head[:4] == b"RIFF":
+        return {b"WAVE": "wav", b"AVI ": "avi"}.get(head[8:12])
+    if head[:1] == b"\x47" and head[188:189] == b"\x47":
+        return "mpegts"
+    return next((container for signature, container in _SIGNATURES if head.startswith(signature)), None)
+
+
+def too_long(name: str, max_seconds: float, seconds: float | None = None) -> InputError:
+    """A sound over the limit, by its header (`seconds`) or by what came out of it."""
+    lasts = "goes on" if seconds is None else f"lasts {seconds:,.0f} s by its header,"
+    return InputError(name, f"{lasts} beyond the {max_seconds:g} s that are accepted; cut it first")
+
+
+def decode_container(
+    stream: BinaryIO, container: str, name: str, max_seconds: float
+) -> tuple[float, Iterator[np.ndarray]]:
+    """The first sound track: its rate in Hz, and (samples, channels) float32 blocks as they are decoded.
+
+    Raises:
+        InputError: no sound track, longer than `max_seconds` by its header, or (while iterating) damaged.
+        MissingExtraError: PyAV is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise MissingExtraError(f"reading {name} (a {container} file)", "video") from error
+
+    try:
+        opened = av.open(stream, mode="r", format=container)
+    except Exception as error:  # PyAV's errors derive from many built-in ones
+        raise InputError(name, f"is a damaged or truncated {container} file ({error})") from error
+    if not opened.streams.audio:
+        opened.close()
+        raise InputError(name, "has no sound track")
+    track = opened.streams.audio[0]
+    if track.codec_context is None or not track.rate:
+        opened.close()
+        raise InputError(name, "is damaged, or its sound is in a format that cannot be decoded")
+    seconds = 0.0 if container in _GUESSED else _stated_seconds(opened, track)
+    if seconds > max_seconds:
+        opened.close()
+        raise too_long(name, max_seconds, seconds)
+    return float(track.rate), _blocks(av, opened, track, name, seconds)
+
+
+# Formats that state no length: FFmpeg extrapolates from the first packets, or finds the last one's time.
+_GUESSED = ("aac", "amr", "mp3", "mpeg", "mpegts", "ogg")
+
+
+def _stated_seconds(opened: Any, track: Any) -> float:
+    """The length of the sound track by its header, 0 if unknown. The file's may be that of its pictures."""
+    if track.duration and track.time_base:
+        return float(track.duration * track.time_base)
+    return opened.duration / 1e6 if opened.duration and not opened.streams.video else 0.0
+
+
+def _blocks(av: Any, opened: Any, track: Any, name: str, seconds: float) -> Iterator[np.ndarray]:
+    decoded = 0
+    with opened:
+        try:
+            # Only the sample type is converted; channels and rate are left to the caller, as for other files.
+            # Interleaved, because PyAV reads beyond its table of planes when a frame has more than 8 of them.
+            convert = av.AudioResampler(format="flt", rate=track.rate)
+            frames = itertools.chain(opened.decode(track), (None,))  # None: what the resampler holds back
+            for part in itertools.chain.from_iterable(convert.resample(frame) for frame in frames):
+                block = part.to_ndarray().reshape(part.samples, part.layout.nb_channels)
+                decoded += len(block)
+                yield block
+        except Exception as error:
+            raise InputError(name, f"is a damaged or truncated sound track ({error})") from error
+    if decoded < (0.98 * seconds - 0.5) * track.rate:
+        raise InputError(name, f"is truncated: its header promises {seconds:.1f} s of sound")

@@ -1,0 +1,95 @@
+"""Configuration of a ONE-PEACE model, and its plain-dict form in `config.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from one_peace.modalities import get_modality
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The pretraining decoder: same blocks, no relative bias, no layer scale.
+
+    The published decoder attends to padded positions. `mask_padding` keeps them out; False reproduces the
+    published losses.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    ffn_width: int
+    mask_padding: bool = True
+
+
+@dataclass(frozen=True)
+class OnePeaceConfig:
+    """Shape of an encoder and, for pretraining, its decoder.
+
+    `modalities` maps a registered name to its config, in the order of concatenation. `layer_scale` is the initial
+    value, None for no layer scale. `per_layer_bias` gives every block its own relative bias tables (the
+    published fine-tuned models); otherwise one is shared.
+    """
+
+    name: str
+    width: int
+    layers: int
+    heads: int
+    ffn_width: int
+    modalities: Mapping[str, Any]
+    layer_scale: float | None = 1e-6
+    drop_path: float = 0.0
+    per_layer_bias: bool = False
+    decoder: DecoderConfig | None = field(default=None)
+
+    @property
+    def bias_tables(self) -> int:
+        """Number of relative bias tables of each adapter."""
+        return self.layers if self.per_layer_bias else 1
+
+    def with_modalities(self, names: Iterable[str]) -> OnePeaceConfig:
+        """The same model with some of its modalities only: a branch."""
+        names = list(names)
+        for name in names:
+            if name not in self.modalities:
+                raise ValueError(f"model {self.name!r} has no modality {name!r}; it has {', '.join(self.modalities)}")
+        kept = {name: config for name, config in self.modalities.items() if name in names}
+        return dataclasses.replace(self, modalities=kept)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dict of plain values, readable by `from_dict`."""
+        return dataclasses.asdict(dataclasses.replace(self, modalities=dict(self.modalities)))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> OnePeaceConfig:
+        """Inverse of `to_dict`. `ValueError` names unknown keys and the nearest known one."""
+        fields = dict(values)
+        modalities = {
+            name: build_dataclass(get_modality(name).Config, config, f"modalities.{name}")
+            for name, config in fields.pop("modalities", {}).items()
+        }
+        if fields.get("decoder") is not None:
+            fields["decoder"] = build_dataclass(DecoderConfig, fields["decoder"], "decoder")
+        config: OnePeaceConfig = build_dataclass(cls, fields | {"modalities": modalities}, "config")
+        return config
+
+
+def build_dataclass(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    """An instance of a dataclass from a mapping; unknown or missing keys are a `ValueError` that names them."""
+    known = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            raise ValueError(f"{where}: unknown key {key!r}" + (f"; the nearest is {near[0]!r}" if near else ""))
+    missing = [
+        name
+        for name, f in known.items()
+        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"{where}: missing {', '.join(missing)}")
+    return cls(**values)

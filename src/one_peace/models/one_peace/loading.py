@@ -1,0 +1,230 @@
+"""Weights into models and back: `from_pretrained` and `save_pretrained`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from one_peace.checkpoints.assign import assign_tensors
+from one_peace.checkpoints.names import modality_of
+from one_peace.checkpoints.native import is_native, open_folder, write_folder
+from one_peace.checkpoints.official import OfficialCheckpoint, read_official
+from one_peace.checkpoints.registry import resolve
+from one_peace.errors import CheckpointError, InputError
+from one_peace.modalities import get_modality
+from one_peace.modalities.base import Example, Processor
+from one_peace.modalities.text import TextConfig, TextProcessor
+from one_peace.modalities.tokenization import Tokenizer, published_tokenizer
+from one_peace.models.one_peace.config import OnePeaceConfig
+from one_peace.models.one_peace.embedding import OnePeace
+from one_peace.models.one_peace.model import OnePeaceEncoder
+
+DTYPES = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+MODEL_TYPES = ("one_peace_retrieval", "one_peace_classify")  # of the published function
+VOCABULARY_VARIABLE = "ONE_PEACE_VOCAB"
+PUBLISHED_VOCABULARY = ("encoder.json", "vocab.bpe", "dict.txt")
+PATCH = 16  # pixels
+
+
+def from_pretrained(
+    name_or_path: str | os.PathLike[str],
+    model_type: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype = "float32",
+    download_root: str | os.PathLike[str] | None = None,
+    *,
+    modalities: Sequence[str] | None = None,
+    image_size: int | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+) -> OnePeace:
+    """A model ready to encode, from a built-in name, an official name, a hub id, a folder of ours or an official file.
+
+    `modalities` loads some of them only. `image_size` (pixels, a multiple of 16) resizes the position tables once. For
+    official files `tokenizer` is a tokenizer.json or a folder with one or with encoder.json, vocab.bpe and
+    dict.txt; by default it is looked for beside the file and in $ONE_PEACE_VOCAB. Without one, texts cannot
+    be encoded but everything else can. `model_type` and `download_root` are those of the published function.
+
+    `CheckpointError` names every tensor that does not fit.
+    """
+    if model_type is not None and model_type not in MODEL_TYPES:
+        raise ValueError(f"unknown model_type {model_type!r}; known: {', '.join(MODEL_TYPES)}")
+    if model_type == "one_peace_classify":
+        raise NotImplementedError("classification heads cannot be loaded yet; leave model_type out for the encoder")
+    path = resolve(name_or_path, download_root=None if download_root is None else Path(download_root))
+    if is_native(path):
+        folder = open_folder(path)
+        values, tensors, vision = folder.config, folder.tensors, False
+    elif path.is_dir():
+        raise CheckpointError(f"{path}: no config.json in this folder; give a saved model or an official file")
+    else:
+        checkpoint = _known_only(read_official(path))
+        values, tensors, vision = checkpoint.config, checkpoint.tensors, checkpoint.form == "vision"
+    try:
+        full = OnePeaceConfig.from_dict(values)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: its configuration does not fit this version: {error}") from error
+    config = full if modalities is None else full.with_modalities(modalities)
+    config = _with_image_size(dataclasses.replace(config, decoder=None), image_size)
+    with torch.device("meta"):
+        encoder = OnePeaceEncoder(config)
+    try:
+        kept = _encoder_tensors(tensors, full, config)
+        report = assign_tensors(encoder, kept, device or "cpu", parse_dtype(dtype), strict=not vision)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if vision:
+        _fill_vision_branch(path, encoder, report.missing, device or "cpu", parse_dtype(dtype))
+    processors = {name: _processor(name, settings, path, tokenizer) for name, settings in config.modalities.items()}
+    return OnePeace(encoder, processors)
+
+
+def save_pretrained(model: OnePeace, folder: str | os.PathLike[str]) -> Path:
+    """Writes a model to a folder that `from_pretrained` reads, in the dtype that it has."""
+
+    def files(target: Path) -> None:
+        for processor in model.processors.values():
+            processor.save(target)
+
+    tensors = {name: [parameter.detach()] for name, parameter in model.encoder.named_parameters()}
+    return write_folder(Path(folder), model.config.to_dict(), tensors, write_files=files)
+
+
+def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """A torch dtype from itself or one of its usual names."""
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if found not in DTYPES.values():
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)} or the torch dtype, got {dtype!r}")
+    assert found is not None
+    return found
+
+
+def find_tokenizer(place: str | os.PathLike[str], max_tokens: int) -> Tokenizer | None:
+    """The tokenizer at a path: a tokenizer.json, or a folder with one or with the three published files."""
+    path = Path(place)
+    if path.is_file():
+        return Tokenizer.from_file(path, max_tokens=max_tokens)
+    if (path / "tokenizer.json").is_file():
+        return Tokenizer.from_file(path / "tokenizer.json", max_tokens=max_tokens)
+    if all((path / name).is_file() for name in PUBLISHED_VOCABULARY):
+        table = published_tokenizer(*(path / name for name in PUBLISHED_VOCABULARY))
+        return Tokenizer(table, max_tokens=max_tokens) if not isinstance(table, Tokenizer) else table
+    return None
+
+
+class NoVocabulary(Processor):
+    """Stands in for the text processor of an official file whose vocabulary was not found."""
+
+    PROBLEM = (
+        "this model was loaded without a vocabulary; pass from_pretrained(..., tokenizer=FOLDER) or set "
+        f"{VOCABULARY_VARIABLE}, FOLDER holding tokenizer.json or {', '.join(PUBLISHED_VOCABULARY)}"
+    )
+
+    def __call__(self, source: Any) -> Example:
+        raise InputError(repr(source)[:60], self.PROBLEM)
+
+    def length(self, example: Example) -> int:
+        return example["tokens"].shape[0]
+
+    def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        raise InputError("text", self.PROBLEM)
+
+    def mask(self, example: Example, ratio: float, generator: torch.Generator, avoid: Tensor | None = None) -> Tensor:
+        raise InputError("text", self.PROBLEM)
+
+
+def _processor(name: str, settings: Any, path: Path, tokenizer: str | os.PathLike[str] | None) -> Processor:
+    if not isinstance(settings, TextConfig):
+        return get_modality(name).processor(settings, path if path.is_dir() else None)
+    if tokenizer is not None:
+        found = find_tokenizer(tokenizer, settings.max_tokens)
+        if found is None:
+            raise ValueError(f"{tokenizer}: holds neither tokenizer.json nor {', '.join(PUBLISHED_VOCABULARY)}")
+        return TextProcessor(settings, found)
+    beside = [path] if path.is_dir() else [path.with_suffix(".tokenizer.json"), path.parent]
+    for place in [*beside, *filter(None, [os.environ.get(VOCABULARY_VARIABLE)])]:
+        found = find_tokenizer(place, settings.max_tokens)
+        if found is not None:
+            return TextProcessor(settings, found)
+    return NoVocabulary()
+
+
+def _known_only(checkpoint: OfficialCheckpoint) -> OfficialCheckpoint:
+    if checkpoint.unknown:
+        raise CheckpointError(f"{checkpoint.path}: no tensors of a ONE-PEACE model: {', '.join(checkpoint.unknown)}")
+    return checkpoint
+
+
+def _with_image_size(config: OnePeaceConfig, size: int | None) -> OnePeaceConfig:
+    """The config for pictures of `size` pixels (None: its own), with a relative table that is large enough."""
+    image = config.modalities.get("image")
+    if image is None:
+        return config
+    if size is not None and (size < PATCH or size % PATCH):
+        raise ValueError(f"image_size must be a positive multiple of {PATCH}, got {size}")
+    size = size or image.image_size
+    image = dataclasses.replace(image, image_size=size, bias_grid=max(image.bias_grid, size // PATCH))
+    return dataclasses.replace(config, modalities={**config.modalities, "image": image})
+
+
+class _Subset(Mapping[str, list[Tensor]]):
+    """Some tensors of a source under other names, still read only when used."""
+
+    def __init__(self, source: Mapping[str, list[Tensor]], names: Mapping[str, str]) -> None:
+        self._source, self._names = source, names
+
+    def __getitem__(self, name: str) -> list[Tensor]:
+        return self._source[self._names[name]]
+
+    def __iter__(self) -> Any:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _encoder_tensors(
+    tensors: Mapping[str, list[Tensor]], full: OnePeaceConfig, config: OnePeaceConfig
+) -> Mapping[str, list[Tensor]]:
+    """The tensors of the encoder with the modalities of `config`; `full` is the file's own configuration."""
+    absent = set(full.modalities) - set(config.modalities)
+    names = {n.removeprefix("encoder."): n for n in tensors if not n.startswith("decoder.")}
+    return _Subset(tensors, {short: n for short, n in names.items() if modality_of(short) not in absent})
+
+
+def _fill_vision_branch(
+    path: Path, encoder: nn.Module, missing: Sequence[str], device: str | torch.device, dtype: torch.dtype
+) -> None:
+    """The vision branch lacks what follows the blocks: the final norm and projection become neutral."""
+    neutral = ("fusion.norms.image.", "projections.image.", "logit_scale")
+    lost = [name for name in missing if not name.startswith(neutral)]
+    if lost:
+        raise CheckpointError(f"{path}: missing from the vision branch: {', '.join(lost)}")
+    shapes = dict(encoder.named_parameters())
+    for name in missing:
+        shape = shapes[name].shape
+        value = torch.eye(shape[0]) if len(shape) == 2 else torch.zeros(shape)
+        if name.endswith("norms.image.weight"):
+            value = torch.ones(shape)
+        owner, _, leaf = name.rpartition(".")
+        parameter = nn.Parameter(value.to(device, dtype), requires_grad=shapes[name].requires_grad)
+        setattr(encoder.get_submodule(owner), leaf, parameter)
+    if missing:
+        warnings.warn(
+            f"{path} is a vision branch, without final norm and projection: its features serve fine-tuning, its "
+            "embeddings do not lie in the shared space",
+            stacklevel=3,
+        )

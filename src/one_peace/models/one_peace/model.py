@@ -1,0 +1,77 @@
+"""ONE-PEACE: adapters, the fusion encoder, projections into the shared space (arXiv 2305.11172, section 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from one_peace.modalities import get_modality
+from one_peace.modalities.base import Embedded, Tokens
+from one_peace.models.one_peace.config import OnePeaceConfig
+from one_peace.models.one_peace.encoder import FusionEncoder
+from one_peace.nn.initialization import initialize_linear_layers
+
+Inputs = Mapping[str, Mapping[str, Tensor]]
+"""Modality name -> batch of that modality, as its processor collates it."""
+
+MAX_LOGIT_SCALE = math.log(100)
+
+
+class OnePeaceEncoder(nn.Module):
+    """The encoder with its projections: single-device mathematics, tensors in, tensors out."""
+
+    def __init__(self, config: OnePeaceConfig) -> None:
+        super().__init__()
+        if not config.modalities:
+            raise ValueError("a model needs at least one modality")
+        self.config = config
+        names = list(config.modalities)
+        self.adapters = nn.ModuleDict(
+            {
+                name: get_modality(name).adapter(settings, config.width, config.heads, config.bias_tables)
+                for name, settings in config.modalities.items()
+            }
+        )
+        self.fusion = FusionEncoder(
+            config.width, config.layers, config.heads, config.ffn_width, names, config.layer_scale, config.drop_path
+        )
+        self.projections = nn.ModuleDict({name: nn.Linear(config.width, config.width) for name in names})
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        initialize_linear_layers(self)
+
+    def embeddings(self, inputs: Inputs) -> dict[str, Embedded]:
+        """Each modality's token features, in the model's order of concatenation."""
+        unknown = [name for name in inputs if name not in self.adapters]
+        if unknown:
+            raise ValueError(f"this model has no modality {unknown[0]!r}; it has {', '.join(self.adapters)}")
+        return {name: adapter.embed(inputs[name]) for name, adapter in self.adapters.items() if name in inputs}
+
+    def arrange(
+        self, embeddings: Mapping[str, Embedded], keep: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tokens]:
+        """Token features -> the fusion encoder's input; `keep` as in `Adapter.arrange`, per modality."""
+        keep = keep or {}
+        return {name: self.adapters[name].arrange(e, keep.get(name)) for name, e in embeddings.items()}
+
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Joint encoding of one or more modalities -> features (batch, tokens, width) of each, cls first."""
+        features: dict[str, Tensor] = self.fusion(self.arrange(self.embeddings(inputs)))
+        return features
+
+    def embed(self, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Unit-length embeddings (batch, width) of one modality in the shared space."""
+        return self.project(name, self({name: inputs})[name])
+
+    def project(self, name: str, features: Tensor) -> Tensor:
+        """Features (batch, tokens, width) -> the cls position in the shared space, unit length."""
+        return F.normalize(self.projections[name](features[:, 0]), dim=1)
+
+    def temperature(self) -> Tensor:
+        """The factor on cosine similarities, exp(logit_scale), with logit_scale clamped in place to [0, ln 100]."""
+        with torch.no_grad():
+            self.logit_scale.clamp_(0.0, MAX_LOGIT_SCALE)
+        return self.logit_scale.exp()

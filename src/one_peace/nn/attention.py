@@ -1,0 +1,60 @@
+"""Multi-head self-attention with an additive bias and a layer norm before the output projection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """Fused attention. q, k, v (batch, heads, tokens, head_dim); bias broadcastable to (batch, heads, tokens, tokens)."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """The same by two products and a float32 softmax: the oracle, and the faster form for bfloat16 on CPUs."""
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if bias is not None:
+        logits = logits + bias
+    return logits.softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v
+
+
+AttentionBackend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+BACKENDS: dict[str, AttentionBackend] = {"sdpa": sdpa_attention, "plain": plain_attention}
+
+
+def choose_backend(device: torch.device, dtype: torch.dtype) -> AttentionBackend:
+    """The faster backend for a device and dtype: fused, except half precision on CPUs, where it is slower."""
+    if device.type == "cpu" and dtype != torch.float32:
+        return plain_attention
+    return sdpa_attention
+
+
+class Attention(nn.Module):
+    """Self-attention shared by all modalities (paper, section 3.2; sub-layer norm as in Magneto).
+
+    The key projection has no bias. `norm` acts on the concatenated heads, before `out`.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of heads {heads}")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x (batch, tokens, width), bias broadcastable to (batch, heads, tokens, tokens) -> (batch, tokens, width)."""
+        batch, tokens, width = x.shape
+        qkv_bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, qkv_bias)
+        q, k, v = qkv.view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        heads = choose_backend(x.device, x.dtype)(q, k, v, bias)  # (batch, heads, tokens, head_dim)
+        return self.out(self.norm(heads.transpose(1, 2).reshape(batch, tokens, width)))

@@ -1,0 +1,85 @@
+"""Relative position bias: which table row belongs to which (query, key) pair, and the tables."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MAX_POSITIONS = 1024  # of a sequence, its cls position included; fixes the logarithmic spacing of far buckets
+CLS_ROWS = 3  # cls to tokens, tokens to cls, cls to itself
+
+
+def sequence_rows(buckets: int) -> int:
+    """Number of table rows for a sequence modality."""
+    return 2 * buckets - 1 + CLS_ROWS
+
+
+def grid_rows(grid: int) -> int:
+    """Number of table rows for a square grid of `grid` x `grid` patches."""
+    return (2 * grid - 1) ** 2 + CLS_ROWS
+
+
+def _with_cls(tokens: Tensor, first_row: int) -> Tensor:
+    """Puts the cls row and column (position 0) around the buckets of the other tokens."""
+    size = tokens.shape[0] + 1
+    table = torch.empty(size, size, dtype=torch.int64)
+    table[1:, 1:] = tokens
+    table[0, :] = first_row
+    table[:, 0] = first_row + 1
+    table[0, 0] = first_row + 2
+    return table
+
+
+@lru_cache(maxsize=64)
+def sequence_buckets(buckets: int, positions: int) -> Tensor:
+    """Buckets of a sequence of `positions` positions (cls first) -> (positions, positions) int64, row = query.
+
+    Near distances have a bucket each, far ones share logarithmically spaced ones (as DeBERTa does).
+    """
+    if positions > MAX_POSITIONS:
+        raise ValueError(f"{positions} positions: relative positions reach {MAX_POSITIONS}, cls included")
+    offsets = torch.arange(positions)[:, None] - torch.arange(positions)[None, :]
+    middle = buckets // 2
+    distance = torch.where(offsets.abs() < middle, middle - 1, offsets.abs())
+    # float32 throughout: the published buckets depend on its rounding
+    scaled = torch.log(distance / middle) / math.log((MAX_POSITIONS - 1) / middle) * (middle - 1)
+    far = offsets.sign() * (middle + scaled.ceil()).to(torch.int64)
+    near_or_far = torch.where(distance <= middle, offsets, far) + buckets - 1
+    return _with_cls(near_or_far[1:, 1:], first_row=2 * buckets - 1)
+
+
+@lru_cache(maxsize=64)
+def grid_buckets(height: int, width: int, grid: int) -> Tensor:
+    """Buckets of `height` x `width` patches (cls first) in the table of a `grid` x `grid` model -> (tokens, tokens) int64."""
+    if max(height, width) > grid:
+        raise ValueError(f"{height} x {width} patches do not fit a relative table of {grid} x {grid}")
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    y, x = y.flatten(), x.flatten()
+    span = 2 * grid - 1
+    tokens = (y[:, None] - y[None, :] + grid - 1) * span + (x[:, None] - x[None, :] + grid - 1)
+    return _with_cls(tokens, first_row=span**2)
+
+
+class RelativeBias(nn.Module):
+    """Learned bias tables: one shared by all blocks, or one per block."""
+
+    def __init__(self, rows: int, heads: int, tables: int) -> None:
+        super().__init__()
+        self.tables = nn.ParameterList([nn.Parameter(torch.zeros(rows, heads)) for _ in range(tables)])
+
+    def forward(self, buckets: Tensor, kept: Tensor | None = None, tables: list[Tensor] | None = None) -> list[Tensor]:
+        """Attention bias per table.
+
+        buckets (tokens, tokens) int64; kept (batch, visible) int64 selects rows and columns per sample.
+        -> list of (1 or batch, heads, tokens, tokens). `tables` replaces the module's own (resized ones).
+        """
+        buckets = buckets.to(self.tables[0].device, non_blocking=True)
+        if kept is not None:
+            buckets = buckets[kept[:, :, None], kept[:, None, :]]
+        else:
+            buckets = buckets[None]
+        return [F.embedding(buckets, t).permute(0, 3, 1, 2).contiguous() for t in (tables or list(self.tables))]

@@ -1,0 +1,105 @@
+"""Pretraining recipes: one YAML file per run, typed, found by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from one_peace.data.pairs import DataRecipe
+from one_peace.models.one_peace.config import build_dataclass
+from one_peace.tasks.pretraining import PretrainingStage
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe:
+    """AdamW with cosine decay after a linear warm-up (paper, appendix; spec of the published runs)."""
+
+    lr: float = 5e-4
+    min_lr: float = 1e-6
+    warmup_steps: int = 3000
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    weight_decay: float = 0.05
+    clip_norm: float = 3.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))
+
+
+@dataclass(frozen=True)
+class PretrainRecipe:
+    """A run. `model` names a preset or a folder to start from; `overrides` change its config, by modality.
+
+    `expert_from` starts the partner's experts from those of a trained modality. The denoising objective takes part in every `denoise_every`-th step.
+    """
+
+    model: str
+    stage: PretrainingStage
+    steps: int
+    batch_size: int
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    data: DataRecipe = field(default_factory=DataRecipe)
+    overrides: dict[str, Any] = field(default_factory=dict)
+    expert_from: str | None = None
+    vocabulary: int = 50264
+    drop_path: float = 0.4
+    denoise_every: int = 1
+    log_every: int = 20
+    save_every: int = 200
+    seed: int = 3407
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PretrainRecipe:
+        """Inverse of `dataclasses.asdict`; a `ValueError` names an unknown key and the nearest known one."""
+        fields = dict(values)
+        for key, part in (("stage", PretrainingStage), ("optimizer", OptimizerRecipe), ("data", DataRecipe)):
+            if key in fields:
+                fields[key] = build_dataclass(part, fields[key], key)
+        recipe: PretrainRecipe = build_dataclass(cls, fields, "recipe")
+        return recipe
+
+
+def load_recipe(name_or_path: str, settings: Sequence[str] = ()) -> PretrainRecipe:
+    """A recipe from a file, or a shipped one by name, with `key=value` settings applied (dotted keys reach inside)."""
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        text = path.read_text(encoding="utf-8")
+    else:
+        shipped = files("one_peace.recipes") / "pretrain"
+        names = sorted(f.name.removesuffix(".yaml") for f in shipped.iterdir() if f.name.endswith(".yaml"))
+        if name_or_path not in names:
+            raise ValueError(f"no recipe {name_or_path!r}; shipped: {', '.join(names)}, or give a .yaml file")
+        text = (shipped / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+    values = yaml.safe_load(text)
+    if not isinstance(values, dict):
+        raise ValueError(f"{name_or_path}: a recipe is a mapping of settings")
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"setting {setting!r} is not of the form key=value")
+        *parents, leaf = key.split(".")
+        target = values
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[leaf] = yaml.safe_load(value)
+    return PretrainRecipe.from_dict(values)
+
+
+def recipe_to_yaml(recipe: PretrainRecipe) -> str:
+    """The recipe as text that `load_recipe` reads."""
+    text: str = yaml.safe_dump(_plain(dataclasses.asdict(recipe)), sort_keys=False)
+    return text
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from one_peace.checkpoints.convert import convert
+from one_peace.checkpoints.pickles import load_pickle
+from one_peace.errors import CheckpointError
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "one_peace"
+CONTAINER = GOLDEN / "fixture_x_checkpoint_small.pt"
+
+
+def assert_same(left: dict, right: dict) -> None:
+    assert list(left) == list(right)
+    for name in left:
+        a, b = torch.as_tensor(left[name]), torch.as_tensor(right[name])
+        assert (a.dtype, a.shape) == (b.dtype, b.shape), name
+        assert torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8)), name
+
+
+def test_container_round_trip(tmp_path: Path) -> None:
+    convert(CONTAINER, tmp_path / "ours")
+    convert(tmp_path / "ours", tmp_path / "back.pt")
+    before, after = load_pickle(CONTAINER), load_pickle(tmp_path / "back.pt")
+    assert_same(before["model"], after["model"])
+    assert before["cfg"] == after["cfg"]
+    assert (tmp_path / "back.pt").stat().st_size < 1.1 * CONTAINER.stat().st_size
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_state_dict_round_trip(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = {n: t.to(dtype) if t.is_floating_point() else t for n, t in load_pickle(CONTAINER)["model"].items()}
+    state["encoder_wrapper.image_adapter.rp_bucket"] += 1  # not what the shapes say: kept, not recomputed
+    state["encoder_wrapper.image_adapter.rel_pos_table.weight"] = state.pop(
+        "encoder_wrapper.image_adapter.rel_pos_table_list.0.weight"
+    )
+    torch.save(state, tmp_path / "state.pt")
+    convert(tmp_path / "state.pt", tmp_path / "ours", max_shard_bytes=100_000)
+    assert (tmp_path / "ours" / "model.safetensors.index.json").exists()
+    convert(tmp_path / "ours", tmp_path / "back.pt")
+    assert_same(state, load_pickle(tmp_path / "back.pt"))
+
+
+def test_native_round_trip(tmp_path: Path) -> None:
+    state = {n: t for n, t in load_pickle(CONTAINER)["model"].items() if "decoder_wrapper" not in n or "cls" not in n}
+    torch.save(state, tmp_path / "state.pt")
+    convert(tmp_path / "state.pt", tmp_path / "ours")
+    (tmp_path / "ours" / "official.json").unlink()  # as if it had been trained here
+    convert(tmp_path / "ours", tmp_path / "official.pt")
+    convert(tmp_path / "official.pt", tmp_path / "back")
+    weights = "model.safetensors"
+    assert_same(load_file(tmp_path / "ours" / weights), load_file(tmp_path / "back" / weights))
+    assert (tmp_path / "ours/config.json").read_text() == (tmp_path / "back/config.json").read_text()
+    assert set(state) <= set(load_pickle(tmp_path / "official.pt")["model"])
+
+
+def test_vision_round_trip(tmp_path: Path) -> None:
+    convert(CONTAINER, tmp_path / "ours")
+    convert(tmp_path / "ours", tmp_path / "vision.pkl", form="vision")
+    vision = load_pickle(tmp_path / "vision.pkl")
+    assert vision["matching_heuristics"] is True
+    assert "image_adapter.rp_bucket" in vision["model"] and "encoder.layers.2.gamma_1" in vision["model"]
+    assert not any(word in name for name in vision["model"] for word in ("text", "proj_", "mask", "wrapper"))
+    convert(tmp_path / "vision.pkl", tmp_path / "branch")
+    convert(tmp_path / "branch", tmp_path / "back.pkl")
+    assert_same(vision["model"], load_pickle(tmp_path / "back.pkl")["model"])
+
+
+def test_unknown_tensors_are_named(tmp_path: Path) -> None:
+    state = dict(load_pickle(CONTAINER)["model"]) | {"surprise.weight": torch.zeros(1)}
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(CheckpointError, match=r"surprise\.weight"):
+        convert(tmp_path / "state.pt", tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+
+
+def test_failed_export_leaves_nothing(tmp_path: Path) -> None:
+    convert(CONTAINER, tmp_path / "ours")
+    (tmp_path / "ours" / "official.json").write_text("{")
+    with pytest.raises(CheckpointError, match="official.json"):
+        convert(tmp_path / "ours", tmp_path / "back.pt")
+    assert [p.name for p in tmp_path.iterdir()] == ["ours"]

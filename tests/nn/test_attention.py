@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from one_peace.nn.attention import BACKENDS, Attention, choose_backend, plain_attention
+
+
+def inputs(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 4, 9, 16, generator=generator).to(dtype).requires_grad_() for _ in range(3))
+    bias = torch.randn(2, 4, 9, 9, generator=generator).to(dtype)
+    bias[1, :, :, 6:] = -math.inf
+    return q, k, v, bias.requires_grad_()
+
+
+@pytest.mark.parametrize("name", sorted(BACKENDS))
+@pytest.mark.parametrize("biased", [True, False])
+def test_backends_agree_in_value_and_gradient(name: str, biased: bool) -> None:
+    results = []
+    for backend in (plain_attention, BACKENDS[name]):
+        q, k, v, bias = inputs()
+        out = backend(q, k, v, bias if biased else None)
+        out.square().sum().backward()
+        results.append((out, q.grad, k.grad, v.grad))
+    for ours, oracle in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(ours, oracle, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(BACKENDS))
+def test_half_precision_stays_close(name: str) -> None:
+    exact = plain_attention(*inputs())
+    half = BACKENDS[name](*inputs(torch.bfloat16)).float()
+    assert torch.cosine_similarity(exact.flatten(), half.flatten(), dim=0) > 0.999
+
+
+def test_masked_keys_have_no_influence() -> None:
+    q, k, v, bias = (t.detach() for t in inputs())
+    changed = v.clone()
+    changed[1, :, 6:] += 100.0
+    assert torch.equal(plain_attention(q, k, v, bias), plain_attention(q, k, changed, bias))
+
+
+def test_the_plain_form_serves_half_precision_on_cpus() -> None:
+    assert choose_backend(torch.device("cpu"), torch.bfloat16) is plain_attention
+    assert choose_backend(torch.device("cpu"), torch.float32) is not plain_attention
+
+
+def test_the_key_projection_has_no_bias() -> None:
+    layer = Attention(32, 4)
+    assert sum(p.numel() for p in layer.parameters()) == 4 * 32 * 32 + 2 * 32 + 32 + 2 * 32
+
+
+def test_a_width_that_heads_do_not_divide_is_refused() -> None:
+    with pytest.raises(ValueError, match="30 is not a multiple of heads 4"):
+        Attention(30, 4)
