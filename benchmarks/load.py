@@ -53,7 +53,12 @@ def measure(path: str, dtype: str) -> dict[str, float]:
     watcher.join()
     peak = max(peak, anonymous_bytes())
     resident = sum(p.numel() * p.element_size() for p in model.encoder.parameters())
-    return {"resident": resident, "peak": peak - before, "ratio": (peak - before) / resident, "seconds": seconds}
+    return {
+        "resident": resident,
+        "peak": peak - before,
+        "ratio": (peak - before) / resident,
+        "seconds": seconds,
+    }
 
 
 def write_synthetic(path: Path, gigabytes: float) -> None:
@@ -69,8 +74,14 @@ def write_synthetic(path: Path, gigabytes: float) -> None:
     while True:
         modalities = {"text": {"vocab_size": 50264}, "image": {}}
         config = OnePeaceConfig.from_dict(
-            {"name": "synthetic", "width": width, "layers": layers, "heads": width // 64, "ffn_width": 4 * width,
-             "modalities": modalities}
+            {
+                "name": "synthetic",
+                "width": width,
+                "layers": layers,
+                "heads": width // 64,
+                "ffn_width": 4 * width,
+                "modalities": modalities,
+            }
         )
         with torch.device("meta"):
             encoder = OnePeaceEncoder(config)
@@ -102,16 +113,27 @@ def main() -> None:
         print(f"{'dtype':10}{'file GB':>9}{'resident GB':>13}{'peak GB':>9}{'ratio':>8}{'seconds':>9}")
         for dtype in ("float32", "bfloat16", "float16"):
             output = subprocess.run(
-                [sys.executable, __file__, CHILD, str(path), dtype], check=True, capture_output=True, text=True
+                [sys.executable, __file__, CHILD, str(path), dtype],
+                check=True,
+                capture_output=True,
+                text=True,
             ).stdout
             row = rows[dtype] = json.loads(output.splitlines()[-1])
-            print(f"{dtype:10}{size / 1e9:9.2f}{row['resident'] / 1e9:13.2f}{row['peak'] / 1e9:9.2f}"
-                  f"{row['ratio']:8.3f}{row['seconds']:9.1f}", flush=True)
+            print(
+                f"{dtype:10}{size / 1e9:9.2f}{row['resident'] / 1e9:13.2f}{row['peak'] / 1e9:9.2f}"
+                f"{row['ratio']:8.3f}{row['seconds']:9.1f}",
+                flush=True,
+            )
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
     date = datetime.date.today().isoformat()
     target = Path(__file__).parent / "results" / f"load-{date}.json"
     target.parent.mkdir(exist_ok=True)
-    facts = {"date": date, "commit": commit.stdout.strip(), "machine": platform.platform(), "file_bytes": size}
+    facts = {
+        "date": date,
+        "commit": commit.stdout.strip(),
+        "machine": platform.platform(),
+        "file_bytes": size,
+    }
     if options.gigabytes >= 4:  # smaller ones are trials
         target.write_text(json.dumps(facts | {"loads": rows}, indent=2) + "\n", encoding="utf-8")
         print(f"wrote {target}")

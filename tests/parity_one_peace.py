@@ -185,7 +185,11 @@ def check_pretraining(fixture: Fixture, compare: Comparison, joint: str, stage: 
 
 
 def check_masks_drawn(
-    fixture: Fixture, compare: Comparison, config: OnePeaceConfig, stage: PretrainingStage, batch: PretrainingBatch
+    fixture: Fixture,
+    compare: Comparison,
+    config: OnePeaceConfig,
+    stage: PretrainingStage,
+    batch: PretrainingBatch,
 ) -> None:
     if "torch_seed_for_masks" not in fixture.meta:
         return

@@ -30,8 +30,10 @@ class Hostile:
 @pytest.mark.parametrize("how", ["zip", "legacy", "pickle", "pickle 2"])
 def test_hostile_pickle(tmp_path: Path, how: str) -> None:
     path, mark = tmp_path / "hostile.pt", tmp_path / "executed"
-    content = {"model": {"logit_scale": torch.zeros(1).numpy() if "pickle" in how else torch.zeros(1)},
-               "cfg": Hostile(mark)}
+    content = {
+        "model": {"logit_scale": torch.zeros(1).numpy() if "pickle" in how else torch.zeros(1)},
+        "cfg": Hostile(mark),
+    }
     if "pickle" in how:
         path.write_bytes(pickle.dumps(content, protocol=2 if "2" in how else 4))
     else:

@@ -41,7 +41,10 @@ def test_paths(tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_told_the_nearest(weights: Path) -> None:
-    for name, nearest in (("one-peace-nanno", "one-peace-nano"), ("one-peace_grounding", "ONE-PEACE_Grounding")):
+    for name, nearest in (
+        ("one-peace-nanno", "one-peace-nano"),
+        ("one-peace_grounding", "ONE-PEACE_Grounding"),
+    ):
         with pytest.raises(ValueError, match=f"did you mean {nearest}"):
             resolve(name)
     for name in ("xyzzy", ""):

@@ -77,9 +77,7 @@ def cache(tmp_path: Path) -> Path:
     tone(folder / "animals" / "nobody_desc_fr.ogg", 440)
     tone(folder / "symbols" / "a_filled.ogg", 500)
     tone(folder / "symbols" / "a_filled_zh_tw.ogg", 510)
-    (folder / "symbols" / "a_outline_zh_tw.ogg").write_bytes(
-        (folder / "symbols" / "a_filled_zh_tw.ogg").read_bytes()
-    )
+    (folder / "symbols" / "a_outline_zh_tw.ogg").write_bytes((folder / "symbols" / "a_filled_zh_tw.ogg").read_bytes())
     stamp_file = {"name": stamps.PACKAGE.name, "version": "1.0", "sha256": "ab" * 32}
     (package / "package.json").write_text(json.dumps(stamp_file))
     return tmp_path
@@ -205,9 +203,7 @@ def test_no_caption_crosses_the_split_in_any_language() -> None:
                 {"en": [training, held_out], "fr": ["Un avion!"], "de": ["Ein Ding"]},
                 tags=[held_out, "t"],
             ),
-            item(
-                "said-fr", {"en": [training], "fr": ["un avion"]}, kind="audio", track="speech", language="fr"
-            ),
+            item("said-fr", {"en": [training], "fr": ["un avion"]}, kind="audio", track="speech", language="fr"),
             item(
                 "said-en",
                 {"en": [training], "fr": ["un avion"]},
@@ -226,9 +222,7 @@ def test_no_caption_crosses_the_split_in_any_language() -> None:
 
 def test_a_group_keeps_its_caption_though_a_held_out_item_has_it_too() -> None:
     held_out, training = caption_of("val"), caption_of("train")
-    kept = keep_captions_apart(
-        [item("held", {"en": [held_out, training]}), item("train", {"en": [training]})]
-    )
+    kept = keep_captions_apart([item("held", {"en": [held_out, training]}), item("train", {"en": [training]})])
     assert kept[1].texts == {"en": [training]}
 
 
@@ -246,9 +240,7 @@ def test_captions_of_sounds_are_written_once(tmp_path: Path) -> None:
     texts = {"en": ["A crow."]}
     items = [
         item("crow", texts, path=tmp_path / "crow.png"),
-        item(
-            "caw", texts, path=tmp_path / "caw.ogg", kind="audio", track="effect", item="crow", duration=1.5
-        ),
+        item("caw", texts, path=tmp_path / "caw.ogg", kind="audio", track="effect", item="crow", duration=1.5),
     ]
     write_manifest(items, tmp_path / "manifest.jsonl", tmp_path)
     assert (tmp_path / "manifest.jsonl").read_text().count("A crow.") == 1
@@ -279,9 +271,7 @@ def test_titles_of_drawings() -> None:
     assert clipart.drawing_title(titled("Rock &amp;amp; roll"), "x") == "Rock & roll"
     for useless in ("gramastar", "Lemon SVG theme", "Etiquette Icons", "card", "7"):
         assert clipart.drawing_title(titled(useless), "123") is None
-    drawing = (
-        "<dc:subject><rdf:Bag><rdf:li>plant</rdf:li><rdf:li/><rdf:li>plant</rdf:li></rdf:Bag></dc:subject>"
-    )
+    drawing = "<dc:subject><rdf:Bag><rdf:li>plant</rdf:li><rdf:li/><rdf:li>plant</rdf:li></rdf:Bag></dc:subject>"
     assert clipart.drawing_tags(drawing) == ["plant"]
 
 
@@ -423,9 +413,7 @@ def test_a_wheel_is_unpacked_and_its_hostile_twin_refused(tmp_path: Path) -> Non
         packages._unpack_pypi(package, wheel, tmp_path / "out")
 
 
-def test_a_missing_client_and_a_failing_one_are_explained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_client_and_a_failing_one_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DownloadError, match="@scope/pictures: `npm` is not installed; .*apt-get install npm"):
         fetch(TARBALL, tmp_path / "cache")

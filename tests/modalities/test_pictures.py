@@ -63,9 +63,7 @@ def test_preprocessing_is_the_published_one(case: str, golden: tuple[dict[str, t
     torch.testing.assert_close(image_tensor(image, size), tensors[f"out.{case}"], rtol=0, atol=1e-6)
     cropped = image_tensor(center_crop(image, size), size)
     torch.testing.assert_close(cropped, tensors[f"out.centercrop_{case}"], rtol=0, atol=1e-6)
-    torch.testing.assert_close(
-        image_tensor(image, size), tensors[f"out.refcoco_image_{case}"], rtol=0, atol=1e-6
-    )
+    torch.testing.assert_close(image_tensor(image, size), tensors[f"out.refcoco_image_{case}"], rtol=0, atol=1e-6)
     boxes = grounding_boxes(tensors[f"in.refcoco_boxes_{case}"], *image.size, size)
     torch.testing.assert_close(boxes, tensors[f"out.refcoco_boxes_{case}"], rtol=0, atol=1e-6)
     assert resize_ratios(*image.size, size) == pytest.approx(meta[f"ratio_{case}"], abs=1e-6)
@@ -102,9 +100,7 @@ def test_every_source_gives_the_same_pixels(tmp_path: Path) -> None:
             assert np.array_equal(np.asarray(image), pixels), source
 
 
-@pytest.mark.parametrize(
-    "kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO"]
-)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO"])
 def test_formats(kind: str) -> None:
     try:
         data = encoded(Image.fromarray(gradient(32, 32)), kind)
@@ -139,19 +135,13 @@ def test_transparency_shows_white_and_opaque_alpha_changes_nothing() -> None:
 
 
 def test_other_modes() -> None:
-    assert (
-        decode_picture(encoded(Image.new("CMYK", (3, 3), (0, 0, 0, 0)), "JPEG")).getpixel((1, 1))
-        == (255,) * 3
-    )
+    assert decode_picture(encoded(Image.new("CMYK", (3, 3), (0, 0, 0, 0)), "JPEG")).getpixel((1, 1)) == (255,) * 3
     assert decode_picture(Image.new("1", (3, 3), 1)).getpixel((0, 0)) == (255,) * 3
     assert decode_picture(Image.new("F", (3, 3), 0.5)).getpixel((0, 0)) == (128,) * 3
     deep = np.array([[0, 32896, 65535]], np.uint16)
     expected = [[[0] * 3, [128] * 3, [255] * 3]]
     assert np.asarray(decode_picture(encoded(Image.fromarray(deep)))).tolist() == expected
-    assert (
-        np.asarray(decode_picture(encoded(Image.fromarray(deep.astype(np.int32), "I"), "TIFF"))).tolist()
-        == expected
-    )
+    assert np.asarray(decode_picture(encoded(Image.fromarray(deep.astype(np.int32), "I"), "TIFF"))).tolist() == expected
     assert np.asarray(decode_picture(deep)).tolist() == expected
 
 
@@ -273,8 +263,7 @@ def test_any_bytes(data: bytes) -> None:
 
 
 BASES = [
-    encoded(Image.fromarray(gradient()), kind)
-    for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "ICO", "PPM")
+    encoded(Image.fromarray(gradient()), kind) for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "ICO", "PPM")
 ]
 
 

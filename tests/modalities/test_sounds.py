@@ -152,9 +152,11 @@ def test_decoding_by_blocks_equals_decoding_at_once() -> None:
 def test_integers_are_scaled_by_full_scale(dtype: type) -> None:
     low = np.iinfo(dtype).min
     assert decode_sound(np.array([low, 0, low // 2], dtype)).tolist() == [-1, 0, -0.5]
-    assert decode_sound(
-        torch.tensor([low, 0, low // 2], dtype=getattr(torch, np.dtype(dtype).name))
-    ).tolist() == [-1, 0, -0.5]
+    assert decode_sound(torch.tensor([low, 0, low // 2], dtype=getattr(torch, np.dtype(dtype).name))).tolist() == [
+        -1,
+        0,
+        -0.5,
+    ]
 
 
 def test_unsigned_bytes_are_centred() -> None:
@@ -331,9 +333,7 @@ def sound_or_input_error(source: object) -> None:
         waveform = decode_sound(source, max_seconds=10)
     except InputError:
         return
-    assert (
-        waveform.ndim == 1 and len(waveform) and waveform.dtype == np.float32 and np.isfinite(waveform).all()
-    )
+    assert waveform.ndim == 1 and len(waveform) and waveform.dtype == np.float32 and np.isfinite(waveform).all()
     assert torch.isfinite(prepare_waveform(waveform)).all()
 
 

@@ -109,9 +109,7 @@ def test_what_cannot_be_opened(path: Path, tmp_path: Path) -> None:
             assert pickle.loads(pickle.dumps(caught.value)).source == caught.value.source
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read every file"
-)
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read every file")
 def test_no_permission(path: Path) -> None:
     path.chmod(0)
     with pytest.raises(InputError, match="permission"):
@@ -172,11 +170,7 @@ def test_descriptions_are_short_and_keep_the_end() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    st.one_of(
-        st.text(), st.binary(), st.none(), st.integers(), st.floats(), st.tuples(st.text(), st.integers())
-    )
-)
+@given(st.one_of(st.text(), st.binary(), st.none(), st.integers(), st.floats(), st.tuples(st.text(), st.integers())))
 def test_anything_has_a_printable_description(source: object) -> None:
     name = describe(source)
     assert name.isprintable() and len(name) < 1000
@@ -184,9 +178,7 @@ def test_anything_has_a_printable_description(source: object) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    st.one_of(st.text(), st.text().map(lambda t: f"file://{t}"), st.text().map(lambda t: f"data:;base64,{t}"))
-)
+@given(st.one_of(st.text(), st.text().map(lambda t: f"file://{t}"), st.text().map(lambda t: f"data:;base64,{t}")))
 def test_any_string_opens_or_is_an_input_error(source: str) -> None:
     try:
         read(source)

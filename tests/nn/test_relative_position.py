@@ -5,7 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from one_peace.nn.relative_position import RelativeBias, grid_buckets, grid_rows, sequence_buckets, sequence_rows
+from one_peace.nn.relative_position import (
+    RelativeBias,
+    grid_buckets,
+    grid_rows,
+    sequence_buckets,
+    sequence_rows,
+)
 
 
 @given(buckets=st.sampled_from([8, 64, 256, 512]), positions=st.integers(2, 200))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from fake_encoder import FakeEncoder, write_picture, write_sound
+from search.fake_encoder import FakeEncoder, write_picture, write_sound
 
 
 @pytest.fixture

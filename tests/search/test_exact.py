@@ -11,9 +11,7 @@ from one_peace.search import exact
 from one_peace.search.exact import ExactScan, inner_products
 
 
-def brute_force(
-    vectors: np.ndarray, query: np.ndarray, k: int, mask: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def brute_force(vectors: np.ndarray, query: np.ndarray, k: int, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scores = inner_products(vectors, query)
     order = [row for row in np.argsort(-scores, kind="stable") if mask[row]][:k]
     return np.asarray(order, np.int64), scores[order]
@@ -45,9 +43,7 @@ def test_every_search_equals_brute_force(
     elif kind == "scales":
         vectors *= 10.0 ** rng.uniform(-15, 15, (n, 1))
     vectors = vectors.astype(np.float32)
-    asked = (rng.standard_normal((queries, dim)) if kind != "zeros" else np.zeros((queries, dim))).astype(
-        np.float32
-    )
+    asked = (rng.standard_normal((queries, dim)) if kind != "zeros" else np.zeros((queries, dim))).astype(np.float32)
     mask = rng.random(n) < 0.5 if masked else np.ones(n, bool)
     answers = ExactScan(vectors).search(asked, k, mask if masked else None)
     for query, (rows, scores) in zip(asked, answers, strict=True):

@@ -12,22 +12,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from one_peace.search import lance
+from one_peace.errors import MissingExtraError
+from one_peace.search import lance, sqlite
+from one_peace.search.engines import ENGINES
 from one_peace.search.lance import LanceStore
-from one_peace.search.memory import MemoryStore
 from one_peace.search.records import Entry, Record
+from one_peace.search.sqlite import SqliteStore
 from one_peace.search.store import VectorStore
 
 DIM = 12
 Open = Callable[[], VectorStore]
 
 
-@pytest.fixture(params=["memory", "lance"])
-def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+@pytest.fixture(params=list(ENGINES))
+def engine(request: pytest.FixtureRequest) -> str:
     if request.param == "lance":
         pytest.importorskip("lancedb")
-        return lambda: LanceStore(tmp_path / "store", DIM)
-    return lambda: MemoryStore(DIM)
+    return str(request.param)
+
+
+@pytest.fixture
+def open_store(engine: str, tmp_path: Path) -> Open:
+    return lambda: ENGINES[engine](tmp_path / "store", DIM)
 
 
 def record(number: int, modality: str = "image", path: str | None = None, seed: int | None = None) -> Record:
@@ -147,18 +153,26 @@ def test_usable_after_finish_and_close(open_store: Open) -> None:
     assert store.count() == 20 and store.search(record(3).vector, 1)[0][0].id == "id-0003"
 
 
-def test_lance_is_there_after_reopening_and_seen_by_others(tmp_path: Path) -> None:
-    pytest.importorskip("lancedb")
-    writer, reader = LanceStore(tmp_path, DIM), LanceStore(tmp_path, DIM)
+def test_rows_are_there_after_reopening_and_seen_by_others(engine: str, open_store: Open, tmp_path: Path) -> None:
+    writer, reader = open_store(), open_store()
     writer.add([record(1)])
     assert reader.count() == 1 and reader.search(record(1).vector, 1)[0][0].id == "id-0001"
     writer.add([record(2)])
     assert reader.search(record(2).vector, 1)[0][0].id == "id-0002"
     writer.delete(["id-0001"])
     assert [hit.id for hit in reader.search(record(1).vector, 5)[0]] == ["id-0002"]
-    assert LanceStore(tmp_path, DIM).count() == 1
+    assert open_store().count() == 1
     with pytest.raises(ValueError, match="length 12, not 13"):
-        LanceStore(tmp_path, 13)
+        ENGINES[engine](tmp_path / "store", 13)
+
+
+def test_sqlite_refuses_to_grow_big(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "EXACT_LIMIT", 3)
+    store = SqliteStore(tmp_path, DIM)
+    store.add([record(n) for n in range(3)])
+    with pytest.raises(MissingExtraError, match=r"more than 3 files.*one-peace\[search\]"):
+        store.add([record(4)])
+    assert store.count() == 3
 
 
 def test_lance_with_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,11 +185,11 @@ def test_lance_with_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         vector = centers[n % 20] + 0.4 * rng.standard_normal(DIM)
         vector = (vector / np.linalg.norm(vector)).astype(np.float32)
         records.append(replace(record(n, ("image", "audio")[n % 2]), vector=vector))
-    store = LanceStore(tmp_path, DIM)
+    store = LanceStore(tmp_path / "store", DIM)
     store.add(records)
     store.finish()
     assert store._table.list_indices()
-    oracle = MemoryStore(DIM)
+    oracle = SqliteStore(tmp_path / "oracle", DIM)
     late = record(5000, "audio")  # not in the index yet
     for each in (store, oracle):
         each.add([late])
@@ -194,28 +208,26 @@ def test_lance_with_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 _WRITER = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from test_stores import DIM, record
-from one_peace.search.lance import LanceStore
-store = LanceStore(Path(sys.argv[1]), DIM)
+sys.path.insert(0, sys.argv[3])
+from search.test_stores import DIM, record
+from one_peace.search.engines import open_store
+store = open_store(sys.argv[1], Path(sys.argv[2]), DIM)
 for n in range(0, 100_000, 10):
     store.add([record(m) for m in range(n, n + 10)])
     print(n + 10, flush=True)
 """
 
 
-@pytest.mark.parametrize("acknowledged", [10, 70])
-def test_lance_keeps_what_it_acknowledged_when_killed(tmp_path: Path, acknowledged: int) -> None:
-    pytest.importorskip("lancedb")
-    command = [sys.executable, "-c", _WRITER, str(tmp_path), str(Path(__file__).parent)]
+def test_what_was_acknowledged_survives_a_kill(engine: str, open_store: Open, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _WRITER, engine, str(tmp_path / "store"), str(Path(__file__).parents[1])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         seen = 0
-        while seen < acknowledged:
+        while seen < 70:
             seen = int(process.stdout.readline())
         process.send_signal(signal.SIGKILL)
         seen = max([seen, *map(int, process.stdout.read().split())])
-    store = LanceStore(tmp_path, DIM)
+    store = open_store()
     assert seen <= store.count() <= seen + 10 and store.count() % 10 == 0
     assert {entry.id for entry in store.entries()} >= {f"id-{n:04}" for n in range(seen)}
     store.add([record(100_000)])

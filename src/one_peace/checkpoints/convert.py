@@ -26,7 +26,13 @@ from one_peace.checkpoints.native import (
     write_folder,
     write_json,
 )
-from one_peace.checkpoints.official import OWN_CONFIG, Form, OfficialCheckpoint, pretraining_name, read_official
+from one_peace.checkpoints.official import (
+    OWN_CONFIG,
+    Form,
+    OfficialCheckpoint,
+    pretraining_name,
+    read_official,
+)
 from one_peace.checkpoints.official_config import official_settings
 from one_peace.errors import CheckpointError
 from one_peace.nn.relative_position import MAX_POSITIONS, grid_buckets, sequence_buckets
@@ -66,7 +72,10 @@ def convert(
 
 
 def official_to_native(
-    source: Path, target: Path, write_files: Callable[[Path], None] | None = None, max_shard_bytes: int = MAX_SHARD_BYTES
+    source: Path,
+    target: Path,
+    write_files: Callable[[Path], None] | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Path:
     """Our folder for an official file; what has no native name is kept aside in it."""
     checkpoint = read_official(source)
@@ -158,7 +167,9 @@ def _all_names(folder: NativeFolder) -> list[str]:
     for native in folder.tensors:
         official = to_official(bare_name(native))
         if not official:
-            raise CheckpointError(f"{folder.path}: {native} has no official name; official files hold text, image, audio")
+            raise CheckpointError(
+                f"{folder.path}: {native} has no official name; official files hold text, image, audio"
+            )
         names += official
     return names + list(folder.leftovers) + _buffer_names(names)
 

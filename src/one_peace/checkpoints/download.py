@@ -67,7 +67,9 @@ def download(
                 _fetch(url, part, progress, sleep, timeout)
             if sha256 is not None and (found := part.sha256()) != sha256.lower():
                 part.discard()
-                raise DownloadError(f"{url}: wrong content, sha256 is {found} and should be {sha256.lower()}; try again")
+                raise DownloadError(
+                    f"{url}: wrong content, sha256 is {found} and should be {sha256.lower()}; try again"
+                )
             part.finish()
     except OSError as error:
         raise DownloadError(f"{url}: cannot write {target}: {error.strerror or error}; {_advice(error)}") from error
@@ -140,7 +142,9 @@ def _fetch(url: str, part: _Part, progress: Progress, sleep: Callable[[float], N
                 return
         except urllib.error.HTTPError as error:
             if error.code < 500 and error.code not in (408, 429):
-                raise DownloadError(f"{url}: the server answers {error.code} {error.reason}; check the address") from error
+                raise DownloadError(
+                    f"{url}: the server answers {error.code} {error.reason}; check the address"
+                ) from error
             problem = error
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             problem = error.reason if isinstance(error, urllib.error.URLError) else error
@@ -227,6 +231,11 @@ def terminal_progress(name: str) -> Progress:
             return
         shown = now
         share = f" of {total / 1e6:.0f} MB ({have / total:.0%})" if total else " MB"
-        print(f"\r{name}: {have / 1e6:.0f}{share}", end="\n" if have == total else "", file=sys.stderr, flush=True)
+        print(
+            f"\r{name}: {have / 1e6:.0f}{share}",
+            end="\n" if have == total else "",
+            file=sys.stderr,
+            flush=True,
+        )
 
     return show

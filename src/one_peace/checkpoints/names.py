@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
-_BLOCK: list[tuple[str, str] | tuple[str, str, int]] = [
+_BLOCK: list[tuple[Any, ...]] = [
     ("self_attn_layer_norm.{p}", "attention_norm.{p}"),
     ("self_attn.q_proj.weight", "attention.qkv.weight", 0),
     ("self_attn.k_proj.weight", "attention.qkv.weight", 1),
@@ -29,7 +30,7 @@ _BLOCK: list[tuple[str, str] | tuple[str, str, int]] = [
     ("{m}_ffn.3.{p}", "ffn.{m}.down.{p}"),
 ]
 
-_TABLE: list[tuple[str, str] | tuple[str, str, int]] = [
+_TABLE: list[tuple[Any, ...]] = [
     ("logit_scale", "logit_scale"),
     # adapters: what all modalities have, then each one's own
     ("encoder_wrapper.{m}_adapter.cls_embedding", "adapters.{m}.cls"),
@@ -45,8 +46,14 @@ _TABLE: list[tuple[str, str] | tuple[str, str, int]] = [
     ("encoder_wrapper.image_adapter.embed_images.4.layer_norm.{p}", "adapters.image.patches.4.{p}"),
     ("encoder_wrapper.image_adapter.embed_images.6.{p}", "adapters.image.patches.6.{p}"),
     ("encoder_wrapper.audio_adapter.cls_pos_embed", "adapters.audio.cls_position"),
-    ("encoder_wrapper.audio_adapter.embed_audios.0.conv_layers.{i}.0.weight", "adapters.audio.frames.convs.{i}.weight"),
-    ("encoder_wrapper.audio_adapter.embed_audios.0.conv_layers.{i}.2.1.{p}", "adapters.audio.frames.norms.{i}.{p}"),
+    (
+        "encoder_wrapper.audio_adapter.embed_audios.0.conv_layers.{i}.0.weight",
+        "adapters.audio.frames.convs.{i}.weight",
+    ),
+    (
+        "encoder_wrapper.audio_adapter.embed_audios.0.conv_layers.{i}.2.1.{p}",
+        "adapters.audio.frames.norms.{i}.{p}",
+    ),
     ("encoder_wrapper.audio_adapter.embed_audios.2.{p}", "adapters.audio.frames_norm.{p}"),
     ("encoder_wrapper.audio_adapter.embed_audios.3.{p}", "adapters.audio.frames_proj.{p}"),
     ("encoder_wrapper.audio_adapter.embed_positions.{j}.0.{p}", "adapters.audio.positions.convs.{j}.{p}"),
@@ -59,7 +66,10 @@ _TABLE: list[tuple[str, str] | tuple[str, str, int]] = [
     ("{m}_mask_token", "decoder.adapters.{m}.mask_token"),
     ("decoder_wrapper.image_adapter.pos_embed", "decoder.adapters.image.positions.weight"),
     ("decoder_wrapper.{m}_adapter.embed_positions.weight", "decoder.adapters.{m}.positions.weight"),
-    *[(f"decoder_wrapper.fusion_model.layers.{{i}}.{a}", f"decoder.fusion.blocks.{{i}}.{b}", *c) for a, b, *c in _BLOCK],
+    *[
+        (f"decoder_wrapper.fusion_model.layers.{{i}}.{a}", f"decoder.fusion.blocks.{{i}}.{b}", *c)
+        for a, b, *c in _BLOCK
+    ],
     ("decoder_wrapper.fusion_model.{m}_layer_norm.{p}", "decoder.fusion.norms.{m}.{p}"),
     ("{m}_mask_head.{p}", "decoder.outputs.{m}.{p}"),
     # an adapter of a modality that the published code does not know keeps its own names
@@ -147,7 +157,7 @@ def to_official(native: str) -> list[str]:
 
 
 def bare_name(native: str) -> str:
-    """The name of a parameter as files have it: without the prefix that a pretraining model puts before its encoder's."""
+    """A parameter's name as files have it: without the prefix that a pretraining model gives its encoder's."""
     return native.removeprefix("encoder.")
 
 
@@ -177,7 +187,9 @@ def from_vision(name: str) -> str:
 
 def to_vision(official: str) -> str | None:
     """An official name -> that in the vision branch file, or None for what the branch leaves out."""
-    if any(word in official for word in ("text", "audio", "decoder", "mask", "logit_scale", "version", "classify_head")):
+    if any(
+        word in official for word in ("text", "audio", "decoder", "mask", "logit_scale", "version", "classify_head")
+    ):
         return None
     if official.startswith("image_proj.") or "image_layer_norm." in official:
         return None

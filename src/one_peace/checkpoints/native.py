@@ -118,9 +118,16 @@ def write_folder(
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         _write_weights(work, tensors, max_shard_bytes)
-        parameters = sum(p.numel() for n, pieces in tensors.items() if not n.startswith(OFFICIAL_PREFIX) for p in pieces)
-        dtypes = sorted({str(pieces[0].dtype).removeprefix("torch.") for pieces in tensors.values()
-                         if pieces[0].is_floating_point()})
+        parameters = sum(
+            p.numel() for n, pieces in tensors.items() if not n.startswith(OFFICIAL_PREFIX) for p in pieces
+        )
+        dtypes = sorted(
+            {
+                str(pieces[0].dtype).removeprefix("torch.")
+                for pieces in tensors.values()
+                if pieces[0].is_floating_point()
+            }
+        )
         write_json(work / "preprocessor_config.json", _preprocessing(config))
         (work / "README.md").write_text(card or model_card(config, parameters, dtypes), encoding="utf-8")
         if write_files is not None:
@@ -166,7 +173,7 @@ def _write_weights(folder: Path, tensors: Mapping[str, Sequence[Tensor]], max_sh
     if len(shards) == 1:
         write_tensor_file(folder / WEIGHTS, shards[0])
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         write_tensor_file(folder / file, shard)
@@ -197,12 +204,20 @@ def _preprocessing(config: Mapping[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for name, settings in config.get("modalities", {}).items():
         if name == "image":
-            facts[name] = {"size": settings["image_size"], "resample": "bicubic", "patch_size": 16,
-                           "image_mean": [0.48145466, 0.4578275, 0.40821073],
-                           "image_std": [0.26862954, 0.26130258, 0.27577711]}
+            facts[name] = {
+                "size": settings["image_size"],
+                "resample": "bicubic",
+                "patch_size": 16,
+                "image_mean": [0.48145466, 0.4578275, 0.40821073],
+                "image_std": [0.26862954, 0.26130258, 0.27577711],
+            }
         elif name == "audio":
-            facts[name] = {"sampling_rate": 16000, "channels": 1, "normalize": True,
-                           "max_seconds": settings["max_seconds"]}
+            facts[name] = {
+                "sampling_rate": 16000,
+                "channels": 1,
+                "normalize": True,
+                "max_seconds": settings["max_seconds"],
+            }
         elif name == "text":
             facts[name] = {"lowercase": True, "max_tokens": settings["max_tokens"]}
         else:
@@ -232,5 +247,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: must hold a JSON object")
     return values
-
-

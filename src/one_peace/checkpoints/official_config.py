@@ -149,8 +149,13 @@ def official_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         convs = audio.get("convs") or []
         spec = " + ".join(f"[({', '.join(str(n) for n in conv)})]" for conv in convs)
         image = modalities.get("image", {})
-        common = {"layernorm_embedding": False, "add_type_embedding": False, "shrink_alpha": 1.0, "dropout": 0.0,
-                  "use_attn_bias": encoder}
+        common = {
+            "layernorm_embedding": False,
+            "add_type_embedding": False,
+            "shrink_alpha": 1.0,
+            "dropout": 0.0,
+            "use_attn_bias": encoder,
+        }
         return {
             "embed_dim": shape["width"],
             "ffn_embed_dim": shape["ffn_width"],
@@ -190,8 +195,9 @@ def official_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     model = {"encoder": stack(config, encoder=True)}
     if config.get("decoder"):
         model["decoder"] = stack(config["decoder"], encoder=False)
-    initials = "".join({"text": "l", "image": "v", "audio": "a"}.get(m, "") for m in ("image", "audio", "text")
-                       if m in modalities)
+    initials = "".join(
+        {"text": "l", "image": "v", "audio": "a"}.get(m, "") for m in ("image", "audio", "text") if m in modalities
+    )
     head = {"l": "text", "v": "image", "a": "audio", "vl": "vl", "al": "al"}.get(initials, "val")
     task = {
         "head_type": head,

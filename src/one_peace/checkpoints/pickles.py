@@ -8,7 +8,6 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ def _dtype(code: str, align: bool = False, copy: bool = True) -> np.dtype:
 class _PlainUnpickler(pickle.Unpickler):
     """Plain pickles of NumPy arrays and torch tensors, the form of the published vision branch."""
 
-    KNOWN: dict[str, Callable[..., Any]] = {
+    KNOWN: dict[str, Any] = {
         "collections.OrderedDict": OrderedDict,
         "argparse.Namespace": argparse.Namespace,
         "numpy.ndarray": np.ndarray,

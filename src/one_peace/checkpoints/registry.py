@@ -72,7 +72,11 @@ def resolve(name_or_path: str | os.PathLike[str], *, download_root: Path | None 
         return built_in_models()[name]
     if name in OFFICIAL:
         return _official(name, download_root or cache_folder())
-    if isinstance(name_or_path, Path) or name.startswith((".", "/", "~")) or name.endswith((".pt", ".pkl", ".safetensors")):
+    if (
+        isinstance(name_or_path, Path)
+        or name.startswith((".", "/", "~"))
+        or name.endswith((".pt", ".pkl", ".safetensors"))
+    ):
         raise FileNotFoundError(f"{name}: no such file or folder")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return _from_hub(name)

@@ -57,4 +57,4 @@ def _chunks(pieces: Sequence[Tensor]) -> Iterable[memoryview]:
     for piece in pieces:
         flat = piece.detach().cpu().contiguous().reshape(-1)
         if flat.numel():
-            yield memoryview(flat.view(torch.uint8).numpy())
+            yield memoryview(flat.view(torch.uint8).numpy().data)

@@ -12,7 +12,8 @@ def convert(
     source: Annotated[Path, typer.Argument(help="An official file (.pt, .pkl), or a saved model's folder.")],
     target: Annotated[Path, typer.Argument(help="The folder, or the official file, to write.")],
     vision: Annotated[
-        bool, typer.Option("--vision", help="From a folder: write the image branch alone, as the vision code reads it.")
+        bool,
+        typer.Option("--vision", help="From a folder: write the image branch alone, as the vision code reads it."),
     ] = False,
     tokenizer: Annotated[
         Path | None,

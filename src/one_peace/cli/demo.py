@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from one_peace.errors import InputError
+
 if TYPE_CHECKING:
     from one_peace.data.manifest import Item
     from one_peace.search.library import Library
@@ -31,12 +33,13 @@ class Query:
     heard: str | None = None
 
 
+# All that changes when other searches are to be shown.
 QUERIES = (
     Query("a text finds pictures", "1-text.png", text="a red car"),
     Query(
         "a spoken word finds pictures",
         "2-spoken-word.png",
-        sound="stamps/animals/mammals/elephant_desc#fr",
+        sound="stamps/animals/mammals/elephant_desc_fr#fr",
         heard='a French speaker says "Un \u00e9l\u00e9phant."',
     ),
     Query(
@@ -100,6 +103,8 @@ def lay_out(items: Iterable[Item], folder: Path) -> None:
 def _search(library: Library, query: Query, items: dict[str, Item]) -> None:
     from one_peace.search.sheet import contact_sheet
 
+    if query.sound is not None and query.sound not in items:
+        raise InputError(query.sound, "this clip is not in the sample library that was fetched")
     sound = None if query.sound is None else items[query.sound].path
     results = library.search(text=query.text, audio=sound, k=ANSWERS, modality="image")
     asked = [part for part in (query.heard, query.text and f'the text "{query.text}"') if part]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def embed(
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Pictures, sounds and text files; the kind follows the ending.")
+        list[Path] | None,
+        typer.Argument(help="Pictures, sounds and text files; the kind follows the ending."),
     ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="A .npz file (vectors, inputs, modalities) or a .jsonl file.")
@@ -58,16 +59,16 @@ def modality_by_name(path: Path) -> str:
         InputError: an ending that no modality has.
     """
     from one_peace.errors import InputError
-    from one_peace.search.walk import modality_of
+    from one_peace.search.kinds import kind_of
 
-    modality = modality_of(path.name)
+    modality = kind_of(path)
     if modality is None:
         raise InputError(str(path), f"neither picture nor sound nor text, judged by its ending {path.suffix!r}")
     return modality
 
 
 def _encode(
-    model: OnePeace, sources: Sequence[str | Path], modalities: Sequence[str], on_error: str
+    model: OnePeace, sources: Sequence[str | Path], modalities: Sequence[str], on_error: Literal["raise", "skip"]
 ) -> tuple[NDArray, dict[int, Exception]]:
     """Vectors (inputs, dim), and the errors of inputs that were skipped, whose rows stay zero."""
     import numpy as np
@@ -95,8 +96,14 @@ def write_embeddings(
 
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".npz":
-        origin = {"model": model.config.name, "fingerprint": model.fingerprint}
-        np.savez(out, vectors=vectors, inputs=np.array(inputs), modalities=np.array(modalities), **origin)
+        np.savez(
+            out,
+            vectors=vectors,
+            inputs=np.array(inputs),
+            modalities=np.array(modalities),
+            model=np.array(model.config.name),
+            fingerprint=np.array(model.fingerprint),
+        )
         return
     with out.open("w", encoding="utf-8") as file:
         for vector, name, modality in zip(vectors, inputs, modalities, strict=True):

@@ -25,7 +25,12 @@ def index(
 
     started = time.perf_counter()
     opened = Library(library or folder / ".one-peace", model)
-    report = opened.index(folder)
+    try:
+        report = opened.index(folder)
+    except KeyboardInterrupt:
+        kept = f"{len(opened)} files are kept in {opened.path}"
+        typer.echo(f"\ninterrupted: {kept}; the same command goes on from there", err=True)
+        raise typer.Exit(130) from None
     for path, problem in report.problems.items():
         typer.echo(f"not indexed: {path}: {problem}".encode("utf-8", "backslashreplace").decode(), err=True)
     typer.echo(f"{report}, in {time.perf_counter() - started:.1f} s; {len(opened)} files in {opened.path}")

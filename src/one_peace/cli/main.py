@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 import one_peace
 from one_peace.errors import OnePeaceError
 
-COMMANDS = ("demo", "index", "search", "embed", "samples", "pretrain", "convert", "info")
+COMMANDS = ("demo", "index", "search", "embed", "samples", "pretrain", "evaluate", "convert", "info")
 
 
 class _Group(TyperGroup):
@@ -58,3 +58,6 @@ def main(
 # Importing them all is fast: a command's module imports what it works with when it runs.
 for _name in COMMANDS:
     app.command(_name)(getattr(import_module(f"one_peace.cli.{_name}"), _name))
+
+if __name__ == "__main__":
+    app()

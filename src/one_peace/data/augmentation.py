@@ -10,17 +10,27 @@ from torch import Tensor
 
 
 def augment_pictures(pictures: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Random flip, zoom, shift, small rotation and colour. uint8 (batch, 3, h, w) -> float32 in [0, 1], (batch, 3, size, size)."""
+    """Random flip, zoom, shift, small rotation and colour.
+
+    uint8 (batch, 3, h, w) -> float32 in [0, 1], (batch, 3, size, size).
+    """
     batch = pictures.shape[0]
 
     def uniform(low: float, high: float) -> Tensor:
         return torch.rand(batch, generator=generator) * (high - low) + low
 
-    zoom, aspect, angle = uniform(0.8, 1.08), uniform(-0.1, 0.1).exp(), uniform(-0.12, 0.12)
+    zoom, aspect, angle = uniform(0.7, 1.08), uniform(-0.15, 0.15).exp(), uniform(-0.12, 0.12)
     flip = torch.where(torch.rand(batch, generator=generator) < 0.5, -1.0, 1.0)
     scale_x, scale_y = flip * zoom * aspect, zoom / aspect
     cos, sin = angle.cos(), angle.sin()
-    rows = [cos * scale_x, -sin * scale_y, uniform(-0.1, 0.1), sin * scale_x, cos * scale_y, uniform(-0.1, 0.1)]
+    rows = [
+        cos * scale_x,
+        -sin * scale_y,
+        uniform(-0.1, 0.1),
+        sin * scale_x,
+        cos * scale_y,
+        uniform(-0.1, 0.1),
+    ]
     grid = F.affine_grid(torch.stack(rows, 1).view(batch, 2, 3), [batch, 3, size, size], align_corners=False)
     x = F.grid_sample(pictures.float().div_(255), grid, padding_mode="border", align_corners=False)
 

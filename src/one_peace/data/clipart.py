@@ -49,12 +49,8 @@ def clipart_items(package: Fetched, media: Path, stamps: list[Item]) -> list[Ite
     """The useful drawings of the package, without those that repeat a picture of `stamps` or one another."""
     folder = package.files / "usr" / "share" / "openclipart" / "svg"
     if not folder.is_dir():
-        raise InputError(
-            str(folder), "the package holds no drawings; remove the package's folder to fetch it anew"
-        )
-    known = [
-        likeness_vector(open_raster(item.path).convert("RGB")) for item in stamps if item.kind == "image"
-    ]
+        raise InputError(str(folder), "the package holds no drawings; remove the package's folder to fetch it anew")
+    known = [likeness_vector(open_raster(item.path).convert("RGB")) for item in stamps if item.kind == "image"]
     stamp_vectors = np.stack(known) if known else np.empty((0, 0))
     seen: set[str] = set()
     items = []
@@ -123,6 +119,4 @@ def drawing_tags(drawing: str) -> list[str]:
     subject = re.search(r"<dc:subject[^>]*>(.*?)</dc:subject>", drawing, re.DOTALL)
     words = re.findall(r"<rdf:li(?:\s[^>]*)?>([^<]*)</rdf:li>", subject[1]) if subject else []
     cleaned = (" ".join(html.unescape(word).replace("_", " ").split()) for word in words)
-    return list(
-        dict.fromkeys(word for word in cleaned if 2 <= len(word) <= 40 and word.lower() != "unsorted")
-    )
+    return list(dict.fromkeys(word for word in cleaned if 2 <= len(word) <= 40 and word.lower() != "unsorted"))

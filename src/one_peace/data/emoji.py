@@ -103,9 +103,7 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(
-            str(path), "the package lacks this file; remove its folder to fetch it anew"
-        ) from None
+        raise InputError(str(path), "the package lacks this file; remove its folder to fetch it anew") from None
 
 
 def _read_emojis(names: Path, annotations: Path) -> list[_Emoji]:
@@ -131,9 +129,7 @@ def _read_annotations(folder: Path, language: str) -> dict[str, str]:
     """Names by character (without variation selectors) in one language."""
     table = _read_json(folder / "package" / "annotations" / language / "annotations.json")
     rows = table["annotations"]["annotations"]
-    return {
-        character.replace("\ufe0f", ""): row["tts"][0] for character, row in rows.items() if row.get("tts")
-    }
+    return {character.replace("\ufe0f", ""): row["tts"][0] for character, row in rows.items() if row.get("tts")}
 
 
 def _drawn(package: Fetched) -> Callable[[str], Any]:

@@ -104,10 +104,7 @@ def keep_captions_apart(items: Iterable[Item]) -> list[Item]:
 
 
 def _without(texts: dict[str, list[str]], withheld: set[tuple[str, str]]) -> dict[str, list[str]]:
-    left = {
-        lang: [t for t in some if (lang, normalise_caption(t)) not in withheld]
-        for lang, some in texts.items()
-    }
+    left = {lang: [t for t in some if (lang, normalise_caption(t)) not in withheld] for lang, some in texts.items()}
     return {lang: some for lang, some in left.items() if some}
 
 

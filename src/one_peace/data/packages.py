@@ -169,9 +169,7 @@ def _unpack_debian(package: Package, archive: Path, files: Path) -> str:
 
 
 def _download_npm(package: Package, folder: Path) -> Path:
-    advice = (
-        "it needs Node's package client: install `npm` (Debian: apt-get install npm) or leave this source out"
-    )
+    advice = "it needs Node's package client: install `npm` (Debian: apt-get install npm) or leave this source out"
     _run(["npm", "pack", "--silent", package.name], folder, package, advice)
     return _only_archive(folder, "*.tgz", package)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from one_peace.data.augmentation import augment_pictures, augment_waveform
-from one_peace.data.manifest import Item
+from one_peace.data.manifest import Item, normalise_caption
 from one_peace.errors import InputError
 from one_peace.modalities.base import Example
 from one_peace.modalities.pictures import MEAN, STD, decode_picture
@@ -23,6 +23,8 @@ from one_peace.modalities.sounds import SAMPLE_RATE, decode_sound, prepare_wavef
 from one_peace.modalities.text import TextProcessor
 
 STORED_MARGIN = 5 / 4  # pictures are kept this much larger than the model's input, for augmentation
+# Captions drawn per pair wanted: one caption can stand in several sources, and sounds are chosen by length.
+SURPLUS = {"image": 5 / 4, "audio": 4}
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,17 @@ class DataRecipe:
     """What of the sample library is drawn, and how often.
 
     `sources` weighs each source by name; `languages` weighs the captions' languages, and `own_language` is the
-    probability that a spoken clip is paired with the caption in its own language, `tags` that
-    English keywords stand in for an English caption. `clip_seconds` and `caption_tokens` bound the lengths.
+    probability that a spoken clip is paired with the caption in its own language, `tags` that two to four
+    English keywords stand in for an English caption. Each word of a caption is left out with probability
+    `word_dropout`: a small model would otherwise learn captions by heart and nothing of their words.
+    `clip_seconds` and `caption_tokens` bound the lengths.
     """
 
     sources: dict[str, float] = field(default_factory=dict)
     languages: dict[str, float] = field(default_factory=lambda: {"en": 1.0})
     own_language: float = 0.5
     tags: float = 0.2
+    word_dropout: float = 0.0
     clip_seconds: float = 3.0
     caption_tokens: int = 20
 
@@ -45,13 +50,20 @@ class DataRecipe:
 class PairSampler:
     """Draws batches of captioned pictures or sounds; batch `step` depends on the seed and the step alone.
 
-    A batch holds distinct captions only, since two pairs with one caption would be each other's negatives.
+    A batch holds distinct captions only, since two pairs with one caption would be each other's negatives. No text
+    drawn is one of `withheld` (normalised captions, the held-out ones), however it came about.
     """
 
     def __init__(
-        self, items: Sequence[Item], text: TextProcessor, recipe: DataRecipe, partner: str, size: int = 0
+        self,
+        items: Sequence[Item],
+        text: TextProcessor,
+        recipe: DataRecipe,
+        partner: str,
+        size: int = 0,
+        withheld: Set[str] = frozenset(),
     ) -> None:
-        self.text, self.recipe, self.size = text, recipe, size
+        self.text, self.recipe, self.size, self.withheld = text, recipe, size, withheld
         decode = self._picture if partner == "image" else self._sound
         self.partner = partner
         with ThreadPoolExecutor() as pool:
@@ -84,23 +96,24 @@ class PairSampler:
         return list(zip(texts, partners, strict=True))
 
     def _draw(self, size: int, generator: torch.Generator) -> list[int]:
-        """Item indices, one per group, no caption twice."""
-        # Some surplus, as one caption can stand in several sources.
-        count = min(int((self.weights > 0).sum()), size + size // 4)
+        """Item indices, one per group, no caption twice; of sounds, those of similar length."""
+        surplus = SURPLUS["image" if self.partner == "image" else "audio"]
+        count = min(int((self.weights > 0).sum()), int(size * surplus))
         order = torch.multinomial(self.weights, count, replacement=False, generator=generator).tolist()
+        distinct = {self.group_names[group]: group for group in reversed(order)}
+        groups = [group for group in order if distinct[self.group_names[group]] == group]
+        if self.partner == "image":
+            return [self._any(self.groups[group], generator) for group in groups[:size]]
         target = self.media[int(torch.randint(len(self.media), (), generator=generator))].shape[0]
-        chosen, seen = [], set()
-        for group in order:
-            if self.group_names[group] in seen or len(chosen) == size:
-                continue
-            seen.add(self.group_names[group])
-            chosen.append(self._member(self.groups[group], target, generator))
-        return chosen
+        members = [self._of_length(self.groups[group], target, generator) for group in groups]
+        return sorted(members, key=lambda i: abs(self.media[i].shape[0] - target))[:size]
 
-    def _member(self, members: list[int], target: int, generator: torch.Generator) -> int:
-        """A random picture of a caption; of sounds, one of the few whose length is nearest to the batch's target."""
-        if self.partner != "image":
-            members = sorted(members, key=lambda i: abs(self.media[i].shape[0] - target))[:3]
+    def _of_length(self, members: list[int], target: int, generator: torch.Generator) -> int:
+        """One of the few sounds of a caption whose length is nearest to the batch's target."""
+        return self._any(sorted(members, key=lambda i: abs(self.media[i].shape[0] - target))[:3], generator)
+
+    @staticmethod
+    def _any(members: list[int], generator: torch.Generator) -> int:
         return members[int(torch.randint(len(members), (), generator=generator))]
 
     def _text(self, item: Item, generator: torch.Generator) -> Example:
@@ -110,16 +123,24 @@ class PairSampler:
         return {"tokens": tokens}
 
     def _caption(self, item: Item, generator: torch.Generator) -> str:
-        own, which, pick, tag = torch.rand(4, generator=generator).tolist()
+        own, which, pick, tag, count = torch.rand(5, generator=generator).tolist()
         language = item.language
         if language not in item.texts or own > self.recipe.own_language:
             weights = {lang: self.recipe.languages.get(lang, 0.0) for lang in item.texts}
             language = _weighted_choice(weights, which) or next(iter(item.texts))
         captions = item.texts[language]
-        if language == "en" and item.tags and tag < self.recipe.tags:
-            chosen = torch.randperm(len(item.tags), generator=generator)[:2].tolist()
-            return ", ".join(item.tags[i] for i in chosen)
-        return captions[int(pick * len(captions))]
+        caption = captions[int(pick * len(captions))]
+        if language == "en" and len(item.tags) > 1 and tag < self.recipe.tags:
+            order = torch.randperm(len(item.tags), generator=generator)[: 2 + int(3 * count)].tolist()
+            return self._unless_withheld(", ".join(item.tags[i] for i in order), caption)
+        words = caption.split()
+        kept = torch.rand(len(words), generator=generator) >= self.recipe.word_dropout
+        fewer = " ".join(word for word, keep in zip(words, kept.tolist(), strict=True) if keep)
+        return self._unless_withheld(fewer, caption)
+
+    def _unless_withheld(self, text: str, instead: str) -> str:
+        normal = normalise_caption(text)
+        return instead if not normal or normal in self.withheld else text
 
     def _picture(self, path: Path) -> Tensor | None:
         side = int(self.size * STORED_MARGIN)

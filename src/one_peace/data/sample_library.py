@@ -72,9 +72,7 @@ def build_sample_library(
     manifest, record_file = folder / "manifest.jsonl", folder / "packages.json"
     packages = [package.as_record() for name in chosen for package in fetched[name]]
     record = json.dumps({"manifest_version": _MANIFEST_VERSION, "packages": packages}, indent=2) + "\n"
-    if not (
-        manifest.is_file() and record_file.is_file() and record_file.read_text(encoding="utf-8") == record
-    ):
+    if not (manifest.is_file() and record_file.is_file() and record_file.read_text(encoding="utf-8") == record):
         folder.mkdir(parents=True, exist_ok=True)
         items: list[Item] = []
         for name in chosen:

@@ -52,9 +52,7 @@ def stamp_items(package: Fetched, media: Path) -> list[Item]:
     """Every picture and sound of the package; pictures are prepared into `media`, sounds stay in place."""
     folder = package.files / "usr" / "share" / "tuxpaint" / "stamps"
     if not folder.is_dir():
-        raise InputError(
-            str(folder), "the package holds no stamps; remove the package's folder to fetch it anew"
-        )
+        raise InputError(str(folder), "the package holds no stamps; remove the package's folder to fetch it anew")
     originals = list(_pictures(package, folder, media))
     with ThreadPoolExecutor() as pool:
         pictures = list(pool.map(_made_ready, originals))

@@ -11,13 +11,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from one_peace.modalities.base import SMALL_WIDTH, Adapter, Embedded, Example, Modality, Processor, SequencePositions
+from one_peace.modalities.base import (
+    SMALL_WIDTH,
+    Adapter,
+    Embedded,
+    Example,
+    Modality,
+    Processor,
+    SequencePositions,
+)
 from one_peace.modalities.sounds import SAMPLE_RATE, decode_sound, frame_count, prepare_waveform, windows
+from one_peace.nn.activation import gelu_reusing
 from one_peace.nn.frame_convolution import FrameConvolution
 from one_peace.nn.initialization import truncated_normal_
 from one_peace.nn.relative_position import RelativeBias, sequence_buckets, sequence_rows
 
 DECODER_POSITIONS = 1026
+EARLY_STEPS = 3  # of the front end: they hold seven eighths of its activations
+PIECE = 512  # frames after the early steps that are computed together without gradient: a few megabytes
 
 
 def wave_convolutions(channels: int, halvings: int = 6) -> tuple[tuple[int, int, int], ...]:
@@ -64,9 +75,32 @@ class WaveFrames(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         x = waveform[:, :, None]
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.gelu(norm(conv(x)))
+        early = min(EARLY_STEPS, len(self.convs) - 1)
+        if x.device.type == "cpu" and not (torch.is_grad_enabled() and self.convs[0].weight.requires_grad):
+            return self._steps(self._pieces(x, early), early, len(self.convs))
+        return self._steps(x, 0, len(self.convs))
+
+    def _steps(self, x: Tensor, first: int, last: int) -> Tensor:
+        for conv, norm in zip(self.convs[first:last], self.norms[first:last], strict=True):
+            x = gelu_reusing(norm(conv(x)))
         return x
+
+    def _pieces(self, x: Tensor, steps: int) -> Tensor:
+        """The first `steps` steps, clip by clip and piece by piece, so that activations stay in the CPU's cache."""
+        length, reach, stride = x.shape[1], 1, 1  # one frame after these steps sees `reach` samples
+        for conv in self.convs[:steps]:
+            length = (length - conv.kernel) // conv.stride + 1
+            reach += (conv.kernel - 1) * stride
+            stride *= conv.stride
+        if length < 1:
+            raise ValueError(f"a clip of {x.shape[1]} samples is too short for the audio front end")
+        clips = []
+        for clip in x.split(1):
+            starts = range(0, length, PIECE)
+            ends = [min(start + PIECE, length) - 1 for start in starts]
+            pieces = [clip[:, a * stride : b * stride + reach] for a, b in zip(starts, ends, strict=True)]
+            clips.append(torch.cat([self._steps(piece, 0, steps) for piece in pieces], dim=1))
+        return torch.cat(clips)
 
 
 class ConvolutionalPositions(nn.Module):
@@ -85,9 +119,15 @@ class ConvolutionalPositions(nn.Module):
         for conv in self.convs:
             if padding is not None:
                 frames = frames.masked_fill(padding[:, :, None], 0.0)
+            # As a picture one pixel high in channels-last layout, which (batch, frames, width) already is: twice as
+            # fast on CPUs as Conv1d between two transposes.
+            picture = frames[:, None].permute(0, 3, 1, 2)
+            padded = F.conv2d(
+                picture, conv.weight[:, :, None], conv.bias, padding=(0, conv.padding[0]), groups=conv.groups
+            )
             # An even kernel yields one frame too many: the last one is cut.
-            frames = conv(frames.transpose(1, 2))[:, :, :length].transpose(1, 2)
-            frames = F.gelu(F.layer_norm(frames, (width,)))
+            frames = padded[:, :, 0, :length].transpose(1, 2)
+            frames = gelu_reusing(F.layer_norm(frames, (width,)))
         return frames
 
 

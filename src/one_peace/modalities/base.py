@@ -161,7 +161,7 @@ class Processor(ABC):
         """The examples whose mean embedding represents the input: more than one for inputs over the length limit."""
         return [self(source)]
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> None:  # noqa: B027
         """Writes files that the processor needs beside its config (a vocabulary, say). Default: none."""
 
 

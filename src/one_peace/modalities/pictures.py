@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from one_peace.errors import InputError
@@ -105,7 +105,7 @@ def _decode_file(source: Any, name: str, max_pixels: int) -> Image.Image:
             opened = Image.open(stream, formats=_FORMATS)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise _too_many_pixels(name, max_pixels) from error
-        except Image.UnidentifiedImageError as error:
+        except UnidentifiedImageError as error:
             raise InputError(name, f"is not a picture we can read: {_what_it_is(stream)}") from error
         except Exception as error:  # on damaged files Pillow's readers raise nearly every type there is
             raise _damaged(name, error) from error

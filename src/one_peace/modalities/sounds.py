@@ -239,9 +239,7 @@ def _waveform(waveform: Any, name: str) -> np.ndarray:
     raise InputError(name, f"holds {waveform.dtype} samples; expected floats, int8, int16, int32 or uint8")
 
 
-def _collect(
-    rate: float, blocks: Iterator[np.ndarray], name: str, sample_rate: int, max_seconds: float
-) -> np.ndarray:
+def _collect(rate: float, blocks: Iterator[np.ndarray], name: str, sample_rate: int, max_seconds: float) -> np.ndarray:
     """Average channels, resample. By blocks, so that memory follows the result and not the source's rate."""
     resampler = None
     if rate != sample_rate:

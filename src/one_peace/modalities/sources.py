@@ -98,9 +98,7 @@ def open_source(source: Source, *, max_bytes: int = MAX_BYTES) -> BinaryIO:
         return _open_path(path, describe(source))
     if isinstance(source, str):
         scheme = source.split(":", 1)[0]
-        raise InputError(
-            describe(source), f"{scheme}:// is not fetched; pass the path or bytes of a downloaded file"
-        )
+        raise InputError(describe(source), f"{scheme}:// is not fetched; pass the path or bytes of a downloaded file")
     if hasattr(source, "read"):
         return io.BytesIO(_contents(source, max_bytes))
     raise InputError(describe(source), "expected a path, a file:// URL, bytes or a binary file object")
@@ -141,9 +139,7 @@ def _path_of_url(url: str) -> Path:
     except ValueError as error:
         raise InputError(describe(url), f"malformed file URL: {error}") from error
     if parts.netloc not in ("", "localhost"):
-        raise InputError(
-            describe(url), f"names the host {parts.netloc!r}; local files are file:///absolute/path"
-        )
+        raise InputError(describe(url), f"names the host {parts.netloc!r}; local files are file:///absolute/path")
     if not parts.path.startswith("/"):
         raise InputError(describe(url), "a file URL needs an absolute path: file:///absolute/path")
     path = unquote(parts.path, errors="surrogateescape")
@@ -179,9 +175,7 @@ def _contents(stream: Any, max_bytes: int) -> bytes:
         try:
             piece = stream.read(1 << 20)
         except Exception as error:  # foreign code: zip members, sockets, ... have errors of their own
-            raise InputError(
-                name, f"reading the file object failed: {str(error) or type(error).__name__}"
-            ) from error
+            raise InputError(name, f"reading the file object failed: {str(error) or type(error).__name__}") from error
         if isinstance(piece, str):
             raise InputError(name, "the file object is opened as text; open it in binary mode ('rb')")
         if not piece:

@@ -142,9 +142,7 @@ def clean_caption(text: str, *, max_words: int | None = None) -> str:
     return " ".join(text.split(" ")[:max_words])
 
 
-def published_tokenizer(
-    encoder_json: str | Path, vocab_bpe: str | Path, dict_txt: str | Path
-) -> tokenizers.Tokenizer:
+def published_tokenizer(encoder_json: str | Path, vocab_bpe: str | Path, dict_txt: str | Path) -> tokenizers.Tokenizer:
     """The published vocabulary (50264 ids) from its three files.
 
     Args:
@@ -153,11 +151,7 @@ def published_tokenizer(
         dict_txt: a GPT-2 id (or a filler word) and its count on each line; line k becomes id 4 + k.
     """
     pieces: dict[str, int] = json.loads(Path(encoder_json).read_text(encoding="utf-8"))
-    merges = [
-        tuple(line.split(" "))
-        for line in Path(vocab_bpe).read_text(encoding="utf-8").splitlines()[1:]
-        if line
-    ]
+    merges = [tuple(line.split(" ")) for line in Path(vocab_bpe).read_text(encoding="utf-8").splitlines()[1:] if line]
     lines = Path(dict_txt).read_text(encoding="utf-8").splitlines()
     symbols = [line.rsplit(" ", 1)[0] for line in lines if line]
     row_of = {symbol: row for row, symbol in enumerate(symbols, start=len(SPECIALS))}
@@ -195,9 +189,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokeniz
 
 def _byte_level(model: models.BPE) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
-        add_prefix_space=False, use_regex=True
-    )  # GPT-2's pattern
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)  # GPT-2's pattern
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 

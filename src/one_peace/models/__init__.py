@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-_EXPORTS = ("from_pretrained", "save_pretrained", "OnePeace", "EmbeddingResult", "OnePeaceConfig", "list_models")
+_EXPORTS = (
+    "from_pretrained",
+    "save_pretrained",
+    "OnePeace",
+    "EmbeddingResult",
+    "OnePeaceConfig",
+    "list_models",
+)
 
 
 def __getattr__(name: str) -> Any:

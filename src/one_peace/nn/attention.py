@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """Fused attention. q, k, v (batch, heads, tokens, head_dim); bias broadcastable to (batch, heads, tokens, tokens)."""
+    """Fused attention: q, k, v (batch, heads, tokens, head_dim), bias broadcastable to (batch, heads, tokens, keys)."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
@@ -50,11 +50,21 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x (batch, tokens, width), bias broadcastable to (batch, heads, tokens, tokens) -> (batch, tokens, width)."""
+    def forward(self, x: Tensor, bias: Tensor | None = None, queries: int | None = None) -> Tensor:
+        """x (batch, tokens, width), bias broadcastable to (batch, heads, tokens, tokens) -> (batch, tokens, width).
+
+        `queries` asks for the outputs of the first so many tokens only.
+        """
         batch, tokens, width = x.shape
-        qkv_bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x, self.qkv.weight, qkv_bias)
-        q, k, v = qkv.view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        heads = choose_backend(x.device, x.dtype)(q, k, v, bias)  # (batch, heads, tokens, head_dim)
-        return self.out(self.norm(heads.transpose(1, 2).reshape(batch, tokens, width)))
+        v_bias = torch.cat([torch.zeros_like(self.v_bias), self.v_bias])
+        if queries is None:
+            qkv = F.linear(x, self.qkv.weight, torch.cat([self.q_bias, v_bias]))
+            q, k, v = qkv.view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        else:
+            q = F.linear(x[:, :queries], self.qkv.weight[:width], self.q_bias)
+            q = q.view(batch, queries, self.heads, width // self.heads).transpose(1, 2)
+            kv = F.linear(x, self.qkv.weight[width:], v_bias)
+            k, v = kv.view(batch, tokens, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+            bias = None if bias is None else bias[..., :queries, :]
+        heads = choose_backend(x.device, x.dtype)(q, k, v, bias)  # (batch, heads, queries, head_dim)
+        return self.out(self.norm(heads.transpose(1, 2).reshape(batch, -1, width)))

@@ -30,19 +30,31 @@ class Block(nn.Module):
         self.ffn_norm = nn.LayerNorm(width)
         self.ffn = nn.ModuleDict({name: FeedForward(width, ffn_width) for name in experts})
         self.drop_path = DropPath(drop_path)
-        if layer_scale is None:
-            self.register_parameter("attention_scale", None)
-            self.register_parameter("ffn_scale", None)
-        else:
+        self.attention_scale: nn.Parameter | None = None
+        self.ffn_scale: nn.Parameter | None = None
+        if layer_scale is not None:
             self.attention_scale = nn.Parameter(torch.full((width,), layer_scale))
             self.ffn_scale = nn.Parameter(torch.full((width,), layer_scale))
 
-    def forward(self, x: Tensor, bias: Tensor | None, segments: Sequence[tuple[str, int]]) -> Tensor:
-        """x (batch, tokens, width); `segments` lists (expert, number of tokens) in the order of the tokens."""
-        branch = self.attention(self.attention_norm(x), bias)
-        x = x + self.drop_path(branch if self.attention_scale is None else self.attention_scale * branch)
+    def forward(
+        self, x: Tensor, bias: Tensor | None, segments: Sequence[tuple[str, int]], queries: int | None = None
+    ) -> Tensor:
+        """x (batch, tokens, width); `segments` lists (expert, number of tokens) in the order of the tokens.
+
+        With `queries` only the first so many tokens come out, and `segments` covers just those.
+        """
+        branch = self.attention(self.attention_norm(x), bias, queries)
+        x = self._add(x if queries is None else x[:, :queries], branch, self.attention_scale)
         y = self.ffn_norm(x)
-        parts = y.split([length for _, length in segments], dim=1)
-        outputs = [self.ffn[name](part) for (name, _), part in zip(segments, parts, strict=True)]
-        branch = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        return x + self.drop_path(branch if self.ffn_scale is None else self.ffn_scale * branch)
+        if len(segments) == 1:
+            branch = self.ffn[segments[0][0]](y)
+        else:
+            parts = y.split([length for _, length in segments], dim=1)
+            branch = torch.cat([self.ffn[name](part) for (name, _), part in zip(segments, parts, strict=True)], dim=1)
+        return self._add(x, branch, self.ffn_scale)
+
+    def _add(self, x: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
+        """x + scale * branch, whole branches dropped in training."""
+        branch = self.drop_path(branch)
+        # one pass over memory; autocast may have the branch in another dtype than the residual
+        return x + branch if scale is None else torch.addcmul(x, branch.to(x.dtype), scale.to(x.dtype))

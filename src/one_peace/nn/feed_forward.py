@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from one_peace.nn.activation import gelu_reusing
 
 
 class FeedForward(nn.Module):
@@ -18,4 +19,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""
-        return self.down(self.norm(F.gelu(self.gate(x)) * self.up(x)))
+        gate, up = gelu_reusing(self.gate(x)), self.up(x)
+        # in place where autograd keeps neither factor: the hidden features are the largest tensors of a block
+        hidden = gate * up if gate.requires_grad or up.requires_grad else up.mul_(gate)
+        return self.down(self.norm(hidden))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -18,6 +19,7 @@ class FrameConvolution(nn.Module):
         super().__init__()
         if not stride <= kernel <= 2 * stride:
             raise ValueError(f"kernel {kernel} must lie between stride {stride} and twice the stride")
+        self.kernel = kernel
         self.stride = stride
         self.weight = nn.Parameter(torch.empty(channels_out, channels_in, kernel))
         nn.init.kaiming_normal_(self.weight)
@@ -25,53 +27,69 @@ class FrameConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, frames, channels_in) -> (batch, (frames - kernel) // stride + 1, channels_out)."""
         channels_out, channels, kernel = self.weight.shape
-        steps = (x.shape[1] - kernel) // self.stride + 1
-        if steps < 1:
+        if x.shape[1] < kernel:
             raise ValueError(f"{x.shape[1]} frames are shorter than the kernel {kernel}")
-        blocks = steps + (kernel > self.stride)
-        missing = blocks * self.stride - x.shape[1]
-        x = nn.functional.pad(x, (0, 0, 0, missing)) if missing > 0 else x[:, : blocks * self.stride]
-        rows = x.reshape(x.shape[0], blocks, self.stride * channels)
+        if channels == 1:  # the windows of a waveform are small beside the output: gather them, multiply once
+            windows = x.squeeze(2).unfold(1, kernel, self.stride)
+            return F.linear(windows, self.weight.squeeze(1))
         weight = self.weight.permute(2, 1, 0).reshape(kernel * channels, channels_out)
-        y: Tensor = _BlockProducts.apply(rows, weight, steps)
+        y: Tensor = _BlockProducts.apply(x.contiguous(), weight, self.stride)
         return y
+
+
+def _blocks(x: Tensor, weight: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Views of x (batch, frames, channels): each window's first `stride` frames, and the rest of its kernel.
+
+    -> (batch, steps, stride * channels), (batch, steps, (kernel - stride) * channels).
+    """
+    batch, frames, channels = x.shape
+    head = stride * channels
+    tail = weight.shape[0] - head
+    steps = (frames - weight.shape[0] // channels) // stride + 1
+    strides = (frames * channels, head, 1)
+    start = x.storage_offset()
+    return (
+        x.as_strided((batch, steps, head), strides, start),
+        x.as_strided((batch, steps, tail), strides, start + (head if tail else 0)),
+    )
 
 
 class _BlockProducts(torch.autograd.Function):
     """A window of `kernel` frames is one block of `stride` frames plus the head of the next block: two products.
 
-    Written out with its gradient because slicing under autograd would fill a zero tensor per slice.
+    Both read the input in place. Written out with its gradient because autograd would fill a zero tensor per view.
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, steps: int) -> Tensor:
-        """rows (batch, blocks, stride * channels), weight (kernel * channels, out) -> (batch, steps, out)."""
-        ctx.save_for_backward(rows, weight)
-        ctx.steps = steps
-        split = rows.shape[2]
-        y = rows[:, :steps] @ weight[:split]
-        if weight.shape[0] > split:
-            tail = weight.shape[0] - split
-            y += rows[:, 1:, :tail] @ weight[split:]
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+        """x (batch, frames, channels) contiguous, weight (kernel * channels, out) -> (batch, steps, out)."""
+        ctx.save_for_backward(x, weight)
+        ctx.stride = stride
+        heads, tails = _blocks(x, weight, stride)
+        split = heads.shape[2]
+        y = torch.bmm(heads, weight[:split].expand(x.shape[0], -1, -1))
+        if tails.shape[2]:
+            y.baddbmm_(tails, weight[split:].expand(x.shape[0], -1, -1))
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (grad,) = grads
-        rows, weight = ctx.saved_tensors
-        steps, split = ctx.steps, rows.shape[2]
-        tail = weight.shape[0] - split
-        flat = grad.reshape(-1, grad.shape[2])
-        grad_rows = grad_weight = None
+        x, weight = ctx.saved_tensors
+        heads, tails = _blocks(x, weight, ctx.stride)
+        steps, split = heads.shape[1:]
+        grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_rows = torch.empty_like(rows)
-            grad_rows[:, :steps] = grad @ weight[:split].t()
-            grad_rows[:, steps:] = 0
-            if tail:
-                grad_rows[:, 1:, :tail] += grad @ weight[split:].t()
+            grad_x = torch.empty_like(x)
+            grad_heads, grad_tails = _blocks(grad_x, weight, ctx.stride)
+            grad_x[:, steps * ctx.stride :] = 0
+            grad_heads.copy_(grad @ weight[:split].t())
+            if tails.shape[2]:
+                grad_tails += grad @ weight[split:].t()
         if ctx.needs_input_grad[1]:
-            parts = [rows[:, :steps].reshape(-1, split).t() @ flat]
-            if tail:
-                parts.append(rows[:, 1:, :tail].reshape(-1, tail).t() @ flat)
+            flat = grad.reshape(-1, grad.shape[2])
+            parts = [heads.reshape(-1, split).t() @ flat]
+            if tails.shape[2]:
+                parts.append(tails.reshape(-1, tails.shape[2]).t() @ flat)
             grad_weight = torch.cat(parts)
-        return grad_rows, grad_weight, None
+        return grad_x, grad_weight, None

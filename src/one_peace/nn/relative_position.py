@@ -54,7 +54,7 @@ def sequence_buckets(buckets: int, positions: int) -> Tensor:
 
 @lru_cache(maxsize=64)
 def grid_buckets(height: int, width: int, grid: int) -> Tensor:
-    """Buckets of `height` x `width` patches (cls first) in the table of a `grid` x `grid` model -> (tokens, tokens) int64."""
+    """Buckets of `height` x `width` patches, cls first, in a `grid` x `grid` table -> (tokens, tokens) int64."""
     if max(height, width) > grid:
         raise ValueError(f"{height} x {width} patches do not fit a relative table of {grid} x {grid}")
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -78,8 +78,5 @@ class RelativeBias(nn.Module):
         -> list of (1 or batch, heads, tokens, tokens). `tables` replaces the module's own (resized ones).
         """
         buckets = buckets.to(self.tables[0].device, non_blocking=True)
-        if kept is not None:
-            buckets = buckets[kept[:, :, None], kept[:, None, :]]
-        else:
-            buckets = buckets[None]
+        buckets = buckets[None] if kept is None else buckets[kept[:, :, None], kept[:, None, :]]
         return [F.embedding(buckets, t).permute(0, 3, 1, 2).contiguous() for t in (tables or list(self.tables))]

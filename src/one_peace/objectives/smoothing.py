@@ -23,5 +23,3 @@ def smoothed_cross_entropy(logits: Tensor, target: Tensor, smoothing: float = 0.
 def count_correct(logits: Tensor, target: Tensor) -> Tensor:
     """Number of rows whose largest logit is the target's."""
     return (logits.argmax(dim=-1) == target).sum()
-
-

@@ -37,9 +37,7 @@ class ExactScan:
         self._norms = np.empty(n)  # length of the quantised row
         for start in range(0, n, _CHUNK):
             part = slice(start, start + _CHUNK)
-            self._codes[part], self._scales[part], self._errors[part], self._norms[part] = _quantise(
-                vectors[part]
-            )
+            self._codes[part], self._scales[part], self._errors[part], self._norms[part] = _quantise(vectors[part])
 
     def __len__(self) -> int:
         return len(self.vectors)

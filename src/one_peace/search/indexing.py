@@ -140,7 +140,7 @@ class Indexing:
             self.save_rejected(self.rejected)
 
     def _new_and_changed(self, walk: Walk) -> list[Found]:
-        """Files to read, grouped by modality. Where the caption alone has changed, it is stored right here."""
+        """Files to read, grouped by modality. A caption that alone has changed is stored right here."""
         todo: list[Found] = []
         captions: dict[str, str] = {}
         for file in walk.found.values():
@@ -154,9 +154,7 @@ class Indexing:
             else:
                 self.report.unchanged += 1
         rows = self.store.rows(list(captions))
-        self.store.add(
-            [replace(row, entry=replace(row.entry, caption=captions[id_])) for id_, row in rows.items()]
-        )
+        self.store.add([replace(row, entry=replace(row.entry, caption=captions[id_])) for id_, row in rows.items()])
         self.report.changed += len(rows)
         order = list(KINDS)
         return sorted(todo, key=lambda file: order.index(file.modality))
@@ -192,7 +190,7 @@ class Indexing:
     def _commit(self, batch: Sequence[_Reading]) -> None:
         """Puts a batch of one modality into the store. On return it is on disk."""
         known = [self._by_digest[r.file.modality, r.digest].id for r in batch if r.content is None]
-        twins = {row.entry.digest: row for row in self.store.rows(known)}
+        twins = {row.entry.digest: row for row in self.store.rows(known).values()}
         records: list[Record] = []
         fresh: list[tuple[_Reading, Content]] = []
         for reading in batch:
@@ -214,7 +212,8 @@ class Indexing:
             for i, error in result.errors.items():
                 self._reject(_Failure(fresh[i][0].file, error.problem, lasting=True))
             for i, vector in zip(result.kept, result.vectors.numpy(), strict=True):
-                records += self._record(*fresh[i], vector)
+                reading, content = fresh[i]
+                records += self._record(reading, content, vector)
         self.store.add(records)
         forgiven = [record.entry.path for record in records if self.rejected.pop(record.entry.path, None)]
         if forgiven:

@@ -61,17 +61,13 @@ def caption_beside(path: Path) -> str:
 
 def thumbnail_of(picture: Image.Image) -> bytes:
     """A small JPEG of an RGB picture."""
-    small = picture.copy() if max(picture.size) <= THUMBNAIL else picture
-    if small is picture:
-        small = picture.resize(_fitted(picture.size), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    scale = THUMBNAIL / max(picture.size)
+    if scale < 1:
+        size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+        picture = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=85)
+    picture.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
-
-
-def _fitted(size: tuple[int, int]) -> tuple[int, int]:
-    scale = THUMBNAIL / max(size)
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _read_picture(path: Path) -> Content:

@@ -13,12 +13,8 @@ import numpy as np
 from one_peace.errors import MissingExtraError
 from one_peace.search.exact import inner_products
 from one_peace.search.records import Entry, Hit, Record
-from one_peace.search.snapshot import Snapshot
+from one_peace.search.snapshot import EXACT_LIMIT, Snapshot
 from one_peace.search.store import check_vectors
-
-EXACT_LIMIT = 200_000
-"""Rows up to which searches are exact. Our scan takes milliseconds there, LanceDB's own 17 times as long. Above,
-rows come from an index and are scored exactly; a few of the true answers may be missing."""
 
 _TABLE = "items"
 _COLUMNS = [field.name for field in fields(Entry)]
@@ -33,6 +29,8 @@ class LanceStore:
 
     Every write is one atomic version of the table: a process killed at any moment loses nothing that a call
     returned for. Readers see the newest version, also of other processes' writes.
+    Up to `EXACT_LIMIT` rows searches are exact, by our scan: LanceDB's own takes 17 times as long. Above, rows
+    come from an index and are scored exactly; a few of the true answers may be missing.
 
     Raises:
         MissingExtraError: LanceDB is not installed.
@@ -44,11 +42,14 @@ class LanceStore:
             import lancedb
             import pyarrow
         except ImportError as error:
-            raise MissingExtraError("a library on disk", "search") from error
+            raise MissingExtraError(f"{folder} is kept in LanceDB; opening it", "search") from error
         self.dim = dim
         self._arrow: Any = pyarrow
         database: Any = lancedb.connect(folder, read_consistency_interval=timedelta(0))
-        self._table = database.create_table(_TABLE, schema=self._schema(), exist_ok=True)
+        try:
+            self._table = database.open_table(_TABLE)
+        except ValueError:  # not there yet
+            self._table = database.create_table(_TABLE, schema=self._schema(), exist_ok=True)
         found = self._table.schema.field("vector").type.list_size
         if found != dim:
             raise ValueError(f"{folder} holds vectors of length {found}, not {dim}")
@@ -60,8 +61,7 @@ class LanceStore:
             return
         latest = {record.entry.id: record for record in records}.values()  # of equal ids the last one
         rows = [
-            {**asdict(r.entry), "thumbnail": r.thumbnail, "vector": np.asarray(r.vector, np.float32)}
-            for r in latest
+            {**asdict(r.entry), "thumbnail": r.thumbnail, "vector": np.asarray(r.vector, np.float32)} for r in latest
         ]
         table = self._arrow.Table.from_pylist(rows, schema=self._schema())
         merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from one_peace.search.engines import engine_here, open_store
 from one_peace.search.indexing import Encoder, Indexing, IndexReport, Track
 from one_peace.search.kinds import KINDS
-from one_peace.search.lance import LanceStore
 from one_peace.search.lock import writer_lock
 from one_peace.search.manifest import (
     LibraryError,
@@ -33,23 +33,28 @@ class Library:
     """Embeddings of files of any number of folders, kept in the folder `path`, which `index` and `add` make.
 
     `model` is an encoder, or what to load one by (a name or path). Without it an existing library uses the
-    model that it was made with, a new one `one-peace-nano`. One process at a time may write; any number may
-    search.
+    model that it was made with, a new one `one-peace-nano`. `model_name` is what a new library notes down to
+    load an encoder by that was handed over; by default its configuration's name.
+
+    One process at a time may write; any number may search.
 
     Raises:
         LibraryError: the library was made by a model with another fingerprint, or is damaged.
-        MissingExtraError: the extra `search` is not installed.
+        MissingExtraError: the library is kept in LanceDB and the extra `search` is not installed. Without it
+            new libraries are one SQLite file, for up to 200,000 files.
     """
 
-    def __init__(self, path: str | os.PathLike[str], model: Encoder | str | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], model: Encoder | str | None = None, model_name: str | None = None
+    ) -> None:
         self.path = Path(path).expanduser().absolute()
         manifest = read_manifest(self.path)
         if model is None:
             model = manifest.model if manifest else DEFAULT_MODEL
         if isinstance(model, str):
-            self._model_name, self.model = model, _load(model)
+            self._model_name, self.model = model_name or model, _load(model)
         else:
-            self._model_name = str(getattr(getattr(model, "config", None), "name", "unnamed"))
+            self._model_name = model_name or str(getattr(getattr(model, "config", None), "name", "unnamed"))
             self.model = model
         self._store = self._open(manifest) if manifest else None
 
@@ -81,9 +86,7 @@ class Library:
         with writer_lock(self.path / "writer.lock"):
             return self._update(walk(root, self._modalities, self.path), root, progress)
 
-    def add(
-        self, files: Iterable[tuple[str | os.PathLike[str], str]], *, progress: bool | None = None
-    ) -> IndexReport:
+    def add(self, files: Iterable[tuple[str | os.PathLike[str], str]], *, progress: bool | None = None) -> IndexReport:
         """Takes in single files, as (path, caption), and removes nothing; otherwise as `index`.
 
         An empty caption stands for the one that `index` would find.
@@ -158,16 +161,14 @@ class Library:
 
     def _update(self, found: Walk, folder: Path | None, progress: bool | None) -> IndexReport:
         rejected = read_rejected(self.path)
-        indexing = Indexing(
-            self._writable(), self.model, rejected, lambda rows: write_rejected(self.path, rows)
-        )
+        indexing = Indexing(self._writable(), self.model, rejected, lambda rows: write_rejected(self.path, rows))
         return indexing.run(found, folder, _tracker(progress))
 
     def _writable(self) -> VectorStore:
         if self._store is None:
             manifest = read_manifest(self.path)  # somebody else may have made it since
             if manifest is None:
-                manifest = Manifest(self._model_name, self.model.fingerprint, self.model.dim)
+                manifest = Manifest(self._model_name, self.model.fingerprint, self.model.dim, engine_here())
                 self._store = self._open(manifest)
                 write_manifest(self.path, manifest)
             else:
@@ -177,11 +178,11 @@ class Library:
     def _open(self, manifest: Manifest) -> VectorStore:
         if (manifest.fingerprint, manifest.dim) != (self.model.fingerprint, self.model.dim):
             raise LibraryError(
-                f"{self.path} was made with another model: {manifest.model}, fingerprint {manifest.fingerprint};"
-                f" this one is {self._model_name}, {self.model.fingerprint}. Their vectors cannot be compared:"
-                " open it with its own model, or remove it and index again"
+                f"{self.path} was made with another model, {manifest.model} ({manifest.fingerprint}), than "
+                f"{self._model_name} ({self.model.fingerprint}); vectors of two models cannot be compared. "
+                "Open it with its own model, or remove it and index again"
             )
-        return LanceStore(self.path, manifest.dim)
+        return open_store(manifest.engine, self.path, manifest.dim)
 
 
 def _load(name: str) -> Encoder:

@@ -20,11 +20,15 @@ class LibraryError(OnePeaceError):
 
 @dataclass(frozen=True)
 class Manifest:
-    """`model` is the name or path to load it by, `fingerprint` identifies its vector space of width `dim`."""
+    """`model` is the name or path to load it by, `fingerprint` identifies its vector space of width `dim`.
+
+    `engine` is what keeps the vectors: a name of `engines.ENGINES`.
+    """
 
     model: str
     fingerprint: str
     dim: int
+    engine: str
     format: int = _FORMAT
 
 
@@ -62,9 +66,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     except ValueError as error:
         raise LibraryError(f"{folder / _MANIFEST} is damaged ({error}); remove it, index again") from error
     if not isinstance(fields, dict) or fields.get("format") != _FORMAT:
-        raise LibraryError(
-            f"{folder} was made by another version of one-peace; update, or remove it and index again"
-        )
+        raise LibraryError(f"{folder} was made by another version of one-peace; update, or remove it and index again")
     return Manifest(**fields)
 
 

@@ -14,7 +14,7 @@ class Entry:
 
     `id` stays the same when the file is renamed or changed. `path` is absolute. `digest` is the SHA-256 of
     the contents (hex), `size` is in bytes, `mtime` in nanoseconds. `caption` is what to show beside the file:
-    the text next to a picture or sound, the beginning of a text. `duration` is in seconds; sounds alone have one.
+    the text next to a picture or sound, the beginning of a text. `duration` is in seconds, of sounds alone.
     """
 
     id: str

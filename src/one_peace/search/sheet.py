@@ -77,7 +77,7 @@ def _header(width: int, texts: Sequence[str], images: Sequence[Any], sounds: Seq
 
 def _text_chip(text: str, width: int) -> Image.Image:
     font = font_for(text, 26)
-    text = fit(f"\u201c{text}\u201d" if font.getlength("\u201c") else text, font, width)
+    text = fit(text, font, width - 8)
     chip = Image.new("RGB", (int(text_width(text, font)) + 8, 40), _PAPER)
     ImageDraw.Draw(chip).text((0, 20), text, _INK, font, anchor="lm")
     return chip

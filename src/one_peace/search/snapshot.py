@@ -9,6 +9,9 @@ import numpy as np
 from one_peace.search.exact import ExactScan
 from one_peace.search.records import Hit
 
+EXACT_LIMIT = 200_000
+"""Rows up to which a store scans all vectors for every search: that takes milliseconds, and misses nothing."""
+
 
 class Snapshot:
     """Rows with what searches filter by. Equal scores are ordered by id.
@@ -26,9 +29,7 @@ class Snapshot:
         self._modalities = np.asarray([modalities[i] for i in order], dtype=object)
         self._scan = ExactScan(vectors[order])
 
-    def search(
-        self, vectors: np.ndarray, k: int, modality: str | None, prefix: str | None
-    ) -> list[list[Hit]]:
+    def search(self, vectors: np.ndarray, k: int, modality: str | None, prefix: str | None) -> list[list[Hit]]:
         """As `VectorStore.search`."""
         mask = None
         if modality is not None:

@@ -66,6 +66,5 @@ def check_vectors(records: Sequence[Record], dim: int) -> None:
     for record in records:
         if record.vector.shape != (dim,) or not np.isfinite(record.vector).all():
             raise ValueError(
-                f"{record.entry.path}: expected a vector of {dim} finite numbers, "
-                f"got shape {record.vector.shape}"
+                f"{record.entry.path}: expected a vector of {dim} finite numbers, got shape {record.vector.shape}"
             )

@@ -64,7 +64,7 @@ def walk(folder: Path, modalities: frozenset[str], skip: Path) -> Walk:
                 continue
             if modality != "text":
                 result.look_at(path, modality, caption_beside(path))
-            elif path.suffix.lower() != ".txt" or path.with_suffix("") not in captioned:
+            elif path.suffix != ".txt" or path.with_suffix("") not in captioned:
                 result.look_at(path, modality, "")
     return result
 
@@ -108,7 +108,7 @@ def _folders(top: Path, skip: Path, problems: dict[str, str]) -> Iterator[list[P
         for entry in ordered:
             if entry.name.startswith("."):
                 continue
-            if not entry.is_dir():
+            if not os.path.isdir(entry.path):  # unlike entry.is_dir, false for a link to itself
                 files.append(Path(entry.path))
             elif entry.is_symlink():
                 links.append(Path(entry.path))

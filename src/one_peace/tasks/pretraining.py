@@ -125,10 +125,10 @@ def pretraining_losses(
     anchor, partner = stage.anchor, stage.partner
     encoder = model.encoder
     with torch.set_grad_enabled(stage.train_anchor and torch.is_grad_enabled()):
-        anchor_embedded = encoder.adapters[anchor].embed(batch.inputs[anchor])
+        anchor_embedded = encoder.adapter(anchor).embed(batch.inputs[anchor])
         anchor_full = encoder.fusion(encoder.arrange({anchor: anchor_embedded}))[anchor]
         anchor_vector = encoder.project(anchor, anchor_full)
-    partner_embedded = encoder.adapters[partner].embed(batch.inputs[partner])
+    partner_embedded = encoder.adapter(partner).embed(batch.inputs[partner])
     partner_full = encoder.fusion(encoder.arrange({partner: partner_embedded}))[partner]
     result = contrast(anchor_vector, encoder.project(partner, partner_full), encoder.temperature())
     losses = {
@@ -189,8 +189,12 @@ def freeze_for_stage(model: OnePeaceForPretraining, stage: PretrainingStage) -> 
 
     The partner's own are its adapter, expert, norms and projection, the whole decoder and the logit scale.
     """
-    own = (f"adapters.{stage.partner}.", f".ffn.{stage.partner}.", f"norms.{stage.partner}.",
-           f"projections.{stage.partner}.")
+    own = (
+        f"adapters.{stage.partner}.",
+        f".ffn.{stage.partner}.",
+        f"norms.{stage.partner}.",
+        f"projections.{stage.partner}.",
+    )
     for name, parameter in model.encoder.named_parameters():
         trained = stage.train_anchor or name == "logit_scale" or any(part in name for part in own)
         parameter.requires_grad_(trained)

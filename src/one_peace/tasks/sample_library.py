@@ -80,7 +80,7 @@ def picture_text_rows(model: OnePeace, pictures: Embedded) -> list[Row]:
 def sound_rows(
     model: OnePeace, pictures: Embedded, sounds: Embedded, captions: dict[str, dict[str, list[str]]]
 ) -> list[Row]:
-    """Spoken words and sound effects against captions in their language, and against pictures never paired with them."""
+    """Spoken words and sound effects against captions in their language, and against pictures."""
     pictured = {item.id for item in pictures.items}
     sounds = sounds.select(lambda i: i.item in pictured)
     speech = sounds.select(lambda i: i.track == "speech")
@@ -130,7 +130,10 @@ def _same(left: list[str], right: list[str]) -> Tensor:
 
 def _row(task: str, subset: str, queries: Tensor, candidates: Tensor, relevant: Tensor) -> Row:
     return Row(
-        task, subset, measure_recall(queries, candidates, relevant, 1), measure_recall(queries, candidates, relevant, 10)
+        task,
+        subset,
+        measure_recall(queries, candidates, relevant, 1),
+        measure_recall(queries, candidates, relevant, 10),
     )
 
 

@@ -56,7 +56,12 @@ def pretrain(
             done = step + 1
             if done % recipe.log_every == 0 or done == recipe.steps:
                 pairs = recipe.batch_size * (done - first) / (time.monotonic() - began)
-                row = {"step": done, "lr": rate, "grad_norm": norm.item(), "pairs_per_second": round(pairs, 1)}
+                row = {
+                    "step": done,
+                    "lr": rate,
+                    "grad_norm": norm.item(),
+                    "pairs_per_second": round(pairs, 1),
+                }
                 row |= {name: round(value.item(), 5) for name, value in losses.items()}
                 row["temperature"] = round(model.encoder.temperature().item(), 3)
                 log.write(json.dumps(row) + "\n")

@@ -36,7 +36,8 @@ class OptimizerRecipe:
 class PretrainRecipe:
     """A run. `model` names a preset or a folder to start from; `overrides` change its config, by modality.
 
-    `expert_from` starts the partner's experts from those of a trained modality. The denoising objective takes part in every `denoise_every`-th step.
+    `expert_from` starts the partner's experts from those of a trained modality. The denoising objective takes part
+    in every `denoise_every`-th step.
     """
 
     model: str
@@ -45,7 +46,6 @@ class PretrainRecipe:
     batch_size: int
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
-    overrides: dict[str, Any] = field(default_factory=dict)
     expert_from: str | None = None
     vocabulary: int = 50264
     drop_path: float = 0.4
@@ -66,15 +66,20 @@ class PretrainRecipe:
 
 
 def load_recipe(name_or_path: str, settings: Sequence[str] = ()) -> PretrainRecipe:
-    """A recipe from a file, or a shipped one by name, with `key=value` settings applied (dotted keys reach inside)."""
+    """A pretraining recipe from a file, or a shipped one by name, with `key=value` settings applied."""
+    return PretrainRecipe.from_dict(read_recipe("pretrain", name_or_path, settings))
+
+
+def read_recipe(kind: str, name_or_path: str, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """The values of a recipe of one kind (a folder of `recipes/`), with settings applied; dotted keys reach inside."""
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
         text = path.read_text(encoding="utf-8")
     else:
-        shipped = files("one_peace.recipes") / "pretrain"
+        shipped = files("one_peace.recipes") / kind
         names = sorted(f.name.removesuffix(".yaml") for f in shipped.iterdir() if f.name.endswith(".yaml"))
         if name_or_path not in names:
-            raise ValueError(f"no recipe {name_or_path!r}; shipped: {', '.join(names)}, or give a .yaml file")
+            raise ValueError(f"no {kind} recipe {name_or_path!r}; shipped: {', '.join(names)}, or give a .yaml file")
         text = (shipped / f"{name_or_path}.yaml").read_text(encoding="utf-8")
     values = yaml.safe_load(text)
     if not isinstance(values, dict):
@@ -88,7 +93,7 @@ def load_recipe(name_or_path: str, settings: Sequence[str] = ()) -> PretrainReci
         for parent in parents:
             target = target.setdefault(parent, {})
         target[leaf] = yaml.safe_load(value)
-    return PretrainRecipe.from_dict(values)
+    return values
 
 
 def recipe_to_yaml(recipe: PretrainRecipe) -> str:

@@ -61,10 +61,6 @@ class OnePeace(PublishedInterface):
         return self.config.width
 
     @property
-    def device(self) -> torch.device:
-        return self.encoder.logit_scale.device
-
-    @property
     def dtype(self) -> torch.dtype:
         return self.encoder.logit_scale.dtype
 
@@ -88,7 +84,7 @@ class OnePeace(PublishedInterface):
         return self.encode_modality("text", texts, **options)
 
     def encode_image(self, images: Any, **options: Any) -> Any:
-        """Pictures (path, bytes, file, file:// URL, PIL, array, tensor) -> (n, dim). Options as in `encode_modality`."""
+        """Pictures (path, bytes, file, file:// URL, PIL, array, tensor) -> (n, dim); see `encode_modality`."""
         return self.encode_modality("image", images, **options)
 
     def encode_audio(self, sounds: Any, **options: Any) -> Any:
@@ -116,7 +112,9 @@ class OnePeace(PublishedInterface):
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         processor = self._processor(name)
-        sources = list(inputs) if isinstance(inputs, list | Iterator) else [inputs]
+        # An open file is an iterator of its lines too, but it is one input.
+        several = isinstance(inputs, list | Iterator) and not hasattr(inputs, "read")
+        sources = list(inputs) if several else [inputs]
         vectors = torch.zeros(len(sources), self.dim)
         errors: dict[int, InputError] = {}
         for start in _track(range(0, len(sources), CHUNK), len(sources), name, progress):
@@ -190,7 +188,9 @@ class OnePeace(PublishedInterface):
 
     def _processor(self, name: str) -> Processor:
         if name not in self.processors:
-            raise ValueError(f"model {self.config.name!r} has no modality {name!r}; it has {', '.join(self.modalities)}")
+            raise ValueError(
+                f"model {self.config.name!r} has no modality {name!r}; it has {', '.join(self.modalities)}"
+            )
         return self.processors[name]
 
 

@@ -27,46 +27,59 @@ class FusionEncoder(nn.Module):
     ) -> None:
         super().__init__()
         rates = torch.linspace(0, drop_path, layers, device="cpu").tolist()
-        self.blocks = nn.ModuleList(
-            Block(width, heads, ffn_width, modalities, layer_scale, rate) for rate in rates
-        )
+        self.blocks = nn.ModuleList(Block(width, heads, ffn_width, modalities, layer_scale, rate) for rate in rates)
         self.norms = nn.ModuleDict({name: nn.LayerNorm(width) for name in modalities})
 
     def forward(self, sequences: Mapping[str, Tokens]) -> dict[str, Tensor]:
         """Tokens of one or more modalities -> features (batch, tokens, width) of each, after its final norm."""
-        names = list(sequences)
-        segments = [(name, sequences[name].features.shape[1]) for name in names]
-        x = torch.cat([sequences[name].features for name in names], dim=1)
-        padding = joint_padding(list(sequences.values()))
+        segments = [(name, tokens.features.shape[1]) for name, tokens in sequences.items()]
+        x, biases = self._start(sequences)
+        for block, bias in zip(self.blocks, biases, strict=True):
+            x = block(x, bias, segments)
+        parts = x.split([length for _, length in segments], dim=1)
+        return {name: self.norms[name](part) for (name, _), part in zip(segments, parts, strict=True)}
+
+    def cls(self, name: str, tokens: Tokens) -> Tensor:
+        """Tokens of one modality -> its cls feature (batch, 1, width): the last block computes nothing else."""
+        x, biases = self._start({name: tokens})
+        for block, bias in zip(self.blocks[:-1], biases, strict=False):
+            x = block(x, bias, [(name, x.shape[1])])
+        feature: Tensor = self.norms[name](self.blocks[-1](x, biases[-1], [(name, 1)], queries=1))
+        return feature
+
+    def _start(self, sequences: Mapping[str, Tokens]) -> tuple[Tensor, list[Tensor | None]]:
+        """The joint sequence (batch, tokens, width) and the attention bias of every block."""
+        parts = list(sequences.values())
+        x = parts[0].features if len(parts) == 1 else torch.cat([part.features for part in parts], dim=1)
+        padding = joint_padding(parts)
         if padding is not None:
             x = x.masked_fill(padding[:, :, None], 0.0)
-        biases = joint_bias(list(sequences.values()), padding, x.dtype)
-        for i, block in enumerate(self.blocks):
-            x = block(x, biases[i] if len(biases) > 1 else biases[0], segments)
-        parts = x.split([length for _, length in segments], dim=1)
-        return {name: self.norms[name](part) for name, part in zip(names, parts, strict=True)}
+        biases = joint_bias(parts, padding, x.dtype)
+        return x, biases if len(biases) > 1 else biases * len(self.blocks)
 
 
 def joint_padding(sequences: Sequence[Tokens]) -> Tensor | None:
     """Padding of the concatenated sequences (batch, tokens), or None when nothing is padded."""
     if all(s.padding is None for s in sequences):
         return None
-    masks = [s.features.new_zeros(s.features.shape[:2], dtype=torch.bool) if s.padding is None else s.padding
-             for s in sequences]
+    masks = [
+        s.features.new_zeros(s.features.shape[:2], dtype=torch.bool) if s.padding is None else s.padding
+        for s in sequences
+    ]
     padding = torch.cat(masks, dim=1)
     # Looking at the values would stall an accelerator; on a CPU it saves a bias per sample.
     return None if padding.device.type == "cpu" and not padding.any() else padding
 
 
 def joint_bias(sequences: Sequence[Tokens], padding: Tensor | None, dtype: torch.dtype) -> list[Tensor | None]:
-    """Attention bias of the concatenation per table: blocks on the diagonal, 0 across modalities, -inf on padded keys."""
+    """Attention bias of the concatenation per table: blocks on the diagonal, 0 elsewhere, -inf on padded keys."""
     tables = max(len(s.bias) for s in sequences)
     hidden = None if padding is None else padding[:, None, None, :]
     if not tables:
         if hidden is None:
             return [None]
         return [torch.zeros_like(hidden, dtype=dtype).masked_fill(hidden, -math.inf)]
-    joined = []
+    joined: list[Tensor | None] = []
     for table in range(tables):
         bias = block_diagonal(sequences, table).to(dtype)
         joined.append(bias if hidden is None else bias.masked_fill(hidden, -math.inf))

@@ -154,8 +154,8 @@ def _processor(name: str, settings: Any, path: Path, tokenizer: str | os.PathLik
         if found is None:
             raise ValueError(f"{tokenizer}: holds neither tokenizer.json nor {', '.join(PUBLISHED_VOCABULARY)}")
         return TextProcessor(settings, found)
-    beside = [path] if path.is_dir() else [path.with_suffix(".tokenizer.json"), path.parent]
-    for place in [*beside, *filter(None, [os.environ.get(VOCABULARY_VARIABLE)])]:
+    beside: list[Path | str | None] = [path] if path.is_dir() else [path.with_suffix(".tokenizer.json"), path.parent]
+    for place in filter(None, [*beside, os.environ.get(VOCABULARY_VARIABLE)]):
         found = find_tokenizer(place, settings.max_tokens)
         if found is not None:
             return TextProcessor(settings, found)

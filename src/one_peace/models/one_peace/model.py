@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from one_peace.modalities import get_modality
-from one_peace.modalities.base import Embedded, Tokens
+from one_peace.modalities.base import Adapter, Embedded, Tokens
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.encoder import FusionEncoder
 from one_peace.nn.initialization import initialize_linear_layers
@@ -37,25 +37,37 @@ class OnePeaceEncoder(nn.Module):
             }
         )
         self.fusion = FusionEncoder(
-            config.width, config.layers, config.heads, config.ffn_width, names, config.layer_scale, config.drop_path
+            config.width,
+            config.layers,
+            config.heads,
+            config.ffn_width,
+            names,
+            config.layer_scale,
+            config.drop_path,
         )
         self.projections = nn.ModuleDict({name: nn.Linear(config.width, config.width) for name in names})
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        initialize_linear_layers(self)
+        initialize_linear_layers(self, config.width)
+
+    def adapter(self, name: str) -> Adapter:
+        """The adapter of one modality."""
+        found = self.adapters[name]
+        assert isinstance(found, Adapter)
+        return found
 
     def embeddings(self, inputs: Inputs) -> dict[str, Embedded]:
         """Each modality's token features, in the model's order of concatenation."""
         unknown = [name for name in inputs if name not in self.adapters]
         if unknown:
             raise ValueError(f"this model has no modality {unknown[0]!r}; it has {', '.join(self.adapters)}")
-        return {name: adapter.embed(inputs[name]) for name, adapter in self.adapters.items() if name in inputs}
+        return {name: self.adapter(name).embed(inputs[name]) for name in self.adapters if name in inputs}
 
     def arrange(
         self, embeddings: Mapping[str, Embedded], keep: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tokens]:
         """Token features -> the fusion encoder's input; `keep` as in `Adapter.arrange`, per modality."""
         keep = keep or {}
-        return {name: self.adapters[name].arrange(e, keep.get(name)) for name, e in embeddings.items()}
+        return {name: self.adapter(name).arrange(e, keep.get(name)) for name, e in embeddings.items()}
 
     def forward(self, inputs: Inputs) -> dict[str, Tensor]:
         """Joint encoding of one or more modalities -> features (batch, tokens, width) of each, cls first."""
@@ -64,7 +76,8 @@ class OnePeaceEncoder(nn.Module):
 
     def embed(self, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
         """Unit-length embeddings (batch, width) of one modality in the shared space."""
-        return self.project(name, self({name: inputs})[name])
+        tokens = self.arrange(self.embeddings({name: inputs}))[name]
+        return self.project(name, self.fusion.cls(name, tokens))
 
     def project(self, name: str, features: Tensor) -> Tensor:
         """Features (batch, tokens, width) -> the cls position in the shared space, unit length."""

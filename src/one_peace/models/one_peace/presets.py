@@ -22,7 +22,9 @@ def list_models() -> tuple[str, ...]:
     return tuple(SIZES)
 
 
-def preset(name: str, modalities: tuple[str, ...] = ("text", "image", "audio"), decoder: bool = False) -> OnePeaceConfig:
+def preset(
+    name: str, modalities: tuple[str, ...] = ("text", "image", "audio"), decoder: bool = False
+) -> OnePeaceConfig:
     """The config of a preset: heads of 64, feed-forward four times the width, a decoder of half the width.
 
     `one-peace` is the published model of 3.88 billion parameters (paper, table 1). Layer scale follows depth:
@@ -40,8 +42,10 @@ def preset(name: str, modalities: tuple[str, ...] = ("text", "image", "audio"), 
         modalities={m: get_modality(m).preset(width) for m in modalities},
         layer_scale=1.0 if layers <= 12 else 1e-5 if layers <= 24 else 1e-6,
     )
-    if decoder:
-        half = width // 2
-        shape = DecoderConfig(half, layers=2, heads=max(1, half // 64), ffn_width=half * 8 // 3)
-        config = dataclasses.replace(config, decoder=shape)
-    return config
+    return dataclasses.replace(config, decoder=decoder_shape(width)) if decoder else config
+
+
+def decoder_shape(width: int) -> DecoderConfig:
+    """The pretraining decoder of an encoder of this width: half as wide, two layers (paper, section 4.1)."""
+    half = width // 2
+    return DecoderConfig(half, layers=2, heads=max(1, half // 64), ffn_width=half * 8 // 3)

@@ -33,7 +33,7 @@ class Decoder(nn.Module):
         )
         self.fusion = FusionEncoder(shape.width, shape.layers, shape.heads, shape.ffn_width, names)
         self.outputs = nn.ModuleDict({name: nn.Linear(shape.width, config.width) for name in names})
-        initialize_linear_layers(self)
+        initialize_linear_layers(self, config.width)
 
     def forward(
         self, features: Mapping[str, Tensor], keep: Mapping[str, Tensor], tokens: Mapping[str, Tokens]

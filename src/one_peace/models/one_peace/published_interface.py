@@ -18,7 +18,11 @@ class PublishedInterface:
 
     encoder: OnePeaceEncoder
     processors: dict[str, Processor]
-    device: torch.device
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.encoder.logit_scale.device
 
     def process_text(self, texts: Sequence[str]) -> Tensor:
         """Texts -> token ids (n, longest) int64, padded with 1."""

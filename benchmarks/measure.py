@@ -1,0 +1,106 @@
+"""What every benchmark needs: the machine, the matmul rate, interleaved timing, peak memory, a result file."""
+
+from __future__ import annotations
+
+import ctypes
+import datetime
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+MATMUL = 1536  # side of the square product that sets the machine's rate
+Clock = Callable[[], float]
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What a figure depends on besides the code."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
+    dirty = subprocess.run(
+        ["git", "status", "--porcelain", "../src"], capture_output=True, text=True, cwd=RESULTS.parent
+    )
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    return {
+        "date": datetime.date.today().isoformat(),
+        "commit": commit.stdout.strip() + ("+" if dirty.stdout.strip() else ""),
+        "machine": f"{name}, {os.cpu_count()} CPUs, {platform.system()}",
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), platform.machine())
+
+
+def matmul(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], Any], float]:
+    """A square matrix product and its floating-point operations: the yardstick of efficiency."""
+    a, b = (torch.randn(MATMUL, MATMUL, device=device, dtype=dtype) for _ in range(2))
+    return lambda: a @ b, 2.0 * MATMUL**3
+
+
+def interleaved(
+    jobs: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device, clock: Clock = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of each job, `repeats` times, all jobs in turn, so that a slow minute slows all of them."""
+    for job in jobs.values():  # warm-up: memory, kernels, caches
+        job()
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(repeats):
+        for name, job in jobs.items():
+            synchronize(device)
+            start = clock()
+            job()
+            synchronize(device)
+            seconds[name].append(clock() - start)
+    return seconds
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for the accelerator."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_bytes(job: Callable[[], Any], device: torch.device) -> int:
+    """Bytes that a job needs at its peak beyond what is resident before it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        job()
+        synchronize(device)
+        return int(torch.cuda.max_memory_allocated(device) - before)
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # gives back what earlier work left free
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    except (OSError, AttributeError):
+        return -1
+    before = _status("VmRSS")
+    job()
+    return _status("VmHWM") - before
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":"))
+
+
+def write_result(name: str, facts: Mapping[str, Any]) -> Path:
+    """Writes results/NAME-DATE.json."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}-{facts['date']}.json"
+    path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,118 @@
+"""The model that a run starts with: a fresh preset, or saved weights, with whatever the stage adds to them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+
+from one_peace.checkpoints.names import bare_name, modality_of
+from one_peace.checkpoints.native import is_native, open_folder, write_folder
+from one_peace.checkpoints.registry import resolve
+from one_peace.data.manifest import Item
+from one_peace.errors import CheckpointError
+from one_peace.modalities import get_modality
+from one_peace.modalities.base import Processor
+from one_peace.modalities.text import TextConfig, TextProcessor
+from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
+from one_peace.models.one_peace.config import OnePeaceConfig
+from one_peace.models.one_peace.presets import decoder_shape, list_models, preset
+from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
+from one_peace.nn.block import Block
+from one_peace.training.recipe import PretrainRecipe
+
+Processors = Mapping[str, Processor]
+
+
+def start_model(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeaceForPretraining, Processors]:
+    """What `recipe.model` names: a preset with a tokenizer trained on the captions, or a saved model.
+
+    A saved model (a folder in our format, a built-in name) without the stage's partner modality gets one, and
+    without a decoder a fresh one.
+    """
+    torch.manual_seed(recipe.seed)
+    if recipe.model in list_models():
+        return _fresh(recipe, items)
+    path = resolve(recipe.model)
+    if not is_native(path):
+        raise ValueError(f"model {recipe.model!r} is neither a preset ({', '.join(list_models())}) nor a saved model")
+    model, processors = load_for_training(path, recipe)
+    if recipe.expert_from is not None:
+        _copy_experts(model, recipe.expert_from, recipe.stage.partner)
+    return model, processors
+
+
+def save_for_training(model: OnePeaceForPretraining, processors: Processors, folder: Path) -> None:
+    """Writes a model with its decoder in our format; `from_pretrained` reads the encoder of it."""
+
+    def files(target: Path) -> None:
+        for processor in processors.values():
+            processor.save(target)
+
+    tensors = {name: [parameter.detach().cpu()] for name, parameter in model.named_parameters()}
+    write_folder(folder, model.config.to_dict(), tensors, write_files=files)
+
+
+def load_for_training(path: Path, recipe: PretrainRecipe) -> tuple[OnePeaceForPretraining, Processors]:
+    """A saved model with a decoder and the modalities of the recipe's stage, what it lacked of them fresh.
+
+    Raises:
+        CheckpointError: names every tensor that does not fit.
+    """
+    folder, partner = open_folder(path), recipe.stage.partner
+    saved = OnePeaceConfig.from_dict(folder.config)
+    modalities = dict(saved.modalities)
+    modalities.setdefault(partner, get_modality(partner).preset(saved.width))
+    decoder = saved.decoder or decoder_shape(saved.width)
+    config = dataclasses.replace(saved, modalities=modalities, decoder=decoder, drop_path=recipe.drop_path)
+    model = OnePeaceForPretraining(config)
+    tensors = {n if n.startswith(("encoder.", "decoder.")) else f"encoder.{n}": n for n in folder.tensors}
+    parameters = dict(model.named_parameters())
+    problems = [f"{name}: unexpected" for name in tensors if name not in parameters]
+    for name, parameter in parameters.items():
+        if name in tensors:
+            (value,) = folder.tensors[tensors[name]]  # our own format keeps every tensor whole
+            if value.shape == parameter.shape:
+                parameter.data.copy_(value)
+            else:
+                problems.append(f"{name}: shape {tuple(value.shape)}, expected {tuple(parameter.shape)}")
+        elif not _starts_fresh(name, saved):
+            problems.append(f"{name}: missing")
+    if problems:
+        raise CheckpointError(f"{path}: {len(problems)} tensors do not fit:\n  " + "\n  ".join(problems))
+    return model, {name: get_modality(name).processor(settings, path) for name, settings in modalities.items()}
+
+
+def _fresh(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeaceForPretraining, Processors]:
+    languages = recipe.data.languages
+    training = [i.texts for i in items if i.split == "train"]
+    captions = sorted({text for texts in training for language in languages for text in texts.get(language, ())})
+    tokenizer = Tokenizer(train_tokenizer([" " + caption.lower() for caption in captions], recipe.vocabulary))
+    config = preset(recipe.model, (recipe.stage.anchor, recipe.stage.partner), decoder=True)
+    modalities = {**config.modalities, "text": TextConfig(vocab_size=tokenizer.vocab_size)}
+    name = f"one-peace-{recipe.model}"
+    config = dataclasses.replace(config, name=name, drop_path=recipe.drop_path, modalities=modalities)
+    processors: dict[str, Processor] = {
+        name: TextProcessor(settings, tokenizer)
+        if isinstance(settings, TextConfig)
+        else get_modality(name).processor(settings, None)
+        for name, settings in modalities.items()
+    }
+    return OnePeaceForPretraining(config), processors
+
+
+def _starts_fresh(name: str, saved: OnePeaceConfig) -> bool:
+    modality = modality_of(bare_name(name).removeprefix("decoder."))
+    new_modality = modality is not None and modality not in saved.modalities
+    return new_modality or (saved.decoder is None and name.startswith("decoder."))
+
+
+def _copy_experts(model: OnePeaceForPretraining, source: str, target: str) -> None:
+    """Starts one modality's feed-forward experts and final norm from another's."""
+    fusion = model.encoder.fusion
+    for block in fusion.blocks:
+        assert isinstance(block, Block)
+        block.ffn[target].load_state_dict(block.ffn[source].state_dict())
+    fusion.norms[target].load_state_dict(fusion.norms[source].state_dict())

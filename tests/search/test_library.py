@@ -1,0 +1,405 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from one_peace.errors import MissingExtraError
+from one_peace.search import engines, indexing, library
+from one_peace.search.library import Library
+from one_peace.search.lock import LibraryBusyError, writer_lock
+from one_peace.search.manifest import LibraryError, locate_library, read_manifest
+from search.fake_encoder import FakeEncoder, write_picture, write_sound
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "library"
+
+
+def paths(results: list) -> list[str]:
+    return [result.path.name for result in results]
+
+
+def test_index_and_search(folder: Path, place: Path, encoder: FakeEncoder) -> None:
+    opened = Library(place, encoder)
+    assert len(opened) == 0 and opened.entries() == []
+    report = opened.index(folder)
+    assert (report.added, report.problems) == (4, {}) and len(opened) == 4
+    assert str(report) == "4 added"
+
+    best = opened.search(text="red", k=2, modality="image")
+    assert paths(best) == ["red.png", "green.jpg"]
+    assert [r.rank for r in best] == [1, 2] and best[0].score > best[1].score
+    assert best[1].caption == "A green animal." and best[0].modality == "image"
+    assert best[0].thumbnail is not None and best[0].thumbnail.startswith(b"\xff\xd8")
+    assert paths(opened.search(image=folder / "animals" / "green.jpg", k=1)) == ["green.jpg"]
+    sound = opened.search(audio=[folder / "animals" / "tone.wav"], k=1)[0]
+    assert sound.path.name == "tone.wav" and sound.duration == pytest.approx(0.5)
+    assert sound.score == pytest.approx(1, abs=1e-6)
+    text = opened.search(text="# Notes\nAbout \u043a\u043e\u0442 and \u732b.", k=1)[0]
+    assert text.path.name == "notes.md" and text.caption == "# Notes About \u043a\u043e\u0442 and \u732b."
+    assert text.thumbnail is None
+    assert len(opened.search(text="red", k=100)) == 4
+    assert paths(opened.search(text="red", folder=folder / "animals", modality="image")) == ["green.jpg"]
+
+
+def test_a_mixed_query_is_the_mean_of_its_parts(folder: Path, place: Path, encoder: FakeEncoder) -> None:
+    write_picture(folder / "yellow.png", (200, 200, 0))
+    opened = Library(place, encoder)
+    opened.index(folder)
+    assert paths(opened.search(text=["red", "green"], k=1)) == ["yellow.png"]
+    assert paths(opened.search(text="green", image=folder / "red.png", k=1)) == ["yellow.png"]
+    weighted = opened.search(text="green", image=folder / "red.png", weights={"image": 9}, k=1)
+    assert paths(weighted) == ["red.png"]
+    query = encoder.encode(text="green").numpy()
+    assert paths(opened.nearest(query, k=1)) == paths(opened.nearest(query[0], k=1)) == ["green.jpg"]
+
+
+@pytest.mark.parametrize("wrong", [{}, {"text": []}, {"text": "a", "k": 0}, {"text": "a", "modality": "video"}])
+def test_wrong_queries(wrong: dict, folder: Path, place: Path, encoder: FakeEncoder) -> None:
+    opened = Library(place, encoder)
+    opened.index(folder)
+    with pytest.raises(ValueError):
+        opened.search(**wrong)
+
+
+def test_searching_needs_a_library(tmp_path: Path, encoder: FakeEncoder) -> None:
+    with pytest.raises(LibraryError, match="index a folder first"):
+        Library(tmp_path / "new", encoder).search(text="red")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(LibraryError, match="not a folder"):
+        Library(tmp_path / "new", encoder).index(tmp_path / "nowhere")
+
+
+def test_only_what_is_new_is_encoded(folder: Path, place: Path, encoder: FakeEncoder) -> None:
+    Library(place, encoder).index(folder)
+    encoder.encoded.clear()
+    opened = Library(place, encoder)
+    assert str(opened.index(folder)) == "4 unchanged" and not encoder.encoded
+    write_picture(folder / "blue.png", (0, 0, 250))
+    assert str(opened.index(folder)) == "1 added, 4 unchanged"
+    assert encoder.encoded == {"image": 1}
+
+
+def test_touched_changed_and_deleted_files(folder: Path, place: Path, encoder: FakeEncoder) -> None:
+    opened = Library(place, encoder)
+    opened.index(folder)
+    ids = {entry.path: entry.id for entry in opened.entries()}
+    encoder.encoded.clear()
+    os.utime(folder / "red.png", ns=(1, 1))  # a new time, the same contents
+    assert opened.index(folder).changed == 1 and not encoder.encoded
+    assert str(opened.index(folder)) == "4 unchanged"
+
+    write_picture(folder / "red.png", (0, 0, 250), (90, 20))
+    assert opened.index(folder).changed == 1 and encoder.encoded == {"image": 1}
+    assert paths(opened.search(text="blue", k=1)) == ["red.png"]
+    assert {entry.path: entry.id for entry in opened.entries()} == ids
+
+    (folder / "red.png").unlink()
+    assert opened.index(folder).removed == 1 and len(opened) == 3
+    assert paths(opened.search(text="blue", modality="image")) == ["green.jpg"]
+
+
+def test_renames_are_followed(folder: Path, place: Path, encoder: FakeEncoder) -> None:
+    opened = Library(place, encoder)
+    opened.index(folder)
+    ids = {entry.digest: entry.id for entry in opened.entries()}
+    encoder.encoded.clear()
+    (folder / "red.png").rename(folder / "animals" / "crimson.png")
+    (folder / "animals").rename(folder / "beasts")
+    report = opened.index(folder)
+    assert (report.renamed, report.added, report.removed) == (3, 0, 0) and not encoder.encoded
+    assert {entry.digest: entry.id for entry in opened.entries()} == ids
+    found = opened.search(text="red", k=1)[0]
+    assert found.path == folder / "beasts" / "crimson.png" and found.caption == "crimson"
+    assert opened.search(audio=folder / "beasts" / "tone.wav", k=1)[0].duration == pytest.approx(0.5)
+
+
+def test_copies_are_not_encoded_again(folder: Path, place: Path, encoder: FakeEncoder) -> None:
+    opened = Library(place, encoder)
+    opened.index(folder)
+    encoder.encoded.clear()
+    shutil.copyfile(folder / "red.png", folder / "copy.png")
+    assert opened.index(folder).added == 1 and not encoder.encoded
+    assert sorted(paths(opened.search(text="red", k=2))) == ["copy.png", "red.png"]
+
+
+def test_contents_change_places(folder: Path, place: Path, encoder: FakeEncoder) -> None:
+    """The row that a file could be copied from is overwritten in the same run."""
+    opened = Library(place, encoder)
+    opened.index(folder)
+    shutil.copyfile(folder / "red.png", folder / "z.png")
+    write_picture(folder / "red.png", (0, 0, 250), (17, 17))
+    report = opened.index(folder)
+    assert (report.added, report.changed, report.problems) == (1, 1, {})
+    assert paths(opened.search(text="red", k=1)) == ["z.png"]
+    assert paths(opened.search(text="blue", k=1)) == ["red.png"]
+    a, b = folder / "z.png", folder / "red.png"
+    a.rename(folder / "t")
+    b.rename(a)
+    (folder / "t").rename(b)
+    opened.index(folder)
+    assert paths(opened.search(text="red", k=1)) == ["red.png"]
+
+
+def test_new_captions_need_no_encoding(folder: Path, place: Path, encoder: FakeEncoder) -> None:
+    opened = Library(place, encoder)
+    opened.index(folder)
+    encoder.encoded.clear()
+    (folder / "animals" / "green.txt").write_text("Another animal.")
+    assert opened.index(folder).changed == 1 and not encoder.encoded
+    assert opened.search(text="green", k=1)[0].caption == "Another animal."
+
+
+def test_bad_files_are_told_skipped_and_remembered(
+    folder: Path, place: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = (folder / "animals" / "green.jpg").read_bytes()
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.png").write_text("not a picture")
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "empty.md").write_bytes(b" \n")
+    (folder / "binary.txt").write_bytes(bytes(range(256)))
+    opened = Library(place, encoder)
+    report = opened.index(folder)
+    bad = {"truncated.jpg", "text.png", "empty.wav", "empty.md", "binary.txt"}
+    assert {Path(path).name for path in report.problems} == bad and report.added == 4
+    assert all(report.problems.values())
+
+    reads: list[str] = []
+    original = indexing.digest_of
+    monkeypatch.setattr(indexing, "digest_of", lambda path: reads.append(Path(path).name) or original(path))
+    again = Library(place, encoder).index(folder)
+    assert again.problems == report.problems and not reads
+    (folder / "truncated.jpg").write_bytes(whole)
+    (folder / "empty.wav").unlink()
+    mended = opened.index(folder)
+    assert reads == ["truncated.jpg"] and mended.added == 1
+    assert {Path(path).name for path in mended.problems} == bad - {"truncated.jpg", "empty.wav"}
+
+
+def test_a_file_gone_bad_is_not_found_any_more(folder: Path, place: Path, encoder: FakeEncoder) -> None:
+    opened = Library(place, encoder)
+    opened.index(folder)
+    (folder / "red.png").write_bytes(b"broken")
+    report = opened.index(folder)
+    assert report.removed == 1 and len(opened) == 3 and len(report.problems) == 1
+    assert Library(place, encoder).index(folder).removed == 0
+
+
+def test_what_cannot_be_read_now_stays_and_is_tried_again(
+    folder: Path, place: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Library(place, encoder)
+    opened.index(folder)
+    write_picture(folder / "blue.png", (0, 0, 250))
+
+    def refuse(path: str) -> str:
+        raise PermissionError(13, "Permission denied", path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(indexing, "digest_of", refuse)
+        os.utime(folder / "red.png", ns=(1, 1))
+        report = opened.index(folder)
+    assert {Path(p).name for p in report.problems} == {"red.png", "blue.png"} and len(opened) == 4
+    assert str(opened.index(folder)) == "1 added, 1 changed, 3 unchanged"
+
+
+def test_a_folder_out_of_sight_is_not_gone(
+    folder: Path, place: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Library(place, encoder)
+    opened.index(folder)
+    scan = os.scandir
+
+    def refuse(place: os.PathLike[str]) -> object:
+        if os.fspath(place).endswith("animals"):
+            raise PermissionError(13, "Permission denied")
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert opened.index(folder).removed == 0 and len(opened) == 4
+
+
+def test_a_file_that_changes_while_it_is_read_is_left_for_later(
+    folder: Path, place: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Library(place, encoder)
+    with monkeypatch.context() as patch:
+        patch.setattr(indexing, "_is_still", lambda file: not file.path.endswith("red.png"))
+        report = opened.index(folder)
+    assert report.added == 3 and "changed while" in report.problems[str(folder / "red.png")]
+    assert opened.index(folder).added == 1
+
+
+def test_several_folders_and_the_library_inside_one(tmp_path: Path, folder: Path, encoder: FakeEncoder) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    write_picture(other / "blue.png", (0, 0, 250))
+    opened = Library(folder / "visible-library", encoder)
+    opened.index(folder)
+    opened.index(other)
+    assert len(opened) == 5
+    assert opened.index(folder).unchanged == 4 and len(opened) == 5
+    assert opened.index(folder / "animals").unchanged == 2 and len(opened) == 5
+
+
+def test_single_files_with_captions(folder: Path, place: Path, encoder: FakeEncoder) -> None:
+    opened = Library(place, encoder)
+    report = opened.add([(folder / "red.png", "Rouge"), (folder / "missing.png", "")])
+    assert report.added == 1 and list(report.problems) == [str(folder / "missing.png")]
+    assert opened.search(text="red")[0].caption == "Rouge"
+    assert opened.add([(folder / "animals" / "green.jpg", "")]).removed == 0 and len(opened) == 2
+
+
+def test_a_model_is_never_mixed_with_another(folder: Path, place: Path, encoder: FakeEncoder) -> None:
+    Library(place, encoder).index(folder)
+    with pytest.raises(LibraryError, match="index again"):
+        Library(place, FakeEncoder("fake-2"))
+    late = Library(place.parent / "late", FakeEncoder("fake-2"))  # opened before the other one makes it
+    Library(place.parent / "late", encoder).index(folder)
+    with pytest.raises(LibraryError, match="index again"):
+        late.index(folder)
+
+
+def test_the_model_is_noted_and_loaded_by_name(
+    folder: Path, place: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(library, "_load", lambda name: asked.append(name) or encoder)
+    Library(place).index(folder)
+    Library(place.parent / "other", "my/model").index(folder)
+    assert len(Library(place.parent / "other")) == 4
+    assert asked == ["one-peace-nano", "my/model", "my/model"]
+    Library(place.parent / "third", encoder, "handed over").index(folder)
+    manifest = read_manifest(place.parent / "third")
+    assert manifest is not None and (manifest.model, manifest.dim) == ("handed over", encoder.dim)
+
+
+def test_damaged_and_later_libraries(folder: Path, place: Path, encoder: FakeEncoder) -> None:
+    Library(place, encoder).index(folder)
+    (place / "rejected.json").write_text("{")
+    assert Library(place, encoder).index(folder).unchanged == 4
+    (place / "library.json").write_text('{"format": 99}')
+    with pytest.raises(LibraryError, match="another version"):
+        Library(place, encoder)
+    (place / "library.json").write_text("{")
+    with pytest.raises(LibraryError, match="damaged"):
+        Library(place, encoder)
+
+
+def test_small_libraries_need_no_extra(
+    folder: Path, place: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(engines, "find_spec", lambda name: None)
+        Library(place, encoder).index(folder)
+    manifest = read_manifest(place)
+    assert manifest is not None and manifest.engine == "sqlite"
+    opened = Library(place, encoder)  # and stays what it is where LanceDB is there
+    assert str(opened.index(folder)) == "4 unchanged"
+    assert paths(opened.search(text="red", k=1)) == ["red.png"]
+
+
+def test_a_library_in_lancedb_names_the_missing_extra(
+    folder: Path, place: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lancedb")
+    Library(place, encoder).index(folder)
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    with pytest.raises(MissingExtraError, match=r"LanceDB.*pip install 'one-peace\[search\]'"):
+        Library(place, encoder)
+
+
+def test_locating_a_library(folder: Path, encoder: FakeEncoder) -> None:
+    with pytest.raises(LibraryError, match="one-peace index"):
+        locate_library(folder)
+    Library(folder / ".one-peace", encoder).index(folder)
+    assert locate_library(folder) == locate_library(folder / ".one-peace") == folder / ".one-peace"
+
+
+def test_one_writer_at_a_time(folder: Path, place: Path, encoder: FakeEncoder) -> None:
+    opened = Library(place, encoder)
+    opened.index(folder)
+    hold = (
+        "import sys; from pathlib import Path; from one_peace.search.lock import writer_lock\n"
+        f"with writer_lock(Path({str(place / 'writer.lock')!r})): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        with pytest.raises(LibraryBusyError, match=f"process {process.pid} "):
+            opened.index(folder)
+        assert paths(Library(place, encoder).search(text="red", k=1)) == ["red.png"]  # reading goes on
+        process.kill()
+    assert opened.index(folder).unchanged == 4  # the dead process's lock is no obstacle
+    with writer_lock(place / "writer.lock"), pytest.raises(LibraryBusyError):
+        opened.index(folder)
+
+
+_KILLED = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from one_peace.search import indexing
+from one_peace.search.library import Library
+from search.fake_encoder import FakeEncoder
+indexing._BATCH = 4
+commit = indexing.Indexing._commit
+def tell(self, batch):
+    commit(self, batch)
+    print(self.store.count(), flush=True)
+indexing.Indexing._commit = tell
+Library(sys.argv[2], FakeEncoder()).index(sys.argv[1])
+"""
+
+
+def test_killed_while_indexing(tmp_path: Path, place: Path, encoder: FakeEncoder) -> None:
+    many = tmp_path / "many"
+    many.mkdir()
+    for n in range(120):
+        write_picture(many / f"{n:03}.png", (2 * n, 255 - 2 * n, n))
+    command = [sys.executable, "-c", _KILLED, str(many), str(place), str(Path(__file__).parents[1])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while (committed := int(process.stdout.readline())) < 12:
+            pass
+        process.send_signal(signal.SIGKILL)
+        committed = max([committed, *map(int, process.stdout.read().split())])
+    opened = Library(place, encoder)
+    there = len(opened)
+    assert committed <= there <= 120
+    before = {entry.id for entry in opened.entries()}
+    report = opened.index(many)
+    assert report.unchanged == there and report.added == encoder.encoded["image"] == 120 - there
+    assert len(opened) == 120 and before <= {entry.id for entry in opened.entries()}
+    query = np.asarray(encoder.encode(image=many / "007.png"))
+    assert paths(opened.nearest(query, k=1)) == ["007.png"]
+
+
+def test_big_files_make_small_batches(
+    folder: Path, place: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexing, "_BATCH_BYTES", 1)
+    for n in range(5):
+        write_sound(folder / f"{n}.flac", 100 * (n + 1))
+    assert Library(place, encoder).index(folder).added == 9
+
+
+def test_progress_is_silent_unless_asked(
+    folder: Path, place: Path, encoder: FakeEncoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = Library(place, encoder)
+    opened.index(folder)
+    assert capsys.readouterr() == ("", "")
+    write_picture(folder / "blue.png", (0, 0, 250))
+    opened.index(folder, progress=True)
+    assert "indexing" in capsys.readouterr().err

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from one_peace.search.walk import look_at_all, walk
+from search.fake_encoder import write_picture
+
+ALL = frozenset({"text", "image", "audio"})
+
+
+def names(folder: Path, skip: str = ".one-peace", modalities: frozenset[str] = ALL) -> list[str]:
+    found = walk(folder, modalities, folder / skip)
+    assert not found.problems
+    return sorted(os.path.relpath(path, folder) for path in found.found)
+
+
+def test_what_is_found(folder: Path) -> None:
+    assert names(folder) == ["animals/green.jpg", "animals/tone.wav", "notes.md", "red.png"]
+    assert names(folder, modalities=frozenset({"audio"})) == ["animals/tone.wav"]
+    assert names(folder, skip="animals") == ["notes.md", "red.png"]
+
+
+def test_captions(folder: Path) -> None:
+    (folder / "tagless.txt").write_text("a text of its own")
+    (folder / "red.TXT").write_text("a text, for its ending is in capitals")
+    found = walk(folder, ALL, folder / ".one-peace").found
+    captions = {os.path.relpath(path, folder): file.caption for path, file in found.items()}
+    assert captions["animals/green.jpg"] == "A green animal."
+    assert captions["animals/tone.wav"] == "tone" and captions["red.png"] == "red"
+    assert captions["notes.md"] == "" and captions["tagless.txt"] == captions["red.TXT"] == ""
+    (folder / "red.txt").write_bytes(b"\xef\xbb\xbf  caf\xe9  au lait \r\n")
+    assert walk(folder, ALL, folder / "x").found[str(folder / "red.png")].caption == "caf\ufffd au lait"
+
+
+def test_links(folder: Path) -> None:
+    (folder / "animals" / "round").symlink_to(folder)  # a loop
+    (folder / "aaa").symlink_to(folder / "animals")  # is found under its own name
+    (folder / "red2.png").symlink_to(folder / "red.png")
+    outside = folder.parent / "outside"
+    outside.mkdir()
+    write_picture(outside / "blue.png", (0, 0, 255))
+    (folder / "zzz").symlink_to(outside)
+    assert names(folder) == [
+        "animals/green.jpg",
+        "animals/tone.wav",
+        "notes.md",
+        "red.png",
+        "red2.png",
+        "zzz/blue.png",
+    ]
+
+
+def test_what_cannot_be_looked_at_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    (folder / "itself.png").symlink_to(folder / "itself.png")
+    scan = os.scandir
+
+    def refuse(place: os.PathLike[str]) -> object:
+        if os.fspath(place).endswith("animals"):
+            raise PermissionError(13, "Permission denied")
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = walk(folder, ALL, folder / ".one-peace")
+    assert {Path(path).name: problem for path, problem in found.problems.items()} == {
+        "gone.png": "No such file or directory",
+        "itself.png": "Too many levels of symbolic links",
+        "animals": "Permission denied",
+    }
+    assert found.could_hold(str(folder / "animals" / "green.jpg"))
+    assert not found.could_hold(str(folder / "animals2.jpg"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_no_text(folder: Path) -> None:
+    write_picture(folder / os.fsdecode(b"caf\xe9.png"), (1, 2, 3))
+    found = walk(folder, ALL, folder / ".one-peace")
+    assert len(found.found) == 4
+    assert list(found.problems.values()) == ["the name is not UTF-8; rename it"]
+
+
+def test_single_files(folder: Path) -> None:
+    files = [(folder / "red.png", "my caption"), (folder / "animals" / "green.jpg", "")]
+    files += [(folder / "program.py", ""), (folder / "no.png", "")]
+    looked = look_at_all(files, ALL)
+    assert [file.caption for file in looked.found.values()] == ["my caption", "A green animal."]
+    assert len(looked.problems) == 2
