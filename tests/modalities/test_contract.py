@@ -33,7 +33,7 @@ from one_peace.tasks.pretraining import PretrainingStage, collate_pairs, freeze_
 
 WIDTH, HEADS = 32, 2
 VOCABULARY = 300
-WORDS = "one two three four five six seven eight nine ten eleven twelve".split()
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 ROOT = Path(__file__).parents[2]
 
 
@@ -54,7 +54,10 @@ def noise(*shape: int) -> np.ndarray:
 SAMPLES = {
     "text": Sample(TextConfig(vocab_size=VOCABULARY), " ".join(WORDS * 3), "seven", 7),
     "image": Sample(
-        ImageConfig(64, 4, 4), (noise(90, 70, 3) * 255).astype(np.uint8), np.zeros((8, 8, 3), np.uint8), b"no picture"
+        ImageConfig(64, 4, 4),
+        (noise(90, 70, 3) * 255).astype(np.uint8),
+        np.zeros((8, 8, 3), np.uint8),
+        b"no picture",
     ),
     "audio": Sample(
         AudioConfig(wave_convolutions(8), position_depth=2, position_width=6, position_groups=4, bias_buckets=16),
@@ -294,7 +297,14 @@ def test_a_new_modality_is_pretrained_and_encoded(series: Series, folder: Path) 
     assert list_modalities() == (*REGISTERED, "series")
     text, partner = SAMPLES["text"].config, SeriesConfig()
     config = OnePeaceConfig(
-        "toy", WIDTH, 2, HEADS, 32, {"text": text, "series": partner}, 1.0, decoder=DecoderConfig(16, 1, 2, 32)
+        "toy",
+        WIDTH,
+        2,
+        HEADS,
+        32,
+        {"text": text, "series": partner},
+        1.0,
+        decoder=DecoderConfig(16, 1, 2, 32),
     )
     assert OnePeaceConfig.from_dict(config.to_dict()) == config
     torch.manual_seed(0)

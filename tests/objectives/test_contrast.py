@@ -37,7 +37,10 @@ def naive(first: Tensor, second: Tensor, scale: float, smoothing: float = 0.0) -
 
 
 @given(
-    rows=st.integers(2, 7), seed=st.integers(0, 1000), scale=st.floats(0.5, 50), smoothing=st.sampled_from([0.0, 0.1])
+    rows=st.integers(2, 7),
+    seed=st.integers(0, 1000),
+    scale=st.floats(0.5, 50),
+    smoothing=st.sampled_from([0.0, 0.1]),
 )
 def test_equals_the_formula(rows: int, seed: int, scale: float, smoothing: float) -> None:
     first, second = features(rows, seed)
@@ -58,7 +61,8 @@ def test_the_order_of_pairs_does_not_matter(rows: int, seed: int) -> None:
     first, second = features(rows, seed)
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
     torch.testing.assert_close(
-        cross_modal_contrast(first[order], second[order], 10.0).loss, cross_modal_contrast(first, second, 10.0).loss
+        cross_modal_contrast(first[order], second[order], 10.0).loss,
+        cross_modal_contrast(first, second, 10.0).loss,
     )
 
 

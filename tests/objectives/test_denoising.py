@@ -136,11 +136,14 @@ def test_half_precision_features_give_a_float32_loss() -> None:
     assert loss.item() == pytest.approx(naive(student, teacher, masked, padding, 2.5, 0.1), rel=0.02)
 
 
-def test_nothing_masked_costs_nothing() -> None:
-    """A batch of very short clips may have no position to hide; its loss must not spoil the step."""
-    student, teacher, masked, padding = problem(2, 4, 5, False)
+@pytest.mark.parametrize("tokens", [4, 2])
+def test_nothing_to_tell_apart_costs_nothing(tokens: int) -> None:
+    """The shortest captions have no token to hide, and one position alone no negatives: neither spoils a step."""
+    student, teacher, masked, padding = problem(1, tokens, 5, False)
+    if tokens > 2:
+        masked = torch.zeros_like(masked)
     student.requires_grad_()
-    loss = denoising_contrast(student, teacher, torch.zeros_like(masked), padding)
+    loss = denoising_contrast(student, teacher, masked, padding)
     assert loss.item() == 0.0
     loss.backward()
     assert student.grad is not None and not student.grad.any()

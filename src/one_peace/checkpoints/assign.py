@@ -33,14 +33,14 @@ def assign_tensors(
     source: Mapping[str, list[Tensor]],
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = torch.float32,
-    strict: bool = True,
+    optional: tuple[str, ...] = (),
 ) -> AssignReport:
     """Fills a module built on the meta device; `source` maps its parameter names to pieces to be joined.
 
     Every parameter is allocated once in its final dtype (None: that of its source) and place. Tables of
     another image grid are resized; a shared bias table is copied to every layer that has none of its own.
-    `CheckpointError` names every tensor that is unexpected, mis-shaped or (if `strict`) missing, before anything
-    is allocated.
+    `CheckpointError` names every tensor that is unexpected, mis-shaped or missing (those whose names begin as in
+    `optional` may be), before anything is allocated.
     """
     report = AssignReport()
     parameters = dict(module.named_parameters())
@@ -62,8 +62,7 @@ def assign_tensors(
             else:
                 problems.append(f"{name}: shape {_text(shape)} in the file, {_text(parameter.shape)} in the model")
     problems += [f"{name}: unexpected, the model has no such parameter" for name in source if name not in parameters]
-    if strict:
-        problems += [f"{name}: missing from the file" for name in report.missing]
+    problems += [f"{name}: missing from the file" for name in report.missing if not name.startswith(optional)]
     if problems:
         raise CheckpointError(f"{len(problems)} tensors do not fit the model:\n  " + "\n  ".join(problems))
 

@@ -102,8 +102,7 @@ def native_to_official(source: Path, target: Path, *, vision: bool = False) -> P
     origin = _read_origin(source)
     written: Form = "vision" if vision else origin.get("form", "container")
     names = _vision_names(folder) if vision else origin.get("names") or _all_names(folder)
-    opened: dict[str, Tensor] = {}  # the parts of a joined tensor share its memory, in the file too
-    state = {name: _official_tensor(name, folder, opened) for name in names}
+    state = {name: _own_storage(_official_tensor(name, folder)) for name in names}
     container = dict(origin.get("container") or _new_container(folder.config))
     target.parent.mkdir(parents=True, exist_ok=True)
     with _replacing(target) as path:
@@ -191,7 +190,14 @@ def _buffer_names(names: list[str]) -> list[str]:
     return sorted(buffers - set(names))
 
 
-def _official_tensor(name: str, folder: NativeFolder, opened: dict[str, Tensor]) -> Tensor:
+def _own_storage(tensor: Tensor) -> Tensor:
+    """The same memory, as far as the tensor goes: `torch.save` writes whole storages, a joined tensor's with each part."""
+    if not tensor.numel():
+        return tensor.clone()
+    return torch.from_numpy(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()).view(tensor.dtype).view(tensor.shape)
+
+
+def _official_tensor(name: str, folder: NativeFolder) -> Tensor:
     if name in folder.leftovers:
         return folder.leftovers[name][0]
     name = from_vision(name)
@@ -200,9 +206,7 @@ def _official_tensor(name: str, folder: NativeFolder, opened: dict[str, Tensor])
     if native and folder.pretraining:
         native = pretraining_name(native)
     if isinstance(target, Target) and native in folder.tensors:
-        if native not in opened:
-            opened[native] = folder.tensors[native][0]
-        tensor = opened[native]
+        tensor = folder.tensors[native][0]
         return tensor if target.part is None else tensor.chunk(3)[target.part]
     buffer = _buffer(name, folder.config)
     if buffer is None:

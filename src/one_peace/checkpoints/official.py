@@ -60,6 +60,8 @@ def read_official(path: str | Path) -> OfficialCheckpoint:
     unknown: list[str] = []
     for name, tensor in official.items():
         match to_native(from_vision(name)):
+            case Target(native, part) if (part or 0) in pieces.get(native, {}):
+                unknown.append(name)  # a second tensor for the same place
             case Target(native, part):
                 pieces.setdefault(native, {})[part or 0] = tensor
             case Unused() as reason:
@@ -107,6 +109,8 @@ def _state_dict(path: Path, loaded: Any) -> tuple[Form, Mapping[str, Any], Mappi
 
 def _tensor(path: Path, name: Any, value: Any) -> Tensor:
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        if not value.dtype.isnative:
+            value = value.astype(value.dtype.newbyteorder("="))
         value = torch.from_numpy(value if value.flags.writeable else value.copy())
     if not isinstance(name, str) or not isinstance(value, Tensor):
         raise CheckpointError(f"{path}: entry {name!r} of the model is a {type(value).__name__}, not a tensor")
@@ -115,12 +119,15 @@ def _tensor(path: Path, name: Any, value: Any) -> Tensor:
 
 def _check_pieces(path: Path, tensors: Mapping[str, list[Tensor]]) -> None:
     """Every part of a joined tensor must be there and fit the others."""
+    problems = []
     for native, parts in tensors.items():
         names = to_official(native)
         if len(parts) != len(names):
-            raise CheckpointError(f"{path}: of {', '.join(names)} only {len(parts)} are present")
-        if len({p.shape[1:] for p in parts}) > 1 or len({p.dtype for p in parts}) > 1:
-            raise CheckpointError(f"{path}: {', '.join(names)} differ in shape or dtype")
+            problems.append(f"of {', '.join(names)} only {len(parts)} are present")
+        elif len({p.shape[1:] for p in parts}) > 1 or len({p.dtype for p in parts}) > 1:
+            problems.append(f"{', '.join(names)} differ in shape or dtype")
+    if problems:
+        raise CheckpointError(f"{path}: {len(problems)} tensors are not whole:\n  " + "\n  ".join(problems))
 
 
 def _settings_of_args(args: Any) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,8 @@ class PairSampler:
         self.text, self.recipe, self.size, self.withheld = text, recipe, size, withheld
         decode = self._picture if partner == "image" else self._sound
         self.partner = partner
+        # A caption may be a held-out one in another language, or the second one of a held-out picture.
+        items = [item for item in map(self._without_withheld, items) if item.texts]
         with ThreadPoolExecutor() as pool:
             decoded = list(pool.map(decode, [item.path for item in items]))
         kept = [(item, media) for item, media in zip(items, decoded, strict=True) if media is not None]
@@ -119,7 +121,10 @@ class PairSampler:
     def _text(self, item: Item, generator: torch.Generator) -> Example:
         tokens = self.text(self._caption(item, generator))["tokens"]
         if len(tokens) > self.recipe.caption_tokens:
-            tokens = torch.cat([tokens[: self.recipe.caption_tokens - 1], tokens[-1:]])
+            words, end = tokens[: self.recipe.caption_tokens - 1], tokens[-1:]
+            while normalise_caption(self.text.tokenizer.decode(words.tolist())) in self.withheld:
+                words = words[:-1]
+            tokens = torch.cat([words, end])
         return {"tokens": tokens}
 
     def _caption(self, item: Item, generator: torch.Generator) -> str:
@@ -141,6 +146,13 @@ class PairSampler:
     def _unless_withheld(self, text: str, instead: str) -> str:
         normal = normalise_caption(text)
         return instead if not normal or normal in self.withheld else text
+
+    def _without_withheld(self, item: Item) -> Item:
+        def allowed(texts: list[str]) -> list[str]:
+            return [text for text in texts if normalise_caption(text) not in self.withheld]
+
+        left = {language: kept for language, texts in item.texts.items() if (kept := allowed(texts))}
+        return item if left == item.texts else replace(item, texts=left)  # the sounds of a picture share its captions
 
     def _picture(self, path: Path) -> Tensor | None:
         side = int(self.size * STORED_MARGIN)

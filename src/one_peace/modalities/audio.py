@@ -72,26 +72,32 @@ class WaveFrames(nn.Module):
             for before, (after, kernel, stride) in zip(channels, convs, strict=False)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(c) for c, _, _ in convs)
+        self.shapes = [(kernel, stride) for _, kernel, stride in convs]
 
     def forward(self, waveform: Tensor) -> Tensor:
         x = waveform[:, :, None]
         early = min(EARLY_STEPS, len(self.convs) - 1)
-        if x.device.type == "cpu" and not (torch.is_grad_enabled() and self.convs[0].weight.requires_grad):
-            return self._steps(self._pieces(x, early), early, len(self.convs))
-        return self._steps(x, 0, len(self.convs))
+        trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        matrices = [conv.matrix() for conv in self.convs if isinstance(conv, FrameConvolution)]
+        if x.device.type == "cpu" and not trained:
+            x = self._pieces(x, matrices[:early])
+            return self._steps(x, matrices[early:], early)
+        return self._steps(x, matrices)
 
-    def _steps(self, x: Tensor, first: int, last: int) -> Tensor:
-        for conv, norm in zip(self.convs[first:last], self.norms[first:last], strict=True):
-            x = gelu_reusing(norm(conv(x)))
+    def _steps(self, x: Tensor, matrices: Sequence[Tensor], first: int = 0) -> Tensor:
+        """The steps from `first` on, as many as there are matrices."""
+        last = first + len(matrices)
+        for conv, matrix, norm in zip(self.convs[first:last], matrices, self.norms[first:last], strict=True):
+            x = gelu_reusing(norm(conv(x, matrix)))
         return x
 
-    def _pieces(self, x: Tensor, steps: int) -> Tensor:
-        """The first `steps` steps, clip by clip and piece by piece, so that activations stay in the CPU's cache."""
+    def _pieces(self, x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+        """The first steps, clip by clip and piece by piece, so that activations stay in the CPU's cache."""
         length, reach, stride = x.shape[1], 1, 1  # one frame after these steps sees `reach` samples
-        for conv in self.convs[:steps]:
-            length = (length - conv.kernel) // conv.stride + 1
-            reach += (conv.kernel - 1) * stride
-            stride *= conv.stride
+        for kernel, step in self.shapes[: len(matrices)]:
+            length = (length - kernel) // step + 1
+            reach += (kernel - 1) * stride
+            stride *= step
         if length < 1:
             raise ValueError(f"a clip of {x.shape[1]} samples is too short for the audio front end")
         clips = []
@@ -99,8 +105,24 @@ class WaveFrames(nn.Module):
             starts = range(0, length, PIECE)
             ends = [min(start + PIECE, length) - 1 for start in starts]
             pieces = [clip[:, a * stride : b * stride + reach] for a, b in zip(starts, ends, strict=True)]
-            clips.append(torch.cat([self._steps(piece, 0, steps) for piece in pieces], dim=1))
+            clips.append(torch.cat([self._steps(piece, matrices) for piece in pieces], dim=1))
         return torch.cat(clips)
+
+
+class PositionConvolution(nn.Conv1d):
+    """A grouped convolution over (batch, frames, width) that keeps the number of frames."""
+
+    def __init__(self, width: int, kernel: int, groups: int) -> None:
+        super().__init__(width, width, kernel, padding=kernel // 2, groups=groups)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        # As a picture one pixel high in channels-last layout, which (batch, frames, width) already is: twice as fast
+        # on CPUs as a one-dimensional convolution between two transposes.
+        picture = frames[:, None].permute(0, 3, 1, 2)
+        padding = (0, self.kernel_size[0] // 2)
+        y = F.conv2d(picture, self.weight[:, :, None], self.bias, padding=padding, groups=self.groups)
+        # An even kernel yields one frame too many: the last one is cut.
+        return y[:, :, 0, : frames.shape[1]].transpose(1, 2)
 
 
 class ConvolutionalPositions(nn.Module):
@@ -109,25 +131,14 @@ class ConvolutionalPositions(nn.Module):
     def __init__(self, width: int, depth: int, total_width: int, groups: int) -> None:
         super().__init__()
         kernel = max(3, total_width // depth)
-        self.convs = nn.ModuleList(
-            nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=groups) for _ in range(depth)
-        )
+        self.convs = nn.ModuleList(PositionConvolution(width, kernel, groups) for _ in range(depth))
 
     def forward(self, frames: Tensor, padding: Tensor | None = None) -> Tensor:
         """frames (batch, frames, width); `padding` (batch, frames) bool zeroes frames before every layer."""
-        length, width = frames.shape[1:]
         for conv in self.convs:
             if padding is not None:
                 frames = frames.masked_fill(padding[:, :, None], 0.0)
-            # As a picture one pixel high in channels-last layout, which (batch, frames, width) already is: twice as
-            # fast on CPUs as Conv1d between two transposes.
-            picture = frames[:, None].permute(0, 3, 1, 2)
-            padded = F.conv2d(
-                picture, conv.weight[:, :, None], conv.bias, padding=(0, conv.padding[0]), groups=conv.groups
-            )
-            # An even kernel yields one frame too many: the last one is cut.
-            frames = padded[:, :, 0, :length].transpose(1, 2)
-            frames = gelu_reusing(F.layer_norm(frames, (width,)))
+            frames = gelu_reusing(F.layer_norm(conv(frames), (frames.shape[2],)))
         return frames
 
 

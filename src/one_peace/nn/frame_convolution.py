@@ -24,16 +24,24 @@ class FrameConvolution(nn.Module):
         self.weight = nn.Parameter(torch.empty(channels_out, channels_in, kernel))
         nn.init.kaiming_normal_(self.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, frames, channels_in) -> (batch, (frames - kernel) // stride + 1, channels_out)."""
-        channels_out, channels, kernel = self.weight.shape
-        if x.shape[1] < kernel:
-            raise ValueError(f"{x.shape[1]} frames are shorter than the kernel {kernel}")
-        if channels == 1:  # the windows of a waveform are small beside the output: gather them, multiply once
-            windows = x.squeeze(2).unfold(1, kernel, self.stride)
-            return F.linear(windows, self.weight.squeeze(1))
-        weight = self.weight.permute(2, 1, 0).reshape(kernel * channels, channels_out)
-        y: Tensor = _BlockProducts.apply(x.contiguous(), weight, self.stride)
+    def matrix(self) -> Tensor:
+        """The weight as (kernel * channels in, channels out)."""
+        return self.weight.permute(2, 1, 0).reshape(-1, self.weight.shape[0])
+
+    def forward(self, x: Tensor, matrix: Tensor | None = None) -> Tensor:
+        """(batch, frames, channels_in) -> (batch, (frames - kernel) // stride + 1, channels_out).
+
+        `matrix` is this layer's `matrix()`, for callers that need it many times.
+        """
+        if x.shape[1] < self.kernel:
+            raise ValueError(f"{x.shape[1]} frames are shorter than the kernel {self.kernel}")
+        matrix = self.matrix() if matrix is None else matrix
+        if x.shape[2] == 1:  # the windows of a waveform are small beside the output: gather them, multiply once
+            return F.linear(x.squeeze(2).unfold(1, self.kernel, self.stride), matrix.t())
+        if torch.is_autocast_enabled(x.device.type):  # products in place cannot change their dtype themselves
+            dtype = torch.get_autocast_dtype(x.device.type)
+            x, matrix = x.to(dtype), matrix.to(dtype)
+        y: Tensor = _BlockProducts.apply(x.contiguous(), matrix, self.stride)
         return y
 
 

@@ -20,7 +20,8 @@ def denoising_contrast(
 
     student, teacher (batch, tokens, dim) with the cls position first, which takes no part; masked (batch, tokens)
     bool; padding (batch, tokens) bool, True = padding. Negatives are all non-padding positions of the batch.
-    The teacher gets no gradient.
+    The teacher gets no gradient. Without a masked position, or with nothing to tell it from, the loss is 0: a batch
+    of the shortest captions has no token to hide.
     """
     dim = student.shape[-1]
     student = student[:, 1:].reshape(-1, dim)
@@ -30,6 +31,8 @@ def denoising_contrast(
         real = ~padding[:, 1:].flatten()
         student, teacher, masked = student[real], teacher[real], masked[real]
     rows = masked.nonzero().squeeze(1)
+    if len(rows) == 0 or len(student) == 1:
+        return student.float().sum() * 0.0
     queries = F.normalize(student[rows].float(), dim=1).to(student.dtype)
     keys = F.normalize(teacher.float(), dim=1).to(teacher.dtype)
     return smoothed_cross_entropy(logit_scale * queries @ keys.t(), rows, smoothing)

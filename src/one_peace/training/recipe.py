@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -14,6 +15,15 @@ import yaml
 from one_peace.data.pairs import DataRecipe
 from one_peace.models.one_peace.config import build_dataclass
 from one_peace.tasks.pretraining import PretrainingStage
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as PyYAML reads it, except that `2e-3` is a number and not a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ def read_recipe(kind: str, name_or_path: str, settings: Sequence[str] = ()) -> d
         if name_or_path not in names:
             raise ValueError(f"no {kind} recipe {name_or_path!r}; shipped: {', '.join(names)}, or give a .yaml file")
         text = (shipped / f"{name_or_path}.yaml").read_text(encoding="utf-8")
-    values = yaml.safe_load(text)
+    values = yaml.load(text, _Loader)
     if not isinstance(values, dict):
         raise ValueError(f"{name_or_path}: a recipe is a mapping of settings")
     for setting in settings:
@@ -92,7 +102,9 @@ def read_recipe(kind: str, name_or_path: str, settings: Sequence[str] = ()) -> d
         target = values
         for parent in parents:
             target = target.setdefault(parent, {})
-        target[leaf] = yaml.safe_load(value)
+            if not isinstance(target, dict):
+                raise ValueError(f"setting {setting!r}: {parent} is a plain value and holds no settings")
+        target[leaf] = yaml.load(value, _Loader)
     return values
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -48,6 +50,7 @@ class OnePeace(PublishedInterface):
 
     @property
     def config(self) -> OnePeaceConfig:
+        """Shape and name of the model."""
         return self.encoder.config
 
     @property
@@ -62,6 +65,7 @@ class OnePeace(PublishedInterface):
 
     @property
     def dtype(self) -> torch.dtype:
+        """That of the weights; embeddings are float32 whatever it is."""
         return self.encoder.logit_scale.dtype
 
     @cached_property
@@ -78,6 +82,12 @@ class OnePeace(PublishedInterface):
         """Moves the weights in place and returns the model."""
         self.encoder.to(device=device, dtype=dtype)
         return self
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes the model to a folder that `from_pretrained` reads, in the dtype that it has; returns the folder."""
+        from one_peace.models.one_peace.loading import save_pretrained
+
+        return save_pretrained(self, folder)
 
     def encode_text(self, texts: str | Sequence[str], **options: Any) -> Any:
         """Texts -> (n, dim). Options as in `encode_modality`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from one_peace.checkpoints.assign import assign_tensors
 from one_peace.checkpoints.names import modality_of
 from one_peace.checkpoints.native import is_native, open_folder, write_folder
-from one_peace.checkpoints.official import OfficialCheckpoint, read_official
+from one_peace.checkpoints.official import read_official
 from one_peace.checkpoints.registry import resolve
 from one_peace.errors import CheckpointError, InputError
 from one_peace.modalities import get_modality
@@ -38,6 +38,7 @@ MODEL_TYPES = ("one_peace_retrieval", "one_peace_classify")  # of the published 
 VOCABULARY_VARIABLE = "ONE_PEACE_VOCAB"
 PUBLISHED_VOCABULARY = ("encoder.json", "vocab.bpe", "dict.txt")
 PATCH = 16  # pixels
+AFTER_BLOCKS = ("fusion.norms.", "projections.", "logit_scale")  # of which a file without projections may lack all
 
 
 def from_pretrained(
@@ -58,7 +59,8 @@ def from_pretrained(
     dict.txt; by default it is looked for beside the file and in $ONE_PEACE_VOCAB. Without one, texts cannot
     be encoded but everything else can. `model_type` and `download_root` are those of the published function.
 
-    `CheckpointError` names every tensor that does not fit.
+    `CheckpointError` names every tensor that does not fit. Files without projections (the vision branch, models
+    fine-tuned to classify or ground) load with a warning: features yes, comparable embeddings no.
     """
     if model_type is not None and model_type not in MODEL_TYPES:
         raise ValueError(f"unknown model_type {model_type!r}; known: {', '.join(MODEL_TYPES)}")
@@ -67,12 +69,13 @@ def from_pretrained(
     path = resolve(name_or_path, download_root=None if download_root is None else Path(download_root))
     if is_native(path):
         folder = open_folder(path)
-        values, tensors, vision = folder.config, folder.tensors, False
+        values, tensors, unknown = folder.config, folder.tensors, ()
     elif path.is_dir():
         raise CheckpointError(f"{path}: no config.json in this folder; give a saved model or an official file")
     else:
-        checkpoint = _known_only(read_official(path))
-        values, tensors, vision = checkpoint.config, checkpoint.tensors, checkpoint.form == "vision"
+        checkpoint = read_official(path)
+        values, unknown = checkpoint.config, checkpoint.unknown
+        tensors = {**checkpoint.tensors, **{name: [checkpoint.official[name]] for name in unknown}}
     try:
         full = OnePeaceConfig.from_dict(values)
     except (ValueError, TypeError, AttributeError) as error:
@@ -82,12 +85,14 @@ def from_pretrained(
     with torch.device("meta"):
         encoder = OnePeaceEncoder(config)
     try:
-        kept = _encoder_tensors(tensors, full, config)
-        report = assign_tensors(encoder, kept, device or "cpu", parse_dtype(dtype), strict=not vision)
+        kept = _encoder_tensors(tensors, full, config, unknown)
+        headless = not any(name.startswith("projections.") for name in kept)
+        optional = AFTER_BLOCKS if headless else ()
+        report = assign_tensors(encoder, kept, device or "cpu", parse_dtype(dtype), optional)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    if vision:
-        _fill_vision_branch(path, encoder, report.missing, device or "cpu", parse_dtype(dtype))
+    if headless:
+        _fill_after_blocks(path, encoder, report.missing, device or "cpu", parse_dtype(dtype))
     processors = {name: _processor(name, settings, path, tokenizer) for name, settings in config.modalities.items()}
     return OnePeace(encoder, processors)
 
@@ -162,12 +167,6 @@ def _processor(name: str, settings: Any, path: Path, tokenizer: str | os.PathLik
     return NoVocabulary()
 
 
-def _known_only(checkpoint: OfficialCheckpoint) -> OfficialCheckpoint:
-    if checkpoint.unknown:
-        raise CheckpointError(f"{checkpoint.path}: no tensors of a ONE-PEACE model: {', '.join(checkpoint.unknown)}")
-    return checkpoint
-
-
 def _with_image_size(config: OnePeaceConfig, size: int | None) -> OnePeaceConfig:
     """The config for pictures of `size` pixels (None: its own), with a relative table that is large enough."""
     image = config.modalities.get("image")
@@ -180,16 +179,30 @@ def _with_image_size(config: OnePeaceConfig, size: int | None) -> OnePeaceConfig
     return dataclasses.replace(config, modalities={**config.modalities, "image": image})
 
 
-class _Subset(Mapping[str, list[Tensor]]):
-    """Some tensors of a source under other names, still read only when used."""
+class _EncoderTensors(Mapping[str, list[Tensor]]):
+    """Some tensors of a source under other names, still read only when used.
 
-    def __init__(self, source: Mapping[str, list[Tensor]], names: Mapping[str, str]) -> None:
-        self._source, self._names = source, names
+    `added` names, for a position table, a type embedding that the published code adds to the same tokens: to every
+    token of the modality, so that it is a part of the table here.
+    """
+
+    def __init__(
+        self, source: Mapping[str, list[Tensor]], names: Mapping[str, str], added: Mapping[str, str]
+    ) -> None:
+        self._source, self._names, self._added = source, names, added
 
     def __getitem__(self, name: str) -> list[Tensor]:
-        return self._source[self._names[name]]
+        pieces = self._source[self._names[name]]
+        if name not in self._added:
+            return pieces
+        (table,), (embedding,) = pieces, self._source[self._added[name]]
+        if embedding.numel() != table.shape[-1]:
+            raise CheckpointError(
+                f"{self._added[name]}: shape {tuple(embedding.shape)} does not go with {name}, {tuple(table.shape)}"
+            )
+        return [table.float() + embedding.float().reshape(1, -1)]
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
     def __len__(self) -> int:
@@ -197,34 +210,41 @@ class _Subset(Mapping[str, list[Tensor]]):
 
 
 def _encoder_tensors(
-    tensors: Mapping[str, list[Tensor]], full: OnePeaceConfig, config: OnePeaceConfig
+    tensors: Mapping[str, list[Tensor]], full: OnePeaceConfig, config: OnePeaceConfig, unknown: Sequence[str]
 ) -> Mapping[str, list[Tensor]]:
-    """The tensors of the encoder with the modalities of `config`; `full` is the file's own configuration."""
+    """The tensors of the encoder with the modalities of `config`; `full` is the file's own configuration.
+
+    Those that are `unknown` in the file stay in, to be refused in one error with all others that do not fit.
+    """
     absent = set(full.modalities) - set(config.modalities)
-    names = {n.removeprefix("encoder."): n for n in tensors if not n.startswith("decoder.")}
-    return _Subset(tensors, {short: n for short, n in names.items() if modality_of(short) not in absent})
+    names = {n.removeprefix("encoder."): n for n in tensors if not (full.decoder and n.startswith("decoder."))}
+    names = {short: n for short, n in names.items() if modality_of(short) not in absent}
+    names |= {n: n for n in unknown}
+    added = {}
+    for modality in config.modalities:
+        positions, embedding = f"adapters.{modality}.positions.weight", f"adapters.{modality}.type_embedding"
+        if positions in names and embedding in names:
+            added[positions] = names.pop(embedding)
+    if added:  # that of the second picture of a pair, which no single picture gets
+        names.pop("adapters.image.second_type_embedding", None)
+    return _EncoderTensors(tensors, names, added)
 
 
-def _fill_vision_branch(
+def _fill_after_blocks(
     path: Path, encoder: nn.Module, missing: Sequence[str], device: str | torch.device, dtype: torch.dtype
 ) -> None:
-    """The vision branch lacks what follows the blocks: the final norm and projection become neutral."""
-    neutral = ("fusion.norms.image.", "projections.image.", "logit_scale")
-    lost = [name for name in missing if not name.startswith(neutral)]
-    if lost:
-        raise CheckpointError(f"{path}: missing from the vision branch: {', '.join(lost)}")
+    """Neutral final norms and projections, for files that never had them."""
     shapes = dict(encoder.named_parameters())
     for name in missing:
         shape = shapes[name].shape
         value = torch.eye(shape[0]) if len(shape) == 2 else torch.zeros(shape)
-        if name.endswith("norms.image.weight"):
+        if name.startswith("fusion.norms.") and name.endswith(".weight"):
             value = torch.ones(shape)
         owner, _, leaf = name.rpartition(".")
         parameter = nn.Parameter(value.to(device, dtype), requires_grad=shapes[name].requires_grad)
         setattr(encoder.get_submodule(owner), leaf, parameter)
-    if missing:
-        warnings.warn(
-            f"{path} is a vision branch, without final norm and projection: its features serve fine-tuning, its "
-            "embeddings do not lie in the shared space",
-            stacklevel=3,
-        )
+    warnings.warn(
+        f"{path} has no projections into the shared space (a vision branch, or fine-tuned for another task): its "
+        "features serve fine-tuning, its embeddings are not comparable across modalities",
+        stacklevel=3,
+    )

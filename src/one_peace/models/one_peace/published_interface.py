@@ -55,6 +55,8 @@ class PublishedInterface:
         return self.encoder.embed("audio", {"waveform": src_audios, "padding": audio_padding_masks})
 
     def _process(self, name: str, sources: Sequence[Any]) -> Mapping[str, Tensor]:
+        if name not in self.processors:
+            raise ValueError(f"this model has no modality {name!r}; it has {', '.join(self.processors)}")
         processor = self.processors[name]
         batch = processor.collate([processor(source) for source in sources])
         return {key: value.to(self.device) for key, value in batch.items()}

@@ -1,0 +1,159 @@
+"""Recipes: the shipped ones load, settings reach inside, and a wrong key is answered with the right one."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from one_peace.modalities import list_modalities
+from one_peace.models.one_peace.presets import list_models
+from one_peace.tasks.evaluation import TASKS, load_evaluation
+from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT
+from one_peace.training.recipe import PretrainRecipe, load_recipe, read_recipe, recipe_to_yaml
+
+SHIPPED = {
+    kind: sorted(f.name.removesuffix(".yaml") for f in (files("one_peace.recipes") / kind).iterdir())
+    for kind in ("pretrain", "evaluate")
+}
+BASIC = """
+model: nano
+stage:
+  {partner: image, train_anchor: true, partner_mask: 0.75, joint_anchor_mask: 0.4, joint_partner_mask: 0.6875}
+steps: 3
+batch_size: 2
+"""
+
+
+@pytest.fixture
+def basic(tmp_path: Path) -> str:
+    path = tmp_path / "mine.yaml"
+    path.write_text(BASIC, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("name", SHIPPED["pretrain"])
+def test_every_shipped_pretraining_recipe_loads(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.stage.partner in list_modalities() and recipe.stage.anchor == "text"
+    assert recipe.steps > recipe.optimizer.warmup_steps > 0
+    assert recipe.data.sources and all(weight > 0 for weight in recipe.data.sources.values())
+    assert recipe.data.languages["en"] > 0, "YAML reads a bare `no` as false; every language must be a name"
+    assert all(isinstance(language, str) for language in recipe.data.languages)
+    published = {"image": IMAGE_TEXT, "audio": AUDIO_TEXT}[recipe.stage.partner]
+    assert recipe.stage == published
+
+
+def test_there_is_a_shipped_recipe_for_each_stage() -> None:
+    recipes = [load_recipe(name) for name in SHIPPED["pretrain"]]
+    assert {r.stage.partner for r in recipes} == {"image", "audio"}
+    assert any(r.model in list_models() for r in recipes)
+
+
+@pytest.mark.parametrize("name", SHIPPED["evaluate"])
+def test_every_shipped_evaluation_recipe_loads(name: str) -> None:
+    assert load_evaluation(name).task in TASKS
+    assert load_evaluation(name, ["model=elsewhere"]).model == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("setting", "where", "wrong", "nearest"),
+    [
+        ("batchsize=4", "recipe", "batchsize", "batch_size"),
+        ("optimizer.warmup=4", "optimizer", "warmup", "warmup_steps"),
+        ("stage.partner_masks=0.5", "stage", "partner_masks", "partner_mask"),
+        ("data.word_drop=0.5", "data", "word_drop", "word_dropout"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_known_one(
+    basic: str, setting: str, where: str, wrong: str, nearest: str
+) -> None:
+    with pytest.raises(ValueError, match=f"{where}: unknown key '{wrong}'; the nearest is '{nearest}'"):
+        load_recipe(basic, [setting])
+
+
+def test_an_unknown_key_of_an_evaluation_is_named() -> None:
+    with pytest.raises(ValueError, match="unknown key 'modell'; the nearest is 'model'"):
+        load_evaluation(SHIPPED["evaluate"][0], ["modell=x"])
+    with pytest.raises(ValueError, match="unknown task 'cooking'; known: sample-library"):
+        load_evaluation(SHIPPED["evaluate"][0], ["task=cooking"])
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "short.yaml"
+    path.write_text(BASIC.replace("steps: 3\n", ""), encoding="utf-8")
+    with pytest.raises(ValueError, match="recipe: missing steps"):
+        load_recipe(str(path))
+
+
+def test_an_unknown_recipe_lists_the_shipped_ones() -> None:
+    with pytest.raises(ValueError, match=f"'nano-image'; shipped: {', '.join(SHIPPED['pretrain'])}"):
+        load_recipe("nano-image")
+
+
+@pytest.mark.parametrize("content", ["", "- a\n- b\n", "words"])
+def test_a_recipe_is_a_mapping(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match="odd.yaml: a recipe is a mapping"):
+        load_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("setting", "path", "value"),
+    [
+        ("steps=7", ("steps",), 7),
+        ("drop_path=0.25", ("drop_path",), 0.25),
+        ("model=runs/a=b", ("model",), "runs/a=b"),
+        ("expert_from=null", ("expert_from",), None),
+        ("optimizer.lr=0.002", ("optimizer", "lr"), 0.002),
+        ("optimizer.lr=2e-3", ("optimizer", "lr"), 0.002),
+        ("optimizer.betas=[0.8, 0.9]", ("optimizer", "betas"), (0.8, 0.9)),
+        ("data.sources={speech: 2}", ("data", "sources"), {"speech": 2}),
+        ("data.languages.de=0.5", ("data", "languages"), {"de": 0.5}),
+        ("stage.partner_mask=0.5", ("stage", "partner_mask"), 0.5),
+    ],
+)
+def test_settings_reach_inside(basic: str, setting: str, path: tuple[str, ...], value: Any) -> None:
+    found: Any = load_recipe(basic, [setting])
+    for part in path:
+        found = getattr(found, part)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_later_settings_win_and_the_rest_stays(basic: str) -> None:
+    recipe = load_recipe(basic, ["steps=7", "steps=9"])
+    assert recipe == dataclasses.replace(load_recipe(basic), steps=9)
+
+
+def test_a_setting_needs_an_equals_sign(basic: str) -> None:
+    with pytest.raises(ValueError, match="'steps' is not of the form key=value"):
+        load_recipe(basic, ["steps"])
+
+
+def test_a_setting_inside_of_a_plain_value_is_refused(basic: str) -> None:
+    with pytest.raises(ValueError, match="steps.more=1.*steps"):
+        load_recipe(basic, ["steps.more=1"])
+
+
+@pytest.mark.parametrize("name", SHIPPED["pretrain"])
+def test_a_recipe_survives_its_text(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name, ["optimizer.betas=[0.8, 0.9]"])
+    path = tmp_path / "again.yaml"
+    path.write_text(recipe_to_yaml(recipe), encoding="utf-8")
+    assert load_recipe(str(path)) == recipe
+    assert PretrainRecipe.from_dict(read_recipe("pretrain", str(path))) == recipe
+
+
+def test_defaults_are_the_published_optimiser(basic: str) -> None:
+    recipe = load_recipe(basic)
+    assert (recipe.optimizer.betas, recipe.optimizer.eps, recipe.optimizer.weight_decay) == (
+        (0.9, 0.98),
+        1e-8,
+        0.05,
+    )
+    assert (recipe.optimizer.clip_norm, recipe.optimizer.warmup_steps, recipe.seed) == (3.0, 3000, 3407)
