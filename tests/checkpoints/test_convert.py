@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 from one_peace.checkpoints.convert import convert
 from one_peace.checkpoints.pickles import load_pickle
+from one_peace.cli.main import app
 from one_peace.errors import CheckpointError
+from one_peace.models import from_pretrained
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "one_peace"
 CONTAINER = GOLDEN / "fixture_x_checkpoint_small.pt"
@@ -17,7 +20,7 @@ CONTAINER = GOLDEN / "fixture_x_checkpoint_small.pt"
 def assert_same(left: dict, right: dict) -> None:
     assert list(left) == list(right)
     for name in left:
-        a, b = torch.as_tensor(left[name]), torch.as_tensor(right[name])
+        a, b = (torch.as_tensor(t if isinstance(t, torch.Tensor) else t.copy()) for t in (left[name], right[name]))
         assert (a.dtype, a.shape) == (b.dtype, b.shape), name
         assert torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8)), name
 
@@ -84,3 +87,59 @@ def test_failed_export_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="official.json"):
         convert(tmp_path / "ours", tmp_path / "back.pt")
     assert [p.name for p in tmp_path.iterdir()] == ["ours"]
+
+
+def command(*arguments: Path | str) -> str:
+    result = CliRunner().invoke(app, ["convert", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_command_official_to_ours_and_back(tmp_path: Path) -> None:
+    assert "add tokenizer.json" in command(CONTAINER, tmp_path / "ours")
+    command(tmp_path / "ours", tmp_path / "back.pt")
+    assert_same(load_pickle(CONTAINER)["model"], load_pickle(tmp_path / "back.pt")["model"])
+
+
+def test_command_ours_to_official_and_back(tmp_path: Path) -> None:
+    """A model of ours comes back whole: weights, configuration, vocabulary, vectors."""
+    model = from_pretrained("one-peace-nano", dtype="float16")
+    model.save_pretrained(tmp_path / "ours")
+    assert "nano.tokenizer.json" in command(tmp_path / "ours", tmp_path / "nano.pt")
+    command(tmp_path / "nano.pt", tmp_path / "back")
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "preprocessor_config.json"):
+        assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "back" / name).read_bytes(), name
+    assert from_pretrained(tmp_path / "nano.pt").fingerprint == model.fingerprint
+    assert (tmp_path / "nano.pt").stat().st_size < 1.1 * (tmp_path / "ours" / "model.safetensors").stat().st_size + 3e7
+
+
+def test_command_refuses_in_one_line(tmp_path: Path) -> None:
+    for arguments, part in (
+        ([tmp_path / "absent.pt", tmp_path / "a"], "no such file"),
+        ([tmp_path, tmp_path / "b.pt"], "no folder with a config.json"),
+    ):
+        result = CliRunner().invoke(app, ["convert", *map(str, arguments)])
+        assert result.exit_code == 1 and part in result.output and result.output.count("\n") == 1
+
+
+def test_exported_tensors_have_storages_of_their_own(tmp_path: Path) -> None:
+    convert(CONTAINER, tmp_path / "ours")
+    convert(tmp_path / "ours", tmp_path / "back.pt")
+    state = torch.load(tmp_path / "back.pt", weights_only=True)["model"]
+    for name, tensor in state.items():
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size(), name
+    assert len({t.untyped_storage().data_ptr() for t in state.values()}) == len(state)
+    save_file(state, tmp_path / "back.safetensors")
+
+
+def test_type_embeddings_and_heads_come_back(tmp_path: Path) -> None:
+    state = {n: t for n, t in load_pickle(CONTAINER)["model"].items() if "decoder" not in n and "mask_" not in n}
+    state |= {f"encoder_wrapper.{m}_adapter.type_embedding": torch.randn(1, 1, 64) for m in ("text", "image")}
+    state["encoder_wrapper.image_adapter.type_embedding_2"] = torch.randn(1, 1, 64)
+    state["classify_head.classifier.0.weight"] = torch.randn(128, 128)
+    torch.save({"model": state}, tmp_path / "nlvr2.pt")
+    convert(tmp_path / "nlvr2.pt", tmp_path / "ours")
+    convert(tmp_path / "ours", tmp_path / "back.pt")
+    assert_same(state, load_pickle(tmp_path / "back.pt")["model"])
+    a, b = from_pretrained(tmp_path / "nlvr2.pt"), from_pretrained(tmp_path / "ours")
+    assert a.fingerprint == b.fingerprint

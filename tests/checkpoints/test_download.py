@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from one_peace.checkpoints import download as module
+from one_peace.checkpoints import registry
 from one_peace.checkpoints.download import ATTEMPTS, download
 from one_peace.errors import DownloadError
 
@@ -106,6 +107,15 @@ def test_cut_connection_is_resumed(host: Host, tmp_path: Path) -> None:
     host.cut_after = 300_000
     assert fetch(host, tmp_path / "model.pt").read_bytes() == CONTENT
     assert host.requests == [None, "bytes=300000-", "bytes=600000-", "bytes=900000-"]
+
+
+def test_official_name_over_a_cut_connection(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(registry.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(registry.URL_VARIABLE, host.url.rpartition("/")[0])
+    host.cut_after = 600_000
+    path = registry.resolve("ONE-PEACE")
+    assert path == tmp_path / "cache" / "one-peace.pt" and path.read_bytes() == CONTENT
+    assert host.requests[-2:] == [None, "bytes=600000-"]
 
 
 def test_resumed_in_a_later_call(host: Host, tmp_path: Path) -> None:

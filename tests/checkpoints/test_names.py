@@ -63,8 +63,10 @@ def test_mapping_is_one_to_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", LISTINGS)
 def test_shapes_are_those_of_our_model(name: str) -> None:
-    """The config that the shapes tell builds a model with exactly these parameters (two of the 40 layers, for speed)."""
-    deeper = re.compile(r"encoder_wrapper\.fusion_model\.layers\.(\d\d|[2-9])\..*|.*rel_pos_table_list\.(\d\d|[2-9])\..*")
+    """The config that the shapes tell builds a model with exactly these parameters (2 of the 40 layers, for speed)."""
+    deeper = re.compile(
+        r"encoder_wrapper\.fusion_model\.layers\.(\d\d|[2-9])\..*|.*rel_pos_table_list\.(\d\d|[2-9])\..*"
+    )
     shapes = native_shapes({n: s for n, s in listing(name).items() if not deeper.fullmatch(n)})
     config = OnePeaceConfig.from_dict(infer_config(name, shapes, {}))
     with torch.device("meta"):

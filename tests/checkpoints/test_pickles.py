@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import pickle
 from pathlib import Path
@@ -17,6 +18,20 @@ from one_peace.checkpoints.pickles import load_pickle
 from one_peace.errors import CheckpointError
 
 CONTAINER = Path(__file__).parents[1] / "golden" / "one_peace" / "fixture_x_checkpoint_small.pt"
+
+
+def in_old_form() -> bytes:
+    buffer = io.BytesIO()
+    torch.save(load_pickle(CONTAINER), buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()
+
+
+def as_arrays() -> bytes:
+    arrays = {name: tensor.numpy() for name, tensor in load_pickle(CONTAINER)["model"].items()}
+    return pickle.dumps({"model": arrays, "matching_heuristics": True}, protocol=4)
+
+
+FORMS = [CONTAINER.read_bytes, in_old_form, as_arrays]
 
 
 class Hostile:
@@ -67,7 +82,7 @@ def test_plain_pickle(tmp_path: Path, protocol: int) -> None:
 @given(data=st.data())
 def test_damage(tmp_path: Path, data: st.DataObject) -> None:
     """A damaged file loads or is a `CheckpointError` that names it; nothing else."""
-    content = bytearray(CONTAINER.read_bytes())
+    content = bytearray(data.draw(st.sampled_from(FORMS), "form")())
     if data.draw(st.booleans(), "truncate"):
         del content[data.draw(st.integers(0, len(content) - 1)) :]
     else:
@@ -85,3 +100,67 @@ def test_damage(tmp_path: Path, data: st.DataObject) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load_pickle(tmp_path / "absent.pt")
+
+
+def anonymous_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads RssAnon")
+@pytest.mark.parametrize("form", ["zip", "legacy", "plain arrays", "plain tensors"])
+def test_weights_are_mapped(tmp_path: Path, form: str) -> None:
+    """Opening a file of 64 MB takes no memory for its weights, whatever its form."""
+    path = tmp_path / "large.pt"
+    weights = torch.arange(2**24, dtype=torch.float32)
+    if form.startswith("plain"):
+        with open(path, "wb") as file:
+            pickle.dump({"model": {"a": weights.numpy() if "arrays" in form else weights}}, file, protocol=4)
+    else:
+        torch.save({"model": {"a": weights}}, path, _use_new_zipfile_serialization=form == "zip")
+    before = anonymous_bytes()
+    loaded = torch.as_tensor(load_pickle(path)["model"]["a"])
+    assert torch.equal(loaded[-5:], weights[-5:]) and loaded.shape == weights.shape
+    assert anonymous_bytes() - before < 8e6
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.uint8])
+def test_legacy_dtypes_views_and_sharing(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = tmp_path / "old.pt"
+    base = torch.arange(24).reshape(4, 6).to(dtype)
+    content = {"whole": base, "part": base[1:3], "turned": base.t(), "none": base[:0], "scalar": base[1, 1]}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    loaded = load_pickle(path)
+    for name, tensor in content.items():
+        assert loaded[name].dtype == dtype and torch.equal(loaded[name], tensor), name
+    assert loaded["part"].untyped_storage().data_ptr() == loaded["whole"].untyped_storage().data_ptr()
+
+
+def test_arrays_of_other_byte_order(tmp_path: Path) -> None:
+    path = tmp_path / "big.pkl"
+    path.write_bytes(pickle.dumps({"a": np.arange(5, dtype=">f4"), "b": np.arange(5, dtype="<f4")}))
+    loaded = load_pickle(path)
+    assert loaded["a"].tolist() == loaded["b"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_state_of_known_functions_is_not_changed(tmp_path: Path) -> None:
+    """A pickle may not set attributes on what it is allowed to call."""
+    path = tmp_path / "hostile.pkl"
+    for name in ("argparse Namespace", "_codecs encode", "collections OrderedDict"):
+        module, function = name.split()
+        path.write_bytes(f"c{module}\n{function}\n(dV__mark__\nI1\nsb.".encode())
+        with pytest.raises(CheckpointError, match="sets the state"):
+            load_pickle(path)
+    assert not hasattr(argparse.Namespace, "__mark__")
+
+
+def test_storage_out_of_bounds(tmp_path: Path) -> None:
+    """A tensor that claims more than its storage holds is damage, not a read of other memory."""
+    path = tmp_path / "old.pt"
+    torch.save({"a": torch.zeros(300)}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    size = b"K\x00M,\x01\x85"  # storage offset 0, size (300,)
+    assert content.count(size) == 1
+    path.write_bytes(content.replace(size, b"K\x00M,\x7f\x85"))
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_pickle(path)

@@ -118,7 +118,10 @@ def test_dtypes(stored: torch.dtype, wanted: str | torch.dtype, tmp_path: Path, 
 
 def test_vision_branch(tmp_path: Path) -> None:
     """The image features before final norm and projection are those of the whole model."""
-    names = {"encoder_wrapper.image_adapter.": "image_adapter.", "encoder_wrapper.fusion_model.layers.": "encoder.layers."}
+    names = {
+        "encoder_wrapper.image_adapter.": "image_adapter.",
+        "encoder_wrapper.fusion_model.layers.": "encoder.layers.",
+    }
     state = {
         new + name.removeprefix(old): tensor.numpy()
         for name, tensor in without(STATE, "text").items()
@@ -140,7 +143,9 @@ def test_vision_branch(tmp_path: Path) -> None:
 
 def test_type_embeddings_are_added(tmp_path: Path) -> None:
     """A model fine-tuned for pairs of pictures adds one to every token; that of the second picture is not needed."""
-    added = {f"{ENCODER}{m}_adapter.type_embedding": torch.linspace(-1, 1, 64).reshape(1, 1, 64) for m in ("text", "image")}
+    added = {
+        f"{ENCODER}{m}_adapter.type_embedding": torch.linspace(-1, 1, 64).reshape(1, 1, 64) for m in ("text", "image")
+    }
     second = {f"{ENCODER}image_adapter.type_embedding_2": torch.full((1, 1, 64), 9.0)}
     state = without(table_per_layer(STATE), "decoder", "mask_", "_proj.", "logit_scale") | added | second | HEAD
     # attention projections carry the same word
@@ -242,9 +247,7 @@ def test_save_and_load(dtype: str, tmp_path: Path) -> None:
     assert model.save_pretrained(tmp_path / "ours") == tmp_path / "ours"
     again = from_pretrained(tmp_path / "ours", dtype=dtype)
     assert again.config == model.config and again.fingerprint == model.fingerprint
-    for (name, a), (other, b) in zip(
-        model.encoder.named_parameters(), again.encoder.named_parameters(), strict=True
-    ):
+    for (name, a), (other, b) in zip(model.encoder.named_parameters(), again.encoder.named_parameters(), strict=True):
         assert name == other and torch.equal(a, b) and a.dtype == b.dtype
     assert {p.name for p in (tmp_path / "ours").iterdir()} >= {"config.json", "model.safetensors", "README.md"}
 

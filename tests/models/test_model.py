@@ -11,6 +11,7 @@ from torch import Tensor
 
 from one_peace.modalities.base import Example
 from one_peace.models.one_peace.config import OnePeaceConfig
+from one_peace.models.one_peace.encoder import joint_bias
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT, collate_pairs, freeze_for_stage, pretraining_losses
 from tiny_models import CONFIG, tiny_model, tiny_processors
@@ -84,6 +85,15 @@ def test_every_modality_of_a_joint_encoding_attends_to_the_others(
         changed = encoder(inputs | batches([other], [0]))
         for name in set(names) - {other}:
             assert (joint[name] - changed[name]).abs().max() > 1e-3, f"{name} does not see {other}"
+
+
+def test_a_joint_sequence_keeps_each_modalitys_own_bias(encoder: OnePeaceEncoder) -> None:
+    tokens = encoder.arrange(encoder.embeddings(batches(tuple(CONFIG.modalities), [1])))
+    bias = joint_bias(list(tokens.values()), None, torch.float32)[0]
+    assert bias is not None
+    expected = [torch.block_diag(*(t.bias[0][0, head] for t in tokens.values())) for head in range(CONFIG.heads)]
+    assert torch.equal(bias[0], torch.stack(expected))
+    assert all(t.bias[0].any() for t in tokens.values())
 
 
 @pytest.mark.parametrize("names", JOINT, ids="+".join)

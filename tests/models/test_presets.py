@@ -61,9 +61,7 @@ def test_branches_share_all_but_their_own_parameters() -> None:
     ],
     ids=["text+image", "text+audio"],
 )
-def test_the_pretraining_model_has_its_published_size(
-    modalities: tuple[str, ...], published: int, unused: int
-) -> None:
+def test_the_pretraining_model_has_its_published_size(modalities: tuple[str, ...], published: int, unused: int) -> None:
     with torch.device("meta"):
         model = OnePeaceForPretraining(preset("one-peace", modalities, decoder=True))
     assert parameters(model) == published - unused

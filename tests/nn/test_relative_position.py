@@ -53,3 +53,9 @@ def test_kept_positions_select_rows_and_columns() -> None:
     whole = bias(buckets)[0][0]
     for row, places in enumerate(kept):
         assert torch.equal(bias(buckets, kept)[0][row], whole[:, places][:, :, places])
+
+
+def test_tables_cached_while_encoding_serve_training() -> None:
+    with torch.inference_mode():
+        tables = sequence_buckets(64, 77), grid_buckets(3, 5, 7)
+    assert not any(table.is_inference() for table in tables)

@@ -191,10 +191,14 @@ def _buffer_names(names: list[str]) -> list[str]:
 
 
 def _own_storage(tensor: Tensor) -> Tensor:
-    """The same memory, as far as the tensor goes: `torch.save` writes whole storages, a joined tensor's with each part."""
+    """The same memory, as far as the tensor goes: readers of a part would otherwise get the joined tensor's."""
     if not tensor.numel():
         return tensor.clone()
-    return torch.from_numpy(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()).view(tensor.dtype).view(tensor.shape)
+    return (
+        torch.from_numpy(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        .view(tensor.dtype)
+        .view(tensor.shape)
+    )
 
 
 def _official_tensor(name: str, folder: NativeFolder) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +26,8 @@ def convert(
     from one_peace.models.one_peace.loading import find_tokenizer
 
     def write_files(folder: Path) -> None:
-        found = find_tokenizer(tokenizer or source.parent, max_tokens=70)
+        beside = source.with_suffix(".tokenizer.json")
+        found = find_tokenizer(tokenizer or (beside if beside.is_file() else source.parent), max_tokens=70)
         if found is not None:
             found.save(folder / "tokenizer.json")
         elif tokenizer is not None:
@@ -35,3 +37,7 @@ def convert(
 
     convert_weights(source, target, form="vision" if vision else None, write_files=write_files)
     typer.echo(f"wrote {target}")
+    if target.is_file() and (source / "tokenizer.json").is_file() and not vision:
+        beside = target.with_suffix(".tokenizer.json")  # where from_pretrained looks for it
+        shutil.copyfile(source / "tokenizer.json", beside)
+        typer.echo(f"wrote {beside}")

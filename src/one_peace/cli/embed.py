@@ -39,7 +39,9 @@ def embed(
         raise typer.BadParameter(f"--out must end in .npz or .jsonl, got {out}")
 
     from one_peace.models import from_pretrained
+    from one_peace.training.allocator import keep_freed_memory
 
+    keep_freed_memory()
     loaded = from_pretrained(model, device=device)
     names = [str(path) for path, _ in inputs] + texts
     modalities = [modality for _, modality in inputs] + ["text"] * len(texts)

@@ -17,14 +17,17 @@ def index(
         str | None,
         typer.Option(help="Name or path of a model.  [default: the library's, one-peace-nano for a new one]"),
     ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
 ) -> None:
     """Embed pictures, sounds and texts to search them. Run it again to take in what has changed."""
     import time
 
     from one_peace.search.library import Library
+    from one_peace.training.allocator import keep_freed_memory
 
+    keep_freed_memory()
     started = time.perf_counter()
-    opened = Library(library or folder / ".one-peace", model)
+    opened = Library(library or folder / ".one-peace", model, device=device)
     try:
         report = opened.index(folder)
     except KeyboardInterrupt:

@@ -33,8 +33,10 @@ class TextAdapter(Adapter):
     def __init__(self, config: TextConfig, width: int, heads: int, tables: int) -> None:
         super().__init__(width)
         self.bias_buckets = config.bias_buckets
-        self.tokens = nn.Embedding(config.vocab_size, width)
-        truncated_normal_(self.tokens.weight)
+        # Given its values, the table does not draw its own: on the meta device that would import PyTorch's compiler.
+        self.tokens = nn.Embedding(
+            config.vocab_size, width, _weight=truncated_normal_(torch.empty(config.vocab_size, width))
+        )
         with torch.no_grad():
             self.tokens.weight[PAD_ID].zero_()
         self.positions = SequencePositions(config.max_positions, width)

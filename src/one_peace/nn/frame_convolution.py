@@ -22,7 +22,8 @@ class FrameConvolution(nn.Module):
         self.kernel = kernel
         self.stride = stride
         self.weight = nn.Parameter(torch.empty(channels_out, channels_in, kernel))
-        nn.init.kaiming_normal_(self.weight)
+        if not self.weight.is_meta:  # where normal_ would import PyTorch's compiler, for nothing
+            nn.init.kaiming_normal_(self.weight)
 
     def matrix(self) -> Tensor:
         """The weight as (kernel * channels in, channels out)."""

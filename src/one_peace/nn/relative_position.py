@@ -35,6 +35,7 @@ def _with_cls(tokens: Tensor, first_row: int) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what encoding leaves in the cache must serve training too
 def sequence_buckets(buckets: int, positions: int) -> Tensor:
     """Buckets of a sequence of `positions` positions (cls first) -> (positions, positions) int64, row = query.
 
@@ -53,6 +54,7 @@ def sequence_buckets(buckets: int, positions: int) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what encoding leaves in the cache must serve training too
 def grid_buckets(height: int, width: int, grid: int) -> Tensor:
     """Buckets of `height` x `width` patches, cls first, in a `grid` x `grid` table -> (tokens, tokens) int64."""
     if max(height, width) > grid:

@@ -34,7 +34,8 @@ class Library:
 
     `model` is an encoder, or what to load one by (a name or path). Without it an existing library uses the
     model that it was made with, a new one `one-peace-nano`. `model_name` is what a new library notes down to
-    load an encoder by that was handed over; by default its configuration's name.
+    load an encoder by that was handed over; by default its configuration's name. `device` is where an encoder that
+    is loaded by name runs.
 
     One process at a time may write; any number may search.
 
@@ -45,14 +46,18 @@ class Library:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], model: Encoder | str | None = None, model_name: str | None = None
+        self,
+        path: str | os.PathLike[str],
+        model: Encoder | str | None = None,
+        model_name: str | None = None,
+        device: str = "cpu",
     ) -> None:
         self.path = Path(path).expanduser().absolute()
         manifest = read_manifest(self.path)
         if model is None:
             model = manifest.model if manifest else DEFAULT_MODEL
         if isinstance(model, str):
-            self._model_name, self.model = model_name or model, _load(model)
+            self._model_name, self.model = model_name or model, _load(model, device)
         else:
             self._model_name = model_name or str(getattr(getattr(model, "config", None), "name", "unnamed"))
             self.model = model
@@ -185,10 +190,10 @@ class Library:
         return open_store(manifest.engine, self.path, manifest.dim)
 
 
-def _load(name: str) -> Encoder:
+def _load(name: str, device: str) -> Encoder:
     import one_peace
 
-    model: Encoder = one_peace.from_pretrained(name)
+    model: Encoder = one_peace.from_pretrained(name, device=device)
     return model
 
 

@@ -70,7 +70,10 @@ class OnePeace(PublishedInterface):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identifies the vector space: equal for equal weights and preprocessing, whatever the dtype or device."""
+        """Identifies the vector space: equal for equal weights and preprocessing, on every device.
+
+        float32 and bfloat16 count as equal; float16 too, unless the weights are stored in more than its precision.
+        """
         digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
         for name, parameter in sorted(self.encoder.named_parameters()):
             flat = parameter.detach().flatten()
@@ -149,15 +152,24 @@ class OnePeace(PublishedInterface):
         """One query (1, dim) from any mix of inputs by modality: `encode(image="dog.jpeg", text="swimming")`.
 
         The unit-length embeddings are averaged with `weights` per modality (default 1) and normalised, the rule of
-        the official demo. A list gives several inputs of one modality.
+        the official demo. A list gives several inputs of one modality. `ValueError` for an empty list, a weight
+        without input, or parts that cancel out.
         """
         if not inputs:
             raise ValueError(f"nothing to encode; give at least one of {', '.join(self.modalities)}")
-        parts = [
-            (weights or {}).get(name, 1.0) * self.encode_modality(name, sources).mean(dim=0, keepdim=True)
-            for name, sources in inputs.items()
-        ]
-        return F.normalize(torch.stack(parts).sum(dim=0), dim=1)
+        weights = weights or {}
+        for name in weights:
+            if name not in inputs:
+                raise ValueError(f"a weight for {name!r}, of which there is no input")
+        mix = torch.zeros(1, self.dim)
+        for name, sources in inputs.items():
+            rows = self.encode_modality(name, sources)
+            if not len(rows):
+                raise ValueError(f"nothing to encode: the list for {name!r} is empty")
+            mix += weights.get(name, 1.0) * rows.mean(dim=0, keepdim=True)
+        if mix.norm() < 1e-6:
+            raise ValueError("the weighted inputs cancel out; no direction is left to search in")
+        return F.normalize(mix, dim=1)
 
     @torch.inference_mode()
     def features(self, **inputs: Any) -> dict[str, Tensor]:

@@ -66,16 +66,18 @@ def from_pretrained(
         raise ValueError(f"unknown model_type {model_type!r}; known: {', '.join(MODEL_TYPES)}")
     if model_type == "one_peace_classify":
         raise NotImplementedError("classification heads cannot be loaded yet; leave model_type out for the encoder")
+    unknown: tuple[str, ...] = ()
+    tensors: Mapping[str, list[Tensor]]
     path = resolve(name_or_path, download_root=None if download_root is None else Path(download_root))
     if is_native(path):
         folder = open_folder(path)
-        values, tensors, unknown = folder.config, folder.tensors, ()
+        values, tensors = folder.config, folder.tensors
     elif path.is_dir():
         raise CheckpointError(f"{path}: no config.json in this folder; give a saved model or an official file")
     else:
         checkpoint = read_official(path)
         values, unknown = checkpoint.config, checkpoint.unknown
-        tensors = {**checkpoint.tensors, **{name: [checkpoint.official[name]] for name in unknown}}
+        tensors = {**checkpoint.tensors, **{n: [checkpoint.official[n]] for n in unknown}}
     try:
         full = OnePeaceConfig.from_dict(values)
     except (ValueError, TypeError, AttributeError) as error:
@@ -159,8 +161,10 @@ def _processor(name: str, settings: Any, path: Path, tokenizer: str | os.PathLik
         if found is None:
             raise ValueError(f"{tokenizer}: holds neither tokenizer.json nor {', '.join(PUBLISHED_VOCABULARY)}")
         return TextProcessor(settings, found)
-    beside: list[Path | str | None] = [path] if path.is_dir() else [path.with_suffix(".tokenizer.json"), path.parent]
-    for place in filter(None, [*beside, os.environ.get(VOCABULARY_VARIABLE)]):
+    places: list[Path | str] = [path] if path.is_dir() else [path.with_suffix(".tokenizer.json"), path.parent]
+    if named := os.environ.get(VOCABULARY_VARIABLE):
+        places.append(named)
+    for place in places:
         found = find_tokenizer(place, settings.max_tokens)
         if found is not None:
             return TextProcessor(settings, found)
@@ -186,9 +190,7 @@ class _EncoderTensors(Mapping[str, list[Tensor]]):
     token of the modality, so that it is a part of the table here.
     """
 
-    def __init__(
-        self, source: Mapping[str, list[Tensor]], names: Mapping[str, str], added: Mapping[str, str]
-    ) -> None:
+    def __init__(self, source: Mapping[str, list[Tensor]], names: Mapping[str, str], added: Mapping[str, str]) -> None:
         self._source, self._names, self._added = source, names, added
 
     def __getitem__(self, name: str) -> list[Tensor]:

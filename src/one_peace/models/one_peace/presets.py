@@ -46,6 +46,9 @@ def preset(
 
 
 def decoder_shape(width: int) -> DecoderConfig:
-    """The pretraining decoder of an encoder of this width: half as wide, two layers (paper, section 4.1)."""
+    """The pretraining decoder of an encoder of this width: half as wide, two layers (paper, section 4.1).
+
+    Its feed-forward is 8/3 of its width, to the nearest multiple of 8, which accelerators multiply fastest.
+    """
     half = width // 2
-    return DecoderConfig(half, layers=2, heads=max(1, half // 64), ffn_width=half * 8 // 3)
+    return DecoderConfig(half, layers=2, heads=max(1, half // 64), ffn_width=8 * round(half / 3))

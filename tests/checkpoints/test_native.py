@@ -1,0 +1,134 @@
+"""Our own format: a folder of safetensors and JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from one_peace.checkpoints.assign import assign_tensors
+from one_peace.checkpoints.native import INDEX, WEIGHTS, is_native, open_folder, write_folder
+from one_peace.checkpoints.tensor_file import write_tensor_file
+from one_peace.errors import CheckpointError
+
+CONFIG = {
+    "name": "small",
+    "width": 4,
+    "layers": 1,
+    "heads": 1,
+    "ffn_width": 8,
+    "modalities": {"text": {"max_tokens": 7}},
+}
+TENSORS = {
+    "a": [torch.arange(6.0).reshape(2, 3)],
+    "joined": [torch.ones(2, 2), torch.zeros(3, 2)],
+    "half": [torch.arange(5).to(torch.bfloat16)],
+    "official.scalar": [torch.tensor(7)],
+}
+
+
+def test_folder(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "model", CONFIG, TENSORS)
+    opened = open_folder(folder)
+    assert is_native(folder) and opened.config == CONFIG and not opened.pretraining
+    assert set(opened.tensors) == {"a", "joined", "half"} and list(opened.leftovers) == ["scalar"]
+    assert opened.tensors["joined"][0].tolist() == [[1, 1], [1, 1], [0, 0], [0, 0], [0, 0]]
+    assert opened.tensors["half"][0].dtype == torch.bfloat16
+    assert opened.leftovers["scalar"][0].item() == 7
+    assert "small" in (folder / "README.md").read_text()
+    assert json.loads((folder / "preprocessor_config.json").read_text())["text"]["max_tokens"] == 7
+
+
+def test_shards(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "model", CONFIG, TENSORS, max_shard_bytes=50)
+    index = json.loads((folder / INDEX).read_text())
+    assert len(set(index["weight_map"].values())) > 1 and not (folder / WEIGHTS).exists()
+    opened = open_folder(folder)
+    assert torch.equal(opened.tensors["a"][0], TENSORS["a"][0])
+    write_folder(folder, CONFIG, TENSORS)  # whole again: the shards of the earlier save go
+    assert sorted(p.name for p in folder.glob("*.safetensors*")) == [WEIGHTS]
+
+
+def test_damaged_shards_are_named(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "model", CONFIG, TENSORS, max_shard_bytes=50)
+    shard = sorted(folder.glob("*.safetensors"))[0]
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1])
+    with pytest.raises(CheckpointError, match=shard.name):
+        open_folder(folder)
+    shard.unlink()
+    with pytest.raises(CheckpointError, match=f"{shard.name}: missing"):
+        open_folder(folder)
+    write_tensor_file(shard, {"other": [torch.zeros(1)]})
+    with pytest.raises(CheckpointError, match="lacks"):
+        open_folder(folder)
+    index = json.loads((folder / INDEX).read_text())
+    index["weight_map"]["a"] = "../elsewhere.safetensors"
+    (folder / INDEX).write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="files of this folder"):
+        open_folder(folder)
+
+
+def test_failed_save_leaves_the_old_model(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "model", CONFIG, TENSORS)
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    with pytest.raises(ValueError, match="cannot be stored"):
+        write_folder(folder, CONFIG, {"a": [torch.zeros(2, dtype=torch.complex64)]})
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file"):
+        write_folder(tmp_path / "file", CONFIG, TENSORS)
+
+
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
+SHAPES = st.lists(st.lists(st.integers(0, 4), max_size=3), min_size=1, max_size=6)
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shapes=SHAPES, dtypes=st.lists(st.sampled_from(DTYPES), min_size=6, max_size=6))
+def test_files_are_read_by_the_library(tmp_path: Path, shapes: list[list[int]], dtypes: list[torch.dtype]) -> None:
+    tensors = {f"t{i}": torch.randint(0, 2, shape).to(dtypes[i]) for i, shape in enumerate(shapes)}
+    write_tensor_file(tmp_path / "t.safetensors", {name: [tensor] for name, tensor in tensors.items()})
+    read = load_file(tmp_path / "t.safetensors")
+    assert set(read) == set(tensors)
+    assert all(torch.equal(read[n], t) and read[n].dtype == t.dtype for n, t in tensors.items())
+
+
+def small_model() -> nn.Module:
+    with torch.device("meta"):
+        return nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2, bias=False))
+
+
+def test_assign_joins_converts_and_keeps_what_is_frozen() -> None:
+    module = small_model()
+    module[1].requires_grad_(False)
+    source: dict[str, list[Tensor]] = {
+        "0.weight": [torch.ones(1, 3), torch.zeros(1, 3)],
+        "0.bias": [torch.ones(2, dtype=torch.float16)],
+        "1.weight": [torch.full((2, 2), 0.3, dtype=torch.float64)],
+    }
+    assign_tensors(module, source, dtype=torch.bfloat16)
+    assert module[0].weight.tolist() == [[1, 1, 1], [0, 0, 0]]
+    assert {p.dtype for p in module.parameters()} == {torch.bfloat16}
+    assert module[0].weight.requires_grad and not module[1].weight.requires_grad
+    module = small_model()
+    assign_tensors(module, source, dtype=None)
+    assert [p.dtype for p in module.parameters()] == [torch.float32, torch.float16, torch.float64]
+
+
+def test_assign_names_everything_before_it_allocates() -> None:
+    module = small_model()
+    with pytest.raises(CheckpointError) as error:
+        assign_tensors(module, {"0.weight": [torch.ones(2, 4)], "more": [torch.ones(())]})
+    for part in ("4 tensors", "0.weight: shape 2 x 4", "0.bias: missing", "1.weight: missing", "more: unexpected"):
+        assert part in str(error.value)
+    assert all(p.is_meta for p in module.parameters())
+    report = assign_tensors(module, {"0.weight": [torch.ones(2, 3)]}, optional=("0.bias", "1."))
+    assert report.missing == ["0.bias", "1.weight"] and module[1].weight.is_meta
