@@ -26,7 +26,7 @@ runner = CliRunner()
 
 @pytest.fixture(autouse=True)
 def no_weights(monkeypatch: pytest.MonkeyPatch, encoder: FakeEncoder) -> None:
-    monkeypatch.setattr(library, "_load", lambda name: encoder)
+    monkeypatch.setattr(library, "_load", lambda name, device: encoder)
 
 
 def call(*words: object, status: int = 0) -> str:

@@ -185,6 +185,7 @@ def test_texts_come_alone_in_lists_and_from_iterators(model: OnePeace) -> None:
     rows = model.encode_text(captions)
     assert rows.shape == (3, model.dim)
     same(model.encode_text(iter(captions)), rows)
+    same(model.encode_text(tuple(captions)), rows)
     same(model.encode_text(caption for caption in captions), rows)
     same(model.encode_text("lamp"), rows[1:2])
     same(model.encode_text("LAMP"), rows[1:2])  # as published, case does not count

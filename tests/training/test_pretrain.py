@@ -17,8 +17,8 @@ from torch import Tensor
 
 from one_peace.modalities.base import Example
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
-from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT
-from one_peace.training.pretrain import pretrain
+from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT, PretrainingStage
+from one_peace.training.pretrain import BatchSource, pretrain
 from one_peace.training.recipe import OptimizerRecipe, PretrainRecipe
 from tiny_models import CONFIG, tiny_model, tiny_pairs, tiny_processors
 
@@ -67,10 +67,10 @@ def assert_same_end(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize(("stage", "source"), [(IMAGE_TEXT, batches), (AUDIO_TEXT, sounds)], ids=["pictures", "sounds"])
-def test_the_loss_falls(tmp_path: Path, stage: object, source: object) -> None:
+def test_the_loss_falls(tmp_path: Path, stage: PretrainingStage, source: BatchSource) -> None:
     recipe = dataclasses.replace(RECIPE, stage=stage, steps=30, drop_path=0.0, save_every=100)
     model = fresh(drop_path=0.0)
-    pretrain(model, recipe, PROCESSORS, source, tmp_path)  # type: ignore[arg-type]
+    pretrain(model, recipe, PROCESSORS, source, tmp_path)
     rows = log_of(tmp_path)
 
     def mean(name: str, part: slice) -> float:
@@ -80,7 +80,7 @@ def test_the_loss_falls(tmp_path: Path, stage: object, source: object) -> None:
     for name in ("total", "contrast", "denoise_partner"):
         assert mean(name, slice(-5, None)) < mean(name, slice(5)) - 0.02, name
     assert mean("contrast", slice(-5, None)) < 0.7 * mean("contrast", slice(5))
-    assert mean("partner_correct", slice(-5, None)) > 1.5 > mean("partner_correct", slice(1))
+    assert mean("partner_correct", slice(-5, None)) > 3.5  # of 5 pairs; by chance 1
     assert not model.training
 
 

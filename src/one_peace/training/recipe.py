@@ -44,7 +44,7 @@ class OptimizerRecipe:
 
 @dataclass(frozen=True)
 class PretrainRecipe:
-    """A run. `model` names a preset or a folder to start from; `overrides` change its config, by modality.
+    """A run. `model` names a preset, a built-in model or a saved one (a folder in our format) to start from.
 
     `expert_from` starts the partner's experts from those of a trained modality. The denoising objective takes part
     in every `denoise_every`-th step.

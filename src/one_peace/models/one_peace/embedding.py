@@ -92,9 +92,9 @@ class OnePeace(PublishedInterface):
 
         return save_pretrained(self, folder)
 
-    def encode_text(self, texts: str | Sequence[str], **options: Any) -> Any:
+    def encode_text(self, texts: str | Iterable[str], **options: Any) -> Any:
         """Texts -> (n, dim). Options as in `encode_modality`."""
-        return self.encode_modality("text", texts, **options)
+        return self.encode_modality("text", list(texts) if isinstance(texts, tuple) else texts, **options)
 
     def encode_image(self, images: Any, **options: Any) -> Any:
         """Pictures (path, bytes, file, file:// URL, PIL, array, tensor) -> (n, dim); see `encode_modality`."""
