@@ -89,7 +89,7 @@ def test_what_cannot_be_opened(path: Path, tmp_path: Path) -> None:
             (f"{path}/x", "cannot be opened"),
             ("http://cow.example/cow.png", "http:// is not fetched"),
             ("s3://cows/cow.png", "s3:// is not fetched"),
-            ("file://farm/cow.png", "names the host 'farm'"),
+            ("file://barn/cow.png", "names the host 'barn'"),
             ("file:cow.png", "absolute path"),
             ("file://[cow", "malformed file URL"),
             ("file:///missing.png", "no such file"),
