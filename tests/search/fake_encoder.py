@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import soundfile
 import torch
 import torch.nn.functional as F
@@ -89,3 +91,15 @@ def write_picture(path: Path, color: tuple[int, int, int], size: tuple[int, int]
 def write_sound(path: Path, hertz: float, seconds: float = 0.5) -> None:
     time = np.arange(int(16_000 * seconds)) / 16_000
     soundfile.write(path, 0.5 * np.sin(2 * np.pi * hertz * time), 16_000)
+
+
+def hide_animals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes every folder named `animals` unreadable, also for root, whom no file mode stops."""
+    scan = os.scandir
+
+    def refuse(place: os.PathLike[str]) -> object:
+        if os.fspath(place).endswith("animals"):
+            raise PermissionError(13, "Permission denied")
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)

@@ -15,7 +15,7 @@ from one_peace.search import engines, indexing, library
 from one_peace.search.library import Library
 from one_peace.search.lock import LibraryBusyError, writer_lock
 from one_peace.search.manifest import LibraryError, locate_library, read_manifest
-from search.fake_encoder import FakeEncoder, write_picture, write_sound
+from search.fake_encoder import FakeEncoder, hide_animals, write_picture, write_sound
 
 
 @pytest.fixture
@@ -217,14 +217,7 @@ def test_a_folder_out_of_sight_is_not_gone(
 ) -> None:
     opened = Library(place, encoder)
     opened.index(folder)
-    scan = os.scandir
-
-    def refuse(place: os.PathLike[str]) -> object:
-        if os.fspath(place).endswith("animals"):
-            raise PermissionError(13, "Permission denied")
-        return scan(place)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+    hide_animals(monkeypatch)
     assert opened.index(folder).removed == 0 and len(opened) == 4
 
 

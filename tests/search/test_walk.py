@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from one_peace.search.walk import look_at_all, walk
-from search.fake_encoder import write_picture
+from search.fake_encoder import hide_animals, write_picture
 
 ALL = frozenset({"text", "image", "audio"})
 
@@ -57,14 +57,7 @@ def test_links(folder: Path) -> None:
 def test_what_cannot_be_looked_at_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "gone.png").symlink_to(folder / "nowhere.png")
     (folder / "itself.png").symlink_to(folder / "itself.png")
-    scan = os.scandir
-
-    def refuse(place: os.PathLike[str]) -> object:
-        if os.fspath(place).endswith("animals"):
-            raise PermissionError(13, "Permission denied")
-        return scan(place)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+    hide_animals(monkeypatch)
     found = walk(folder, ALL, folder / ".one-peace")
     assert {Path(path).name: problem for path, problem in found.problems.items()} == {
         "gone.png": "No such file or directory",

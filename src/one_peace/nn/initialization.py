@@ -19,7 +19,7 @@ def initialize_linear_layers(module: nn.Module, width: int) -> None:
     """Linear layers below `module`: truncated normal weights, zero bias; two-dimensional convolutions: zero bias.
 
     The published spread is that of width 1536. A narrower model sums over fewer inputs, and gets as much more of it
-    as keeps the scale of the outputs (at width 192 the loss of step 250 is then reached at step 150).
+    as keeps the scale of the outputs.
     """
     bound = STD * math.sqrt(PUBLISHED_WIDTH / width)
     for layer in module.modules():
