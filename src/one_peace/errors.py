@@ -27,6 +27,10 @@ class CheckpointError(OnePeaceError):
     """A checkpoint that is damaged, unsafe or does not fit the model."""
 
 
+class DivergenceError(OnePeaceError, FloatingPointError):
+    """Training whose gradients stay infinite or undefined."""
+
+
 class DownloadError(OnePeaceError):
     """A file that could not be fetched or whose checksum is wrong."""
 

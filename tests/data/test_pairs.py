@@ -167,12 +167,24 @@ def test_a_batch_depends_on_seed_and_step_alone(pictures: list[Item], text: Text
     assert all(not torch.equal(a, b) for n, a in enumerate(pixels) for b in pixels[:n])
 
 
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_draw_slices_of_one_batch(pictures: list[Item], text: TextProcessor, world: int) -> None:
+    sampler = sampler_of(training_items(pictures, "image"), text, set())
+    whole = sampler.batch(8, 1, 5)
+    parts = [pair for rank in range(world) for pair in sampler.batch(8, 1, 5, rank, world)]
+    for (words, partner), (same_words, same_partner) in zip(parts, whole, strict=True):
+        assert torch.equal(words["tokens"], same_words["tokens"])
+        assert torch.equal(partner["pixels"], same_partner["pixels"])
+    with pytest.raises(ValueError, match="8 pairs cannot be divided among 3"):
+        sampler.batch(8, 1, 5, 0, 3)
+
+
 def test_a_batch_never_holds_a_caption_twice(pictures: list[Item], text: TextProcessor) -> None:
     # The same captions once more from a second source: a pair of it would be the first's negative.
     twins = [item(f"t{i.id}", i.path, i.group, source="copies", texts=i.texts) for i in pictures]
     sampler = sampler_of(pictures + twins, text, set(), sources={"drawings": 1.0, "copies": 1.0})
     for step in range(20):
-        chosen = sampler._draw(10, torch.Generator().manual_seed(step))
+        chosen = sampler._draw(10, torch.Generator().manual_seed(step), step)
         groups = [sampler.items[i].group for i in chosen]
         assert len(set(groups)) == len(groups)
         assert 6 <= len(groups) <= 10
@@ -183,7 +195,7 @@ def test_sources_are_drawn_by_weight(pictures: list[Item], text: TextProcessor) 
     unwanted = [item(f"u{i.id}", i.path, f"third {i.group}", source="unnamed") for i in pictures]
     sampler = sampler_of(pictures + twins + unwanted, text, set(), sources={"drawings": 9.0, "rare": 1.0})
     generator = torch.Generator().manual_seed(0)
-    sources = [sampler.items[i].source for _ in range(60) for i in sampler._draw(4, generator)]
+    sources = [sampler.items[i].source for _ in range(60) for i in sampler._draw(4, generator, 0)]
     assert set(sources) == {"drawings", "rare"}
     assert 0.03 < sources.count("rare") / len(sources) < 0.2
     with pytest.raises(ValueError, match="no item of the sources"):
@@ -274,7 +286,7 @@ def test_a_batch_holds_sounds_of_similar_length(sounds: list[Item], text: TextPr
         lengths = [sampler.media[i].shape[0] / RATE for i in chosen]
         return max(lengths) - min(lengths)
 
-    spreads = [spread(sampler._draw(5, torch.Generator().manual_seed(seed))) for seed in range(20)]
+    spreads = [spread(sampler._draw(5, torch.Generator().manual_seed(seed), seed)) for seed in range(20)]
     assert max(spreads) < 1.0  # five at random of them span 1.3 s on average
     assert sum(spreads) / 20 < 0.6
 
@@ -297,7 +309,7 @@ def test_of_a_captions_sounds_those_of_the_batchs_length_are_taken(sounds: list[
     ]
     sampler = speech_of(copies, text)
     for seed in range(10):
-        lengths = {sampler.media[i].shape[0] for i in sampler._draw(5, torch.Generator().manual_seed(seed))}
+        lengths = {sampler.media[i].shape[0] for i in sampler._draw(5, torch.Generator().manual_seed(seed), seed)}
         assert len(lengths) == 1
 
 
@@ -326,3 +338,24 @@ def test_batches_of_sounds_depend_on_seed_and_step_alone(sounds: list[Item], tex
     other = speech_of(sounds, text)
     other.batch(4, 3, 4)
     assert same(other.batch(4, 3, 5), expected)
+
+
+def test_items_join_little_by_little(pictures: list[Item], text: TextProcessor) -> None:
+    chosen = training_items(pictures, "image")
+    sampler = sampler_of(chosen, text, set(), first_items=5, all_items_by=100)
+
+    def seen(start: int) -> set[int]:
+        return {i for step in range(start, start + 10) for i in sampler._draw(4, torch.Generator(), step)}
+
+    few, all_of_them = sampler._joined(0), sampler._joined(100)
+    assert sum(map(len, few)) == 5 and all_of_them == sampler.groups
+    counts = [sum(map(len, sampler._joined(step))) for step in range(0, 101, 10)]
+    assert counts == sorted(counts) and counts[-1] == len(chosen)
+    assert {i for members in few for i in members} <= {i for members in sampler._joined(30) for i in members}
+    assert seen(0) <= {i for members in sampler._joined(10) for i in members}
+
+
+def test_sources_without_weight_are_not_even_read(pictures: list[Item], text: TextProcessor, tmp_path: Path) -> None:
+    broken = replace(pictures[0], source="elsewhere", path=tmp_path / "missing.png", split="train")
+    assert sampler_of([*pictures, broken], text, set()).skipped == 0
+    assert sampler_of([*pictures, broken], text, set(), sources={"drawings": 1.0, "elsewhere": 0.1}).skipped == 1

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from one_peace.tasks.pretraining import AUDIO_TEXT, freeze_for_stage
-from one_peace.training.optimizer import build_optimizer, decays, learning_rate
+from one_peace.training.optimizer import build_optimizer, decays, learning_rate, set_learning_rate
 from one_peace.training.recipe import OptimizerRecipe
 from tiny_models import tiny_model
 
@@ -49,6 +49,24 @@ def test_every_trained_parameter_is_in_one_group() -> None:
     grouped = [id(p) for group in build_optimizer(model, OptimizerRecipe()).param_groups for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad)
     assert len(grouped) < len(list(model.parameters()))
+
+
+def test_layer_decay_slows_the_lower_layers() -> None:
+    model = tiny_model()
+    recipe = OptimizerRecipe(layer_decay=0.5)
+    optimizer = build_optimizer(model, recipe)
+    set_learning_rate(optimizer, 1.0)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    for name, rate in {
+        "encoder.adapters.text.tokens.weight": 0.125,
+        "encoder.adapters.image.bias.tables.0": 0.25,
+        "encoder.fusion.blocks.0.attention.qkv.weight": 0.25,
+        "encoder.fusion.blocks.1.ffn.audio.down.bias": 0.5,
+        "encoder.projections.text.weight": 1.0,
+        "encoder.logit_scale": 1.0,
+        "decoder.fusion.blocks.0.attention.qkv.weight": 1.0,
+    }.items():
+        assert rates[id(model.get_parameter(name))] == rate, name
 
 
 def test_a_step_is_adamw_with_the_recipes_numbers() -> None:

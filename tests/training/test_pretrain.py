@@ -3,67 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
+from one_peace.errors import DivergenceError
 from one_peace.modalities.base import Example
-from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT, PretrainingStage
 from one_peace.training.pretrain import BatchSource, pretrain
-from one_peace.training.recipe import OptimizerRecipe, PretrainRecipe
-from tiny_models import CONFIG, tiny_model, tiny_pairs, tiny_processors
-
-RECIPE = PretrainRecipe(
-    model="tiny",
-    stage=IMAGE_TEXT,
-    steps=8,
-    batch_size=5,
-    optimizer=OptimizerRecipe(lr=3e-3, warmup_steps=2),
-    log_every=1,
-    save_every=3,
-)
-PROCESSORS = tiny_processors()
-TESTS = Path(__file__).parents[1]
+from training_runs import PROCESSORS, RECIPE, batches, fresh, log_of, read_state, sounds
 
 
 class Interrupted(Exception):
     pass
 
 
-def batches(size: int, seed: int, step: int) -> list[tuple[Example, Example]]:
-    return tiny_pairs(PROCESSORS, "image", 1000 * seed + step)[:size]
-
-
-def sounds(size: int, seed: int, step: int) -> list[tuple[Example, Example]]:
-    return tiny_pairs(PROCESSORS, "audio", 1000 * seed + step)[:size]
-
-
-def fresh(drop_path: float = 0.3) -> OnePeaceForPretraining:
-    """With drop path, so that the global generator has to be right after a resumption too."""
-    return tiny_model(config=dataclasses.replace(CONFIG, drop_path=drop_path))
-
-
-def log_of(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
 def assert_same_end(one: Path, other: Path) -> None:
-    a, b = (torch.load(folder / "state.pt", weights_only=True) for folder in (one, other))
-    assert a["step"] == b["step"]
-    differing = [name for name, value in a["model"].items() if not torch.equal(value, b["model"][name])]
-    assert not differing
-    for index, moments in a["optimizer"]["state"].items():
-        for key, value in moments.items():
-            assert torch.equal(value, b["optimizer"]["state"][index][key]), (index, key)
+    a, b = read_state(one), read_state(other)
+    assert a.keys() == b.keys()
+    assert not [name for name, value in a.items() if not torch.equal(value, b[name])]
 
 
 @pytest.mark.parametrize(("stage", "source"), [(IMAGE_TEXT, batches), (AUDIO_TEXT, sounds)], ids=["pictures", "sounds"])
@@ -141,78 +100,67 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     model = fresh()
     pretrain(model, recipe, PROCESSORS, lambda *_: pytest.fail("a batch was drawn"), tmp_path)
     assert len(log_of(tmp_path)) == 3
-    state = torch.load(tmp_path / "state.pt", weights_only=True)["model"]
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    state = read_state(tmp_path)
+    assert all(torch.equal(value, state[f"model/{name}"]) for name, value in model.named_parameters())
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(tmp_path: Path) -> None:
-    def poisoned(size: int, seed: int, step: int) -> list[tuple[Example, Example]]:
+def poisoned(*steps: int) -> BatchSource:
+    def source(size: int, seed: int, step: int) -> list[tuple[Example, Example]]:
         pairs = batches(size, seed, step)
-        if step == 4:
+        if step in steps:
             pairs[0][1]["pixels"][0, 0, 0] = float("nan")
         return pairs
 
-    with pytest.raises(FloatingPointError, match="step 4"):
-        pretrain(fresh(), RECIPE, PROCESSORS, poisoned, tmp_path)
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    assert state["step"] == 3
-    assert all(value.isfinite().all() for value in state["model"].values() if isinstance(value, Tensor))
+    return source
 
 
-def test_a_crash_while_saving_leaves_the_previous_state(
-    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save, calls = torch.save, []
-
-    def failing(state: object, file: object) -> None:
-        calls.append(state)
-        if len(calls) == 2:
-            file.write(b"half of it")  # type: ignore[attr-defined]
-            raise Interrupted
-        save(state, file)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", failing)
-        with pytest.raises(Interrupted):
-            pretrain(fresh(), RECIPE, PROCESSORS, batches, tmp_path / "broken")
-    assert torch.load(tmp_path / "broken" / "state.pt", weights_only=True)["step"] == 3
-    pretrain(fresh(), RECIPE, PROCESSORS, batches, tmp_path / "broken")
-    assert_same_end(whole, tmp_path / "broken")
+def test_a_gradient_that_is_not_finite_is_passed_over_and_counted(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, steps=6, save_every=4)
+    pretrain(fresh(), recipe, PROCESSORS, poisoned(1, 3), tmp_path)
+    rows = log_of(tmp_path)
+    assert [row.get("skipped", 0) for row in rows] == [0, 1, 1, 2, 2, 2]
+    assert rows[1]["total"] is None and rows[2]["total"] > 0
+    assert "NaN" not in (tmp_path / "log.jsonl").read_text()
+    assert read_state(tmp_path)["skipped"] == 2
+    assert all(value.isfinite().all() for value in read_state(tmp_path).values())
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from training.test_pretrain import PROCESSORS, RECIPE, batches, fresh
-import torch
-from one_peace.training.pretrain import pretrain
-torch.set_num_threads(1)
-def slow(size, seed, step):
-    if step == 5:
-        Path(sys.argv[1], "waiting").touch()
-        time.sleep(600)
-    return batches(size, seed, step)
-pretrain(fresh(), RECIPE, PROCESSORS, slow, Path(sys.argv[1]))
-"""
+def test_too_many_in_a_row_stop_the_run_with_a_message(tmp_path: Path) -> None:
+    optimizer = dataclasses.replace(RECIPE.optimizer, skip_limit=2)
+    recipe = dataclasses.replace(RECIPE, optimizer=optimizer)
+    with pytest.raises(DivergenceError, match=r"step 6.*2 updates before.*step 4; the state of step 6 .*skip_limit"):
+        pretrain(fresh(), recipe, PROCESSORS, poisoned(1, 4, 5, 6), tmp_path)
+    assert read_state(tmp_path)["step"] == 6
 
 
-def test_a_killed_process_is_resumed_exactly(tmp_path: Path, whole: Path) -> None:
-    killed = tmp_path / "killed"
-    path = os.pathsep.join([*sys.path, str(TESTS)])
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(killed), str(TESTS)], env={**os.environ, "PYTHONPATH": path}
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not (killed / "waiting").exists():
-            assert process.poll() is None, "the process ended early"
-            assert time.monotonic() < deadline, "the process never reached its fifth step"
-            time.sleep(0.05)
-    finally:
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-    assert torch.load(killed / "state.pt", weights_only=True)["step"] == 3
-    pretrain(fresh(), RECIPE, PROCESSORS, batches, killed)
-    assert_same_end(whole, killed)
-    assert [row["step"] for row in log_of(killed)] == [1, 2, 3, 4, 5, 4, 5, 6, 7, 8]
+def test_the_average_is_what_the_model_ends_with(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, steps=5, optimizer=dataclasses.replace(RECIPE.optimizer, ema_decay=0.5))
+    model = fresh()
+    pretrain(model, recipe, PROCESSORS, batches, tmp_path)
+    state = read_state(tmp_path)
+    name = "encoder.projections.text.weight"
+    ended = model.get_parameter(name)
+    assert torch.equal(ended, state[f"average/{name}"]) and not torch.equal(ended, state[f"model/{name}"])
+
+
+def test_micro_batches_share_one_contrast(tmp_path: Path) -> None:
+    """Cut in any way, the contrast and its gradient are those of the whole batch."""
+    weights = ("anchor_weight", "partner_weight", "joint_anchor_weight", "joint_partner_weight")
+    stage = dataclasses.replace(IMAGE_TEXT, **dict.fromkeys(weights, 0.0))
+    recipe = dataclasses.replace(RECIPE, stage=stage, steps=2, batch_size=4, save_every=99)
+    for name, micro in (("whole", None), ("halves", 2), ("single", 1)):
+        cut = dataclasses.replace(recipe, micro_batch=micro)
+        pretrain(fresh(drop_path=0.0), cut, PROCESSORS, batches, tmp_path / name)
+    expected = log_of(tmp_path / "whole")
+    for name in ("halves", "single"):
+        first, second = log_of(tmp_path / name)
+        assert first["total"] == pytest.approx(expected[0]["total"], rel=1e-5)
+        assert first["grad_norm"] == pytest.approx(expected[0]["grad_norm"], rel=1e-5)
+        assert first["partner_correct"] == expected[0]["partner_correct"]
+        # Adam's first update is as large for a gradient of rounding errors as for any other
+        assert second["total"] == pytest.approx(expected[1]["total"], rel=1e-4)
+
+
+def test_a_batch_with_too_few_pairs_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="step 0: 1 usable pairs instead of 5"):
+        pretrain(fresh(), RECIPE, PROCESSORS, lambda *_: batches(1, 0, 0), tmp_path)

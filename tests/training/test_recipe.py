@@ -44,7 +44,7 @@ def test_every_shipped_pretraining_recipe_loads(name: str) -> None:
     assert recipe.data.languages["en"] > 0, "YAML reads a bare `no` as false; every language must be a name"
     assert all(isinstance(language, str) for language in recipe.data.languages)
     published = {"image": IMAGE_TEXT, "audio": AUDIO_TEXT}[recipe.stage.partner]
-    assert recipe.stage == published
+    assert dataclasses.replace(recipe.stage, front_end_steps=0) == published
 
 
 def test_there_is_a_shipped_recipe_for_each_stage() -> None:

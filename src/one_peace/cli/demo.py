@@ -40,15 +40,15 @@ QUERIES = (
     Query(
         "a spoken word finds pictures",
         "2-spoken-word.png",
-        sound="stamps/plants/flowers/flower10_desc_fr#fr",
-        heard='a French speaker says "Un hibiscus."',
+        sound="stamps/plants/flowers/yellow-flower_desc_fr#fr",
+        heard='a French speaker says "Une fleur jaune." (a yellow flower)',
     ),
     Query(
         "a sound and a text together find pictures",
         "3-sound-and-text.png",
-        sound="stamps/animals/mammals/bovines/sheep_lamb#effect",
-        heard="a lamb bleats",
-        text="a sheep",
+        sound="stamps/animals/mammals/bovines/sheep#effect",
+        heard="a sheep bleats",
+        text="a white animal",
     ),
 )
 

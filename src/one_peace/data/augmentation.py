@@ -9,17 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def augment_pictures(pictures: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Random flip, zoom, shift, small rotation and colour.
+def augment_pictures(pictures: Tensor, size: int, generator: torch.Generator, strength: float = 1.0) -> Tensor:
+    """Random flip, zoom, shift, rotation and colour, all but the flip in proportion to `strength`.
 
     uint8 (batch, 3, h, w) -> float32 in [0, 1], (batch, 3, size, size).
     """
     batch = pictures.shape[0]
 
     def uniform(low: float, high: float) -> Tensor:
-        return torch.rand(batch, generator=generator) * (high - low) + low
+        return strength * (torch.rand(batch, generator=generator) * (high - low) + low)
 
-    zoom, aspect, angle = uniform(0.7, 1.08), uniform(-0.15, 0.15).exp(), uniform(-0.12, 0.12)
+    zoom, aspect, angle = 1.0 + uniform(-0.3, 0.08), uniform(-0.15, 0.15).exp(), uniform(-0.12, 0.12)
     flip = torch.where(torch.rand(batch, generator=generator) < 0.5, -1.0, 1.0)
     scale_x, scale_y = flip * zoom * aspect, zoom / aspect
     cos, sin = angle.cos(), angle.sin()
@@ -35,7 +35,7 @@ def augment_pictures(pictures: Tensor, size: int, generator: torch.Generator) ->
     x = F.grid_sample(pictures.float().div_(255), grid, padding_mode="border", align_corners=False)
 
     def factor(spread: float) -> Tensor:
-        return uniform(1 - spread, 1 + spread)[:, None, None, None]
+        return 1.0 + uniform(-spread, spread)[:, None, None, None]
 
     mean = x.mean(dim=(1, 2, 3), keepdim=True)
     x = (x - mean) * factor(0.2) + mean * factor(0.2)
@@ -43,10 +43,15 @@ def augment_pictures(pictures: Tensor, size: int, generator: torch.Generator) ->
     return ((x - grey) * factor(0.3) + grey).clamp_(0.0, 1.0)
 
 
-def augment_waveform(waveform: Tensor, generator: torch.Generator) -> Tensor:
-    """Random tempo with pitch (up to 12 %), and faint noise. (samples,) float32 -> (other samples,)."""
+def augment_waveform(waveform: Tensor, generator: torch.Generator, strength: float = 1.0) -> Tensor:
+    """Random tempo with pitch (up to 12 % times `strength`), and faint noise.
+
+    (samples,) float32 -> (other samples,).
+    """
     tempo, noise = torch.rand(2, generator=generator).tolist()
-    samples = int(waveform.shape[0] / (0.88 + 0.24 * tempo))
+    if strength == 0:
+        return waveform
+    samples = int(waveform.shape[0] / (1 + strength * (0.24 * tempo - 0.12)))
     x = F.interpolate(waveform[None, None], size=samples, mode="linear", align_corners=False)[0, 0]
-    level = x.std().item() * math.exp(-2.5 - 4.0 * noise)
+    level = strength * x.std().item() * math.exp(-2.5 - 4.0 * noise)
     return x + level * torch.randn(x.shape, generator=generator)

@@ -35,7 +35,9 @@ class DataRecipe:
     probability that a spoken clip is paired with the caption in its own language, `tags` that two to four
     English keywords stand in for an English caption. Each word of a caption is left out with probability
     `word_dropout`: a small model would otherwise learn captions by heart and nothing of their words.
-    `clip_seconds` and `caption_tokens` bound the lengths.
+    `augmentation` is its strength, 0 for none. The first step draws from `first_items` items (0: from all), and from
+    then on from more in each, until at step `all_items_by` every item takes part. `clip_seconds` and
+    `caption_tokens` bound the lengths.
     """
 
     sources: dict[str, float] = field(default_factory=dict)
@@ -43,6 +45,9 @@ class DataRecipe:
     own_language: float = 0.5
     tags: float = 0.2
     word_dropout: float = 0.0
+    augmentation: float = 1.0
+    first_items: int = 0
+    all_items_by: int = 0
     clip_seconds: float = 3.0
     caption_tokens: int = 20
 
@@ -67,7 +72,7 @@ class PairSampler:
         decode = self._picture if partner == "image" else self._sound
         self.partner = partner
         # A caption may be a held-out one in another language, or the second one of a held-out picture.
-        items = [item for item in map(self._without_withheld, items) if item.texts]
+        items = [item for item in map(self._without_withheld, items) if item.texts and self._weight(item)]
         with ThreadPoolExecutor() as pool:
             decoded = list(pool.map(decode, [item.path for item in items]))
         kept = [(item, media) for item, media in zip(items, decoded, strict=True) if media is not None]
@@ -76,38 +81,59 @@ class PairSampler:
         self.media = [media for _, media in kept]
         groups: dict[tuple[str, str], list[int]] = defaultdict(list)
         for index, item in enumerate(self.items):
-            groups[item.track or item.source, item.group].append(index)
+            groups[source_of(item), item.group].append(index)
         self.groups = list(groups.values())
         self.group_names = [group for _, group in groups]
-        weights = [recipe.sources.get(source, 0.0) for source, _ in groups]
-        self.weights = torch.tensor(weights, dtype=torch.float64)
-        if not bool((self.weights > 0).any()):
+        self.weights = torch.tensor([recipe.sources[source] for source, _ in groups], dtype=torch.float64)
+        order = torch.randperm(len(self.items), generator=torch.Generator().manual_seed(0))
+        self.turn = torch.empty_like(order)  # when an item joins
+        self.turn[order] = torch.arange(len(order))
+        if not self.items:
             raise ValueError(f"no item of the sources {sorted(recipe.sources)} in the manifest")
 
-    def batch(self, size: int, seed: int, step: int) -> list[tuple[Example, Example]]:
-        """`size` pairs as (text example, partner example)."""
+    def batch(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[tuple[Example, Example]]:
+        """`size` pairs as (text example, partner example), or the slice of them of process `rank` of `world`.
+
+        Every process draws the whole batch: its random numbers come one after the other. `ValueError` if the batch
+        cannot be divided among the processes.
+        """
+        if size % world:
+            raise ValueError(f"a batch of {size} pairs cannot be divided among {world} processes")
+        local = size // world
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        chosen = self._draw(size, generator)
+        chosen = self._draw(size, generator, step)
         texts = [self._text(self.items[i], generator) for i in chosen]
         if self.partner == "image":
-            x = augment_pictures(torch.stack([self.media[i] for i in chosen]), self.size, generator)
+            pictures = torch.stack([self.media[i] for i in chosen])
+            x = augment_pictures(pictures, self.size, generator, self.recipe.augmentation)
             x = (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
             partners: list[Example] = [{"pixels": p} for p in x]
         else:
             partners = [{"waveform": self._clip(self.media[i], generator)} for i in chosen]
-        return list(zip(texts, partners, strict=True))
+        return list(zip(texts, partners, strict=True))[rank * local : (rank + 1) * local]
 
-    def _draw(self, size: int, generator: torch.Generator) -> list[int]:
+    def _joined(self, step: int) -> list[list[int]]:
+        """The members of every group that take part in a step: a number of items that grows exponentially."""
+        first, total = self.recipe.first_items, len(self.items)
+        if not first or first >= total or step >= self.recipe.all_items_by:
+            return self.groups
+        limit = first * (total / first) ** (step / self.recipe.all_items_by)
+        turn = self.turn.tolist()
+        return [[i for i in members if turn[i] < limit] for members in self.groups]
+
+    def _draw(self, size: int, generator: torch.Generator, step: int) -> list[int]:
         """Item indices, one per group, no caption twice; of sounds, those of similar length."""
+        joined = self._joined(step)
         surplus = SURPLUS["image" if self.partner == "image" else "audio"]
-        count = min(int((self.weights > 0).sum()), int(size * surplus))
-        order = torch.multinomial(self.weights, count, replacement=False, generator=generator).tolist()
+        weights = self.weights * torch.tensor([bool(members) for members in joined])
+        count = min(int((weights > 0).sum()), int(size * surplus))
+        order = torch.multinomial(weights, count, replacement=False, generator=generator).tolist()
         distinct = {self.group_names[group]: group for group in reversed(order)}
         groups = [group for group in order if distinct[self.group_names[group]] == group]
         if self.partner == "image":
-            return [self._any(self.groups[group], generator) for group in groups[:size]]
+            return [self._any(joined[group], generator) for group in groups[:size]]
         target = self.media[int(torch.randint(len(self.media), (), generator=generator))].shape[0]
-        members = [self._of_length(self.groups[group], target, generator) for group in groups]
+        members = [self._of_length(joined[group], target, generator) for group in groups]
         return sorted(members, key=lambda i: abs(self.media[i].shape[0] - target))[:size]
 
     def _of_length(self, members: list[int], target: int, generator: torch.Generator) -> int:
@@ -147,6 +173,9 @@ class PairSampler:
         normal = normalise_caption(text)
         return instead if not normal or normal in self.withheld else text
 
+    def _weight(self, item: Item) -> float:
+        return self.recipe.sources.get(source_of(item), 0.0)
+
     def _without_withheld(self, item: Item) -> Item:
         def allowed(texts: list[str]) -> list[str]:
             return [text for text in texts if normalise_caption(text) not in self.withheld]
@@ -169,13 +198,18 @@ class PairSampler:
             return None
 
     def _clip(self, media: Tensor, generator: torch.Generator) -> Tensor:
-        waveform = augment_waveform(media.float(), generator)
+        waveform = augment_waveform(media.float(), generator, self.recipe.augmentation)
         limit = int(self.recipe.clip_seconds * SAMPLE_RATE)
         surplus = waveform.shape[0] - limit
         if surplus > 0:
             start = int(torch.randint(surplus + 1, (), generator=generator))
             waveform = waveform[start : start + limit]
         return prepare_waveform(waveform, max_seconds=None)
+
+
+def source_of(item: Item) -> str:
+    """The name that a recipe weighs an item by."""
+    return item.track or item.source
 
 
 def _weighted_choice(weights: dict[str, float], uniform: float) -> Any:

@@ -23,7 +23,8 @@ class PretrainingStage:
     """Which pair is trained, how much of it is masked, and the weight of each denoising term.
 
     With `train_anchor` both unimodal students learn from the unimodal teachers. Without it the anchor is frozen,
-    has no student of its own, and the partner's teacher is the joint encoding, as published.
+    has no student of its own, and the partner's teacher is the joint encoding, as published. With
+    `front_end_steps` an audio front end is first fitted to spectrograms for so many steps, and then kept.
     """
 
     partner: str
@@ -39,6 +40,7 @@ class PretrainingStage:
     joint_partner_weight: float = 0.5
     denoising_scale: float = 2.5
     denoising_smoothing: float = 0.1
+    front_end_steps: int = 0
 
 
 IMAGE_TEXT = PretrainingStage("image", True, partner_mask=0.75, joint_anchor_mask=0.4, joint_partner_mask=0.6875)
@@ -187,7 +189,8 @@ def _denoising_terms(
 def freeze_for_stage(model: OnePeaceForPretraining, stage: PretrainingStage) -> None:
     """Sets `requires_grad`: everything in a stage that trains the anchor, else only what is the partner's own.
 
-    The partner's own are its adapter, expert, norms and projection, the whole decoder and the logit scale.
+    The partner's own are its adapter (but for a front end already fitted), expert, norms and projection, the whole
+    decoder and the logit scale.
     """
     own = (
         f"adapters.{stage.partner}.",
@@ -197,4 +200,5 @@ def freeze_for_stage(model: OnePeaceForPretraining, stage: PretrainingStage) -> 
     )
     for name, parameter in model.encoder.named_parameters():
         trained = stage.train_anchor or name == "logit_scale" or any(part in name for part in own)
-        parameter.requires_grad_(trained)
+        kept = stage.front_end_steps > 0 and name.startswith(f"adapters.{stage.partner}.frames.")
+        parameter.requires_grad_(trained and not kept)

@@ -1,13 +1,18 @@
-"""AdamW with the published choice of what decays, and the learning rate over time."""
+"""AdamW with the published choice of what decays and what learns slower, and the learning rate over time."""
 
 from __future__ import annotations
 
 import math
+import re
+from collections import defaultdict
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from one_peace.training.recipe import OptimizerRecipe
+
+BLOCK = re.compile(r"(?:encoder\.)?(?:fusion\.blocks|adapters\.\w+\.bias\.tables)\.(\d+)(?:\.|$)")
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
@@ -18,14 +23,38 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     return not (in_adapter and (name.endswith(".cls") or name.endswith(".positions.weight")))
 
 
+def layer_of(name: str, layers: int) -> int:
+    """Depth of a parameter for layer decay: adapters 0, block i and its bias table i + 1, all else `layers` + 1."""
+    if block := BLOCK.match(name):
+        return int(block[1]) + 1
+    return 0 if name.removeprefix("encoder.").startswith("adapters.") else layers + 1
+
+
 def build_optimizer(model: nn.Module, recipe: OptimizerRecipe) -> torch.optim.AdamW:
-    """AdamW over the parameters that require gradients, in two groups."""
+    """AdamW over the parameters that require gradients.
+
+    A group's `lr_scale` is `layer_decay` to the power of its distance from the top; it is 1 without layer decay.
+    """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    blocks = [int(m[1]) + 1 for name, _ in model.named_parameters() if (m := BLOCK.match(name))]
+    layers = max(blocks, default=0)
+    members: dict[tuple[float, float, bool], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in trained:
+        scale = recipe.layer_decay ** (layers + 1 - layer_of(name, layers))
+        decay = recipe.weight_decay if decays(name, parameter) else 0.0
+        # The fused update takes sharded or plain tensors of a group, never both.
+        members[decay, scale, isinstance(parameter, DTensor)].append(parameter)
+    ordered = sorted(members.items(), key=lambda group: (-group[0][0], group[0][1], group[0][2]))
     groups = [
-        {"params": [p for name, p in trained if decays(name, p)], "weight_decay": recipe.weight_decay},
-        {"params": [p for name, p in trained if not decays(name, p)], "weight_decay": 0.0},
+        {"params": parameters, "weight_decay": decay, "lr_scale": scale} for (decay, scale, _), parameters in ordered
     ]
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Gives every group the rate times the group's own scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
 
 
 def learning_rate(step: int, steps: int, recipe: OptimizerRecipe) -> float:

@@ -37,9 +37,30 @@ class OptimizerRecipe:
     eps: float = 1e-8
     weight_decay: float = 0.05
     clip_norm: float = 3.0
+    layer_decay: float = 1.0
+    ema_decay: float | None = None
+    ema_start: int = 0
+    skip_limit: int = 10
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
+
+
+@dataclass(frozen=True)
+class EngineRecipe:
+    """How the work is done on the devices at hand; of this only `precision` changes the numbers.
+
+    `recompute` keeps each block's input and computes the rest again for the gradient. `shard_over` is the number of
+    processes that share one copy of the weights, all by default.
+    """
+
+    precision: str = "float32"
+    recompute: bool = False
+    shard_over: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"engine.precision is float32 or bfloat16, not {self.precision!r}")
 
 
 @dataclass(frozen=True)
@@ -47,7 +68,10 @@ class PretrainRecipe:
     """A run. `model` names a preset, a built-in model or a saved one (a folder in our format) to start from.
 
     `expert_from` starts the partner's experts from those of a trained modality. The denoising objective takes part
-    in every `denoise_every`-th step.
+    in every `denoise_every`-th step. `contrast` is over the global batch: "published" (gathered features are fixed)
+    or "full" (they get their gradient too). `micro_batch` pairs go through the model at once, as many times as it
+    takes; the denoising negatives of a pair are those of its micro-batch. Without it, a process takes its share of
+    the batch at once. The result depends on the micro-batch, and not on the number of processes.
     """
 
     model: str
@@ -56,6 +80,9 @@ class PretrainRecipe:
     batch_size: int
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
+    engine: EngineRecipe = field(default_factory=EngineRecipe)
+    contrast: str = "published"
+    micro_batch: int | None = None
     expert_from: str | None = None
     vocabulary: int = 50264
     drop_path: float = 0.4
@@ -64,11 +91,18 @@ class PretrainRecipe:
     save_every: int = 200
     seed: int = 3407
 
+    def __post_init__(self) -> None:
+        if self.contrast not in ("published", "full"):
+            raise ValueError(f"contrast is published or full, not {self.contrast!r}")
+        if self.micro_batch is not None and (self.micro_batch < 1 or self.batch_size % self.micro_batch):
+            raise ValueError(f"micro_batch={self.micro_batch} does not divide batch_size={self.batch_size}")
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PretrainRecipe:
         """Inverse of `dataclasses.asdict`; a `ValueError` names an unknown key and the nearest known one."""
         fields = dict(values)
-        for key, part in (("stage", PretrainingStage), ("optimizer", OptimizerRecipe), ("data", DataRecipe)):
+        parts = {"stage": PretrainingStage, "optimizer": OptimizerRecipe, "data": DataRecipe, "engine": EngineRecipe}
+        for key, part in parts.items():
             if key in fields:
                 fields[key] = build_dataclass(part, fields[key], key)
         recipe: PretrainRecipe = build_dataclass(cls, fields, "recipe")

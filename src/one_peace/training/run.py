@@ -1,6 +1,6 @@
 """One pretraining run over the sample library: recipe in, run folder out.
 
-A run folder holds `recipe.yaml`, `log.jsonl`, `state.pt` (to resume from) and `model/`: the model in our own format,
+A run folder holds `recipe.yaml`, `log.jsonl`, `state/` (to go on from) and `model/`: the model in our own format,
 decoder included, which the next stage starts from. It is written before the first step and after the last one.
 """
 
@@ -16,6 +16,8 @@ from one_peace.data.manifest import Item, normalise_caption
 from one_peace.data.pairs import PairSampler
 from one_peace.modalities.text import TextProcessor
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
+from one_peace.training.distributed import Processes
+from one_peace.training.front_end import fit_front_end
 from one_peace.training.pretrain import pretrain
 from one_peace.training.recipe import PretrainRecipe, recipe_to_yaml
 from one_peace.training.start import load_for_training, save_for_training, start_model
@@ -43,22 +45,37 @@ def run_pretraining(
     out: Path,
     device: str,
     report: Callable[[dict[str, Any]], None],
+    processes: Processes | None = None,
 ) -> OnePeaceForPretraining:
-    """Trains and leaves the run folder `out`; run again after an interruption, it continues."""
+    """Trains and leaves the run folder `out`; run again after an interruption, it continues.
+
+    Every one of several `processes` calls it, with a folder that all of them see; the first one writes and reports.
+    After a SIGTERM `out/model` is as it was at the start, and `out/state` what the run goes on from.
+    """
+    processes = processes or Processes()
     out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.yaml").write_text(recipe_to_yaml(recipe), encoding="utf-8")
-    if is_native(out / "model"):  # the run goes on: `state.pt` has its weights
-        model, processors = load_for_training(out / "model", recipe)
+    resumed = processes.any(is_native(out / "model"))  # then `state/` has its weights
+    if processes.first:
+        (out / "recipe.yaml").write_text(recipe_to_yaml(recipe), encoding="utf-8")
     else:
-        model, processors = start_model(recipe, items)
-        save_for_training(model, processors, out / "model")
+        processes.wait()  # until the first one has written where the run starts
+    starting = processes.first and not resumed
+    model, processors = start_model(recipe, items) if starting else load_for_training(out / "model", recipe)
     stage = recipe.stage
     text = processors[stage.anchor]
     assert isinstance(text, TextProcessor)
     size = getattr(model.config.modalities[stage.partner], "image_size", 0)
     chosen = training_items(items, stage.partner)
     sampler = PairSampler(chosen, text, recipe.data, stage.partner, size, held_out_captions(items))
-    report({"items": len(sampler.items), "captions": len(sampler.groups), "unreadable": sampler.skipped})
-    pretrain(model, recipe, processors, sampler.batch, out, device, report)
-    save_for_training(model, processors, out / "model")
+    if processes.first:
+        report({"items": len(sampler.items), "captions": len(sampler.groups), "unreadable": sampler.skipped})
+    if starting:
+        if stage.front_end_steps:
+            fit_front_end(model, processors, sampler.batch, stage.front_end_steps, recipe.seed, report)
+        save_for_training(model, processors, out / "model")
+    if processes.first:
+        processes.wait()
+    done = pretrain(model, recipe, processors, sampler.batch, out, device, report, processes)
+    if done >= recipe.steps:
+        save_for_training(model, processors, out / "model", write=processes.first)
     return model

@@ -21,6 +21,7 @@ from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.presets import decoder_shape, list_models, preset
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.nn.block import Block
+from one_peace.training.distributed import whole_tensor
 from one_peace.training.recipe import PretrainRecipe
 
 Processors = Mapping[str, Processor]
@@ -34,25 +35,39 @@ def start_model(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeace
     """
     torch.manual_seed(recipe.seed)
     if recipe.model in list_models():
-        return _fresh(recipe, items)
-    path = resolve(recipe.model)
-    if not is_native(path):
-        raise ValueError(f"model {recipe.model!r} is neither a preset ({', '.join(list_models())}) nor a saved model")
-    model, processors = load_for_training(path, recipe)
+        config, processors = plan_model(recipe, items)
+        return OnePeaceForPretraining(config), processors
+    model, processors = load_for_training(_saved_path(recipe), recipe)
     if recipe.expert_from is not None:
         _copy_experts(model, recipe.expert_from, recipe.stage.partner)
     return model, processors
 
 
-def save_for_training(model: OnePeaceForPretraining, processors: Processors, folder: Path) -> None:
-    """Writes a model with its decoder in our format; `from_pretrained` reads the encoder of it."""
+def plan_model(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeaceConfig, Processors]:
+    """The shape of what `start_model` makes, and its processors, without any weights."""
+    if recipe.model in list_models():
+        return _fresh(recipe, items)
+    path = _saved_path(recipe)
+    return _extended(OnePeaceConfig.from_dict(open_folder(path).config), recipe, path)
+
+
+def save_for_training(model: OnePeaceForPretraining, processors: Processors, folder: Path, write: bool = True) -> None:
+    """Writes a model with its decoder in our format; `from_pretrained` reads the encoder of it.
+
+    Of a sharded model every process has to call it, one with `write`.
+    """
 
     def files(target: Path) -> None:
         for processor in processors.values():
             processor.save(target)
 
-    tensors = {name: [parameter.detach().cpu()] for name, parameter in model.named_parameters()}
-    write_folder(folder, model.config.to_dict(), tensors, write_files=files)
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        whole = whole_tensor(parameter)
+        if write:  # the other processes let go of each tensor at once
+            tensors[name] = [whole]
+    if write:
+        write_folder(folder, model.config.to_dict(), tensors, write_files=files)
 
 
 def load_for_training(path: Path, recipe: PretrainRecipe) -> tuple[OnePeaceForPretraining, Processors]:
@@ -61,12 +76,9 @@ def load_for_training(path: Path, recipe: PretrainRecipe) -> tuple[OnePeaceForPr
     Raises:
         CheckpointError: names every tensor that does not fit.
     """
-    folder, partner = open_folder(path), recipe.stage.partner
+    folder = open_folder(path)
     saved = OnePeaceConfig.from_dict(folder.config)
-    modalities = dict(saved.modalities)
-    modalities.setdefault(partner, get_modality(partner).preset(saved.width))
-    decoder = saved.decoder or decoder_shape(saved.width)
-    config = dataclasses.replace(saved, modalities=modalities, decoder=decoder, drop_path=recipe.drop_path)
+    config, processors = _extended(saved, recipe, path)
     model = OnePeaceForPretraining(config)
     tensors = {n if n.startswith(("encoder.", "decoder.")) else f"encoder.{n}": n for n in folder.tensors}
     parameters = dict(model.named_parameters())
@@ -82,10 +94,27 @@ def load_for_training(path: Path, recipe: PretrainRecipe) -> tuple[OnePeaceForPr
             problems.append(f"{name}: missing")
     if problems:
         raise CheckpointError(f"{path}: {len(problems)} tensors do not fit:\n  " + "\n  ".join(problems))
-    return model, {name: get_modality(name).processor(settings, path) for name, settings in modalities.items()}
+    return model, processors
 
 
-def _fresh(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeaceForPretraining, Processors]:
+def _saved_path(recipe: PretrainRecipe) -> Path:
+    path = resolve(recipe.model)
+    if not is_native(path):
+        raise ValueError(f"model {recipe.model!r} is neither a preset ({', '.join(list_models())}) nor a saved model")
+    return path
+
+
+def _extended(saved: OnePeaceConfig, recipe: PretrainRecipe, path: Path) -> tuple[OnePeaceConfig, Processors]:
+    """A saved model's shape with the partner of the recipe's stage and a decoder."""
+    partner = recipe.stage.partner
+    modalities = dict(saved.modalities)
+    modalities.setdefault(partner, get_modality(partner).preset(saved.width))
+    decoder = saved.decoder or decoder_shape(saved.width)
+    config = dataclasses.replace(saved, modalities=modalities, decoder=decoder, drop_path=recipe.drop_path)
+    return config, {name: get_modality(name).processor(settings, path) for name, settings in modalities.items()}
+
+
+def _fresh(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeaceConfig, Processors]:
     languages = recipe.data.languages
     training = [i.texts for i in items if i.split == "train"]
     captions = sorted({text for texts in training for language in languages for text in texts.get(language, ())})
@@ -100,7 +129,7 @@ def _fresh(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeaceForPr
         else get_modality(name).processor(settings, None)
         for name, settings in modalities.items()
     }
-    return OnePeaceForPretraining(config), processors
+    return config, processors
 
 
 def _starts_fresh(name: str, saved: OnePeaceConfig) -> bool:
@@ -110,9 +139,11 @@ def _starts_fresh(name: str, saved: OnePeaceConfig) -> bool:
 
 
 def _copy_experts(model: OnePeaceForPretraining, source: str, target: str) -> None:
-    """Starts one modality's feed-forward experts and final norm from another's."""
-    fusion = model.encoder.fusion
-    for block in fusion.blocks:
+    """Starts one modality's feed-forward experts, cls, final norm and projection from another's."""
+    encoder = model.encoder
+    for block in encoder.fusion.blocks:
         assert isinstance(block, Block)
         block.ffn[target].load_state_dict(block.ffn[source].state_dict())
-    fusion.norms[target].load_state_dict(fusion.norms[source].state_dict())
+    for parts in (encoder.fusion.norms, encoder.projections):
+        parts[target].load_state_dict(parts[source].state_dict())
+    encoder.adapter(target).cls.data.copy_(encoder.adapter(source).cls.data)

@@ -1,0 +1,131 @@
+"""Batches of a mixture: which pairs make up a step, decoded, with replacements for those that cannot be used.
+
+A batch depends on the seed, its size and the step alone, whatever the number of processes that draw it and wherever
+a run began. `prefetch.py` puts worker processes in front.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+
+from one_peace.data.decoding import PairDecoder
+from one_peace.data.dropped import Dropped, Padding
+from one_peace.data.mixture import Mixture, Slots
+from one_peace.data.permutation import mix, permute
+from one_peace.data.source import UnusablePair
+from one_peace.errors import OnePeaceError
+from one_peace.modalities.base import Example
+
+Pair = tuple[Example, Example]
+ATTEMPTS = 1000  # replacements tried for one pair before a source counts as unusable
+GROUPED_STEPS = 8  # batches whose pairs are sorted by length together
+
+
+class NoUsableData(OnePeaceError):
+    """A source in which nothing usable could be found; the message says what was wrong with it."""
+
+    def __reduce__(self) -> tuple[type[NoUsableData], tuple[str]]:
+        return type(self), (str(self),)
+
+
+@dataclass
+class LoadedBatch:
+    """Pairs of one process in one step, their lengths (text, partner) in tokens, and (reason, message) of failures."""
+
+    pairs: list[Pair]
+    lengths: list[tuple[int, int]]
+    failures: list[tuple[str, str]]
+
+
+class PairLoader:
+    """Draws, decodes and groups. Picklable: each worker has one.
+
+    Args:
+        group_by: what batches are sorted by: the length of the `text`, of the `partner`, or None to keep the order of
+            the mixture. Pairs of `GROUPED_STEPS` batches are sorted and cut, and the batches shuffled.
+    """
+
+    def __init__(
+        self, mixture: Mixture, decoder: PairDecoder, group_by: Literal["text", "partner"] | None = None
+    ) -> None:
+        self.mixture, self.decoder, self.group_by = mixture, decoder, group_by
+        self._grouped: tuple[tuple[int, int], list[Slots]] | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_grouped": None}
+
+    def slots(self, size: int, step: int) -> Slots:
+        """What the global batch of a step is made of, before replacements."""
+        if self.group_by is None:
+            return self.mixture.slots(step * size, size)
+        window, place = divmod(step, GROUPED_STEPS)
+        if self._grouped is None or self._grouped[0] != (size, window):
+            self._grouped = (size, window), self._group(size, window)
+        return self._grouped[1][place]
+
+    def _group(self, size: int, window: int) -> list[Slots]:
+        slots = self.mixture.slots(window * GROUPED_STEPS * size, GROUPED_STEPS * size)
+        sizes = self.mixture.sizes(slots)
+        text, partner = sizes[:, 0], sizes[:, 1]
+        order = np.lexsort((text, partner) if self.group_by == "partner" else (partner, text))
+        shuffled = permute(np.arange(GROUPED_STEPS), GROUPED_STEPS, mix(self.mixture.seed, "batches", window))
+        return [slots[order[batch * size : (batch + 1) * size]] for batch in shuffled]
+
+    def load(self, size: int, step: int, rank: int = 0, world: int = 1) -> LoadedBatch:
+        """The slice of process `rank` of `world` of the global batch of a step.
+
+        Raises:
+            ValueError: the batch cannot be divided among the processes.
+            NoUsableData: a source without anything usable.
+        """
+        if size % world:
+            raise ValueError(f"a batch of {size} pairs cannot be divided among {world} processes")
+        local = size // world
+        slots = self.slots(size, step)[np.arange(rank * local, (rank + 1) * local)]
+        failures: list[tuple[str, str]] = []
+        pairs = [self._pair(slots, place, failures) for place in range(local)]
+        return LoadedBatch(pairs, [self.decoder.length(pair) for pair in pairs], failures)
+
+    def _pair(self, slots: Slots, place: int, failures: list[tuple[str, str]]) -> Pair:
+        """The pair of a slot, or the next usable one of the same source in an order that the slot decides."""
+        number, source = int(slots.numbers[place]), int(slots.source[place])
+        seed = mix(self.mixture.seed, "augmentation", number) >> 1
+        tried = 0
+        candidates = slots.index[place : place + 1]
+        while True:
+            for index in candidates:
+                tried += 1
+                try:
+                    raw = self.mixture.read(source, int(index))
+                    return self.decoder(raw, torch.Generator().manual_seed(seed))
+                except UnusablePair as error:
+                    failures.append((error.reason, str(error)))
+            if tried > 1:
+                raise NoUsableData(self._nothing(source, tried, failures[-tried:]))
+            candidates = self.mixture.orders[source].neighbours(int(slots.draw[place]), ATTEMPTS)
+
+    def _nothing(self, source: int, tried: int, failures: list[tuple[str, str]]) -> str:
+        dropped = Dropped()
+        for reason, _ in failures:
+            dropped.counts[reason] += 1
+        name = self.mixture.sources[source].name
+        return f"{name}: nothing usable after {tried} attempts. {dropped}. The last one: {failures[-1][1]}"
+
+
+@dataclass
+class LoadingReport:
+    """What loading has cost so far: pairs left out, padding, and seconds that training waited for data."""
+
+    dropped: Dropped = field(default_factory=Dropped)
+    padding: Padding = field(default_factory=Padding)
+    waited: float = 0.0
+    elapsed: float = 0.0
+
+    @property
+    def waiting(self) -> float:
+        """Share of the time since the first batch was asked for that was spent waiting for data."""
+        return self.waited / self.elapsed if self.elapsed else 0.0

@@ -1,0 +1,97 @@
+"""From the data part of a recipe to a source of batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from one_peace.data.decoding import PairDecoder
+from one_peace.data.folders import FolderSource, ManifestSource, find_list
+from one_peace.data.loading import PairLoader
+from one_peace.data.mixture import Mixture
+from one_peace.data.prefetch import PrefetchedPairs
+from one_peace.data.row_index import first_line
+from one_peace.data.shard_cache import ShardCache, expand_braces
+from one_peace.data.shards import ShardSource
+from one_peace.data.source import ConcatenatedSource, PairSource
+from one_peace.data.tables import TableSource
+from one_peace.errors import InputError
+
+
+@dataclass(frozen=True)
+class SourceRecipe:
+    """One source of pairs; what it is, is told by `path`.
+
+    * `.tsv` files are tables as published; `text` and `media` name their columns, `root` is what paths in them start
+      from.
+    * `.tar` files, local or behind http(s), are webdataset shards, of `pairs_per_shard`.
+    * A folder, or a `.csv` or `.jsonl` in it, is a list of files and texts, or the manifest of a sample library.
+
+    `path` may have ranges: `train-{00..31}.tsv`. `weight` is the share of the source in batches, relative to the
+    others: all sources have one, or none, which means in proportion to their sizes.
+    """
+
+    path: str
+    weight: float | None = None
+    text: str | None = None
+    media: str | None = None
+    root: str | None = None
+    pairs_per_shard: int | None = None
+
+
+def open_pairs(
+    recipes: Mapping[str, SourceRecipe],
+    decoder: PairDecoder,
+    seed: int,
+    cache: Path,
+    *,
+    workers: int = 0,
+    cache_bytes: int = 50 << 30,
+) -> PrefetchedPairs:
+    """The batches of a run from named sources, grouped by length: of pictures by their texts, else by the partner.
+
+    Args:
+        cache: folder for indexes and for remote shards, of which it keeps about `cache_bytes`.
+
+    Raises:
+        InputError: a source that is not there, has no such column, or has nothing usable in it.
+        ValueError: no source, an empty one, weights for only some.
+    """
+    shards = ShardCache(cache, cache_bytes)
+    sources = [open_source(name, recipe, decoder.partner_name, shards) for name, recipe in recipes.items()]
+    weights = {name: recipe.weight for name, recipe in recipes.items() if recipe.weight is not None}
+    loader = PairLoader(
+        Mixture(sources, seed, weights or None), decoder, "text" if decoder.partner_name == "image" else "partner"
+    )
+    return PrefetchedPairs(loader, workers)
+
+
+def open_source(name: str, recipe: SourceRecipe, partner: str, shards: ShardCache) -> PairSource:
+    """One source under its name in the recipe."""
+    paths = expand_braces(recipe.path)
+    if paths[0].endswith(".tar"):
+        return ShardSource(paths, partner, shards, pairs_per_shard=recipe.pairs_per_shard, name=name)
+    parts = [_open_local(Path(path), recipe, partner, shards.folder) for path in paths]
+    return ConcatenatedSource(name, parts)
+
+
+def _open_local(path: Path, recipe: SourceRecipe, partner: str, cache: Path) -> PairSource:
+    if path.suffix == ".tsv":
+        root = None if recipe.root is None else Path(recipe.root)
+        return TableSource(path, recipe.media or partner, cache, text=recipe.text, root=root)
+    if not path.is_dir() and path.suffix not in (".csv", ".jsonl"):
+        raise InputError(str(path), "is no .tsv, .csv, .jsonl or .tar file and no folder")
+    listed = find_list(path)
+    if listed.suffix == ".jsonl" and _is_library_manifest(listed):
+        return ManifestSource(listed, partner)
+    return FolderSource(path, cache, weigh=partner != "image")
+
+
+def _is_library_manifest(path: Path) -> bool:
+    try:
+        row = json.loads(first_line(path))
+    except ValueError:
+        return False
+    return isinstance(row, dict) and {"kind", "group", "split"} <= set(row)

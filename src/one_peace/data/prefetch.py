@@ -1,0 +1,178 @@
+"""Worker processes that load batches ahead of training."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from one_peace.data.loading import LoadedBatch, LoadingReport, Pair, PairLoader
+from one_peace.errors import OnePeaceError
+from one_peace.modalities.base import Example
+
+AHEAD = 2  # batches that each worker prepares in advance
+
+
+@dataclass
+class _Packed:
+    """A batch in a few large tensors: each tensor that changes processes takes a file descriptor."""
+
+    keys: list[dict[str, tuple[Tensor, list[int] | None]]]  # of texts and partners; sizes along the first dimension
+    lengths: list[tuple[int, int]]
+    failures: list[tuple[str, str]]
+
+
+class PrefetchedPairs:
+    """A `BatchSource` with workers: `batch(size, seed, step, rank, world)`.
+
+    Steps asked for one after the other come from the workers, which work ahead; any other step starts them anew
+    there, so a run resumes at any step. With 0 workers everything happens in the calling process. `close` stops the
+    workers; so does the end of a `with` block.
+    """
+
+    def __init__(self, loader: PairLoader, workers: int) -> None:
+        self.loader, self.workers = loader, workers
+        self.report = LoadingReport()
+        self._steps: Iterator[LoadedBatch | OnePeaceError] | None = None
+        self._next: tuple[int, int, int, int] | None = None  # size, step, rank, world
+        self._began: float | None = None
+
+    def __enter__(self) -> PrefetchedPairs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def batch(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[Pair]:
+        """The slice of process `rank` of `world` of the global batch of a step: (text example, partner example).
+
+        Raises:
+            ValueError: another seed than the mixture's, or a batch that cannot be divided among the processes.
+            OnePeaceError: nothing usable in a source, or a worker died.
+        """
+        if seed != self.loader.mixture.seed:
+            raise ValueError(f"seed {seed}, but the data are mixed with seed {self.loader.mixture.seed}")
+        if size % world:
+            raise ValueError(f"a batch of {size} pairs cannot be divided among {world} processes")
+        began = time.monotonic()
+        self._began = self._began or began
+        if self.workers == 0:
+            loaded = self.loader.load(size, step, rank, world)
+        else:
+            loaded = self._from_workers(size, step, rank, world)
+        self.report.dropped.add(loaded.failures)
+        self.report.padding.add(loaded.lengths)
+        now = time.monotonic()
+        self.report.waited += now - began
+        self.report.elapsed = now - self._began
+        return loaded.pairs
+
+    def close(self) -> None:
+        """Stops the workers; the next `batch` starts new ones."""
+        self._steps, self._next = None, None
+
+    def _from_workers(self, size: int, step: int, rank: int, world: int) -> LoadedBatch:
+        if self._next != (size, step, rank, world):
+            self.close()
+            self._steps = self._start(size, step, rank, world)
+        assert self._steps is not None
+        try:
+            loaded = next(self._steps)
+        except RuntimeError as error:
+            self.close()
+            if (death := worker_death(error)) is not None:
+                raise death from error
+            raise
+        if isinstance(loaded, OnePeaceError):
+            self.close()
+            raise loaded
+        self._next = (size, step + 1, rank, world)
+        return loaded
+
+    def _start(self, size: int, step: int, rank: int, world: int) -> Iterator[LoadedBatch | OnePeaceError]:
+        batches = DataLoader(
+            _Steps(self.loader, size, rank, world),
+            batch_size=None,
+            sampler=_StepsFrom(step),
+            num_workers=self.workers,
+            prefetch_factor=AHEAD,
+            generator=torch.Generator(),  # by default it would draw from the generator of the training
+        )
+        return (_unpack(b) if isinstance(b, _Packed) else b for b in batches)
+
+
+def worker_death(error: BaseException) -> OnePeaceError | None:
+    """An error by which PyTorch reports a dead worker, as ours; None for any other.
+
+    PyTorch also raises it out of the blue, from a signal handler, while a step is being computed.
+    """
+    found = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", str(error))
+    if not found:
+        return None
+    how = found[2].strip().rstrip(".")
+    return OnePeaceError(
+        f"a data worker died (process {found[1]}: {how}). The system kills workers when memory runs out: "
+        "use fewer of them or smaller batches; the run goes on from its last checkpoint when started again"
+    )
+
+
+class _StepsFrom:
+    """The endless sampler of steps."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def __iter__(self) -> Iterator[int]:
+        step = self.first
+        while True:
+            yield step
+            step += 1
+
+
+class _Steps(Dataset[_Packed]):
+    """A step's number -> its batch; errors for users come back as values, which keeps their message as it is."""
+
+    def __init__(self, loader: PairLoader, size: int, rank: int, world: int) -> None:
+        self.loader, self.size, self.rank, self.world = loader, size, rank, world
+
+    def __getitem__(self, step: int) -> _Packed | OnePeaceError:  # type: ignore[override]
+        try:
+            loaded = self.loader.load(self.size, step, self.rank, self.world)
+        except OnePeaceError as error:
+            return error.with_traceback(None)
+        return _pack(loaded)
+
+
+def _pack(batch: LoadedBatch) -> _Packed:
+    sides = list(zip(*batch.pairs, strict=True))
+    return _Packed([_pack_side(side) for side in sides], batch.lengths, batch.failures)
+
+
+def _pack_side(examples: Sequence[Example]) -> dict[str, tuple[Tensor, list[int] | None]]:
+    packed: dict[str, tuple[Tensor, list[int] | None]] = {}
+    for key in examples[0]:
+        tensors = [example[key] for example in examples]
+        if len({tensor.shape for tensor in tensors}) == 1:
+            packed[key] = torch.stack(tensors), None
+        else:
+            packed[key] = torch.cat(tensors), [tensor.shape[0] for tensor in tensors]
+    return packed
+
+
+def _unpack(packed: _Packed) -> LoadedBatch:
+    sides = [_unpack_side(side, len(packed.lengths)) for side in packed.keys]
+    return LoadedBatch(list(zip(*sides, strict=True)), packed.lengths, packed.failures)
+
+
+def _unpack_side(side: dict[str, tuple[Tensor, list[int] | None]], count: int) -> list[Example]:
+    examples: list[Example] = [{} for _ in range(count)]
+    for key, (tensor, sizes) in side.items():
+        parts = tensor.unbind() if sizes is None else tensor.split(sizes)
+        for example, part in zip(examples, parts, strict=True):
+            example[key] = part
+    return examples

@@ -1,0 +1,120 @@
+"""Where each row of a text file begins: built in one pass, memory-mapped, so that a file of 100 GB costs no memory."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from one_peace.data.cache_files import built_once
+from one_peace.errors import InputError
+
+VERSION = 1  # of the index file's format
+ROW = np.dtype([("start", "<u8"), ("length", "<u4"), ("text", "<u4"), ("partner", "<u4")])
+_AT_ONCE = 1 << 16  # rows written in one go
+
+Measure = Callable[[bytes], tuple[int, int]]
+"""A row -> how long its text and its partner are (`PairSource.sizes`); (0, 0) for a row that cannot be read."""
+
+
+class RowFile:
+    """The rows of a text file by number. Picklable; the file and its index are opened where they are first used.
+
+    Args:
+        header: whether the first line is no row.
+        measure: sizes of a row, kept in the index; `layout` says in words what it depends on beside the file.
+        quoted: rows may go over several lines inside double quotes (CSV).
+        cache: folder of the index files. A new one is made when the file changes.
+    """
+
+    def __init__(self, path: Path, measure: Measure, layout: str, cache: Path, *, header: bool, quoted: bool) -> None:
+        self.path = path
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise InputError(str(path), f"cannot be opened: {error.strerror}") from error
+        state = f"{VERSION}|{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{layout}|{header}|{quoted}"
+        name = f"{path.stem[:80]}-{hashlib.sha256(state.encode()).hexdigest()[:20]}.rows"
+        build = partial(_build, path, measure, header, quoted)
+        self.index_path = built_once(cache / "indexes" / name, build)
+        self.count = self.index_path.stat().st_size // ROW.itemsize
+        self._opened: tuple[int, mmap.mmap, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_opened": None}
+
+    def _open(self) -> tuple[mmap.mmap, np.ndarray]:
+        if self._opened is None or self._opened[0] != os.getpid():
+            with open(self.path, "rb") as file:
+                rows = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._opened = (os.getpid(), rows, np.memmap(self.index_path, ROW, "r"))
+        return self._opened[1], self._opened[2]
+
+    def row(self, number: int) -> bytes:
+        """A row without its line end."""
+        rows, index = self._open()
+        start, length = int(index["start"][number]), int(index["length"][number])
+        return rows[start : start + length]
+
+    def sizes(self, numbers: np.ndarray) -> np.ndarray:
+        """(n,) int64 -> (n, 2) int64: what `measure` said of each row."""
+        entries = self._open()[1][numbers]
+        return np.stack([entries["text"], entries["partner"]], axis=1).astype(np.int64)
+
+
+def first_line(path: Path) -> str:
+    """The header of a text file, without line end and byte order mark.
+
+    Raises:
+        InputError: the file cannot be read, is empty, or is no UTF-8.
+    """
+    try:
+        with open(path, "rb") as file:
+            line = file.readline(1 << 20)
+    except OSError as error:
+        raise InputError(str(path), f"cannot be opened: {error.strerror}") from error
+    if not line.strip():
+        raise InputError(str(path), "is empty; its first line must name the columns")
+    try:
+        return line.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise InputError(str(path), f"its first line is not UTF-8 ({error.reason})") from error
+
+
+def _build(path: Path, measure: Measure, header: bool, quoted: bool, target: Path) -> None:
+    with open(path, "rb") as file, open(target, "wb") as out:
+        pending: list[tuple[int, int, int, int]] = []
+        for start, row in _rows(file, header, quoted):
+            content = row.rstrip(b"\r\n")
+            if content:
+                text, partner = measure(content)
+                pending.append((start, len(content), min(text, 0xFFFF_FFFF), min(partner, 0xFFFF_FFFF)))
+            if len(pending) == _AT_ONCE:
+                out.write(np.array(pending, ROW).tobytes())
+                pending.clear()
+        out.write(np.array(pending, ROW).tobytes())
+
+
+def _rows(file: BinaryIO, header: bool, quoted: bool) -> Iterator[tuple[int, bytes]]:
+    """Offset and content of each row."""
+    start = 0
+    row = b""
+    for number, line in enumerate(file):
+        row += line
+        if quoted and row.count(b'"') % 2:  # a quoted line end
+            continue
+        if not (header and number == 0):
+            yield start, row
+        start += len(row)
+        row = b""
+    if row:
+        yield start, row

@@ -1,0 +1,194 @@
+"""Training on several processes: who takes part, who holds which share of the weights, and sums over all of them.
+
+`torchrun` starts the processes and tells each its number. The weights are sharded block by block (`fully_shard`);
+with `shard_over` fewer processes than there are, every group of so many holds a whole copy (hybrid sharding).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
+
+from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
+from one_peace.nn.block import Block
+from one_peace.tasks.pretraining import Contrast, PretrainingBatch, PretrainingStage, pretraining_losses
+from one_peace.training.recipe import EngineRecipe
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run. `group` (gloo) is for small exchanges on the host, `saving` for those of saves."""
+
+    rank: int = 0
+    count: int = 1
+    group: dist.ProcessGroup | None = None
+    saving: dist.ProcessGroup | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and talks."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any process."""
+        if self.group is None:
+            return flag
+        value = torch.tensor(int(flag))
+        dist.all_reduce(value, dist.ReduceOp.MAX, group=self.group)
+        return bool(value.item())
+
+    def wait(self) -> None:
+        """Returns when all processes have come here."""
+        if self.group is not None:
+            dist.barrier(group=self.group)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """(rows, ...) of each process -> (all rows, ...) in the order of ranks, without gradient."""
+        if self.group is None:
+            return rows.detach()
+        rows = rows.detach().contiguous()
+        gathered = rows.new_empty((self.count * rows.shape[0], *rows.shape[1:]))
+        dist.all_gather_into_tensor(gathered, rows)
+        return gathered
+
+    def mean(self, values: Mapping[str, Tensor], summed: Iterable[str] = ()) -> dict[str, float]:
+        """Scalars averaged over processes, those named in `summed` added up."""
+        names = sorted(values)
+        stacked = torch.stack([values[name].detach().float().cpu() for name in names])
+        if self.group is not None:
+            dist.all_reduce(stacked, group=self.group)
+        totals = dict(zip(names, stacked.tolist(), strict=True))
+        counted = set(summed)
+        return {name: totals[name] if name in counted else totals[name] / self.count for name in values}
+
+
+@contextmanager
+def join_processes(device: str = "cpu") -> Iterator[tuple[Processes, str]]:
+    """The processes that `torchrun` started, and this one's device; one process and `device` itself without torchrun.
+
+    Leaves the process group at the end.
+
+    Raises:
+        ValueError: `device` is cuda and this machine has fewer GPUs than processes.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        yield Processes(), device
+        return
+    kind = torch.device(device).type
+    if kind == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise ValueError(
+                f"process {local} of this machine has no GPU: it has {torch.cuda.device_count()}; "
+                "start torchrun with --nproc-per-node of at most that"
+            )
+        torch.cuda.set_device(local)
+        device = f"cuda:{local}"
+    dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo")
+    try:
+        group, saving = dist.new_group(backend="gloo"), dist.new_group(backend="gloo")
+        yield Processes(dist.get_rank(), dist.get_world_size(), group, saving), device
+    finally:
+        dist.destroy_process_group()
+
+
+class LossModule(nn.Module):
+    """The losses of a batch as one forward pass, which is what sharding hooks into.
+
+    The names of parameters are those of `model`, whether they are sharded or not.
+    """
+
+    def __init__(self, model: OnePeaceForPretraining, stage: PretrainingStage) -> None:
+        super().__init__()
+        self.model, self.stage = model, stage
+        self.precision: AbstractContextManager[Any] = nullcontext()
+
+    def forward(self, batch: PretrainingBatch, contrast: Contrast, denoise: bool) -> dict[str, Tensor]:
+        with self.precision:
+            return pretraining_losses(self.model, batch, self.stage, contrast, denoise)
+
+
+def prepare_model(
+    model: OnePeaceForPretraining, stage: PretrainingStage, engine: EngineRecipe, processes: Processes, device: str
+) -> LossModule:
+    """Moves the model to its device and applies the engine's choices to it, in place.
+
+    Raises:
+        ValueError: the number of processes is no multiple of `shard_over`.
+    """
+    model.to(device)
+    losses = LossModule(model, stage)
+    kind = torch.device(device).type
+    half = engine.precision == "bfloat16"
+    if half:
+        losses.precision = torch.autocast(kind, torch.bfloat16)
+    blocks = [block for block in model.modules() if isinstance(block, Block)]
+    if engine.recompute:
+        for block in blocks:
+            # inside the sharding's hooks, so that the second forward pass finds whole weights
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+    if processes.group is not None:
+        mesh = _mesh(kind, processes.count, engine.shard_over)
+        policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16 if half else None, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+        for block in blocks:
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        scalars = {p for p in model.parameters() if p.ndim == 0}  # too small to be sharded: see `average_scalars`
+        fully_shard(losses, mesh=mesh, mp_policy=policy, ignored_params=scalars, reshard_after_forward=False)
+    return losses
+
+
+def _mesh(kind: str, count: int, shard_over: int | None) -> DeviceMesh:
+    if shard_over is None or shard_over == count:
+        return init_device_mesh(kind, (count,), mesh_dim_names=("shard",))
+    if shard_over < 1 or count % shard_over:
+        raise ValueError(f"engine.shard_over={shard_over} does not divide the {count} processes of this run")
+    return init_device_mesh(kind, (count // shard_over, shard_over), mesh_dim_names=("copy", "shard"))
+
+
+def average_scalars(parameters: Iterable[nn.Parameter], processes: Processes) -> None:
+    """Averages the gradients of parameters that are not sharded, in place."""
+    if processes.group is None:
+        return
+    for parameter in parameters:
+        if not isinstance(parameter, DTensor) and parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            parameter.grad.div_(processes.count)
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
+    """The global gradient norm (scalar, the same on every process), gradients scaled in place to at most `limit`."""
+    parameters = [p for p in parameters if p.grad is not None]
+    sharded = [p.grad for p in parameters if isinstance(p.grad, DTensor)]
+    if not sharded:
+        return nn.utils.clip_grad_norm_(parameters, limit)
+    plain = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
+    norm = nn.utils.get_total_norm(sharded)
+    whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    if plain:
+        whole = torch.linalg.vector_norm(torch.stack([whole, nn.utils.get_total_norm(plain)]))
+    factor = (limit / (whole + 1e-6)).clamp(max=1.0)
+    for parameter in parameters:
+        assert parameter.grad is not None
+        local = parameter.grad.to_local() if isinstance(parameter.grad, DTensor) else parameter.grad
+        local.mul_(factor)
+    return whole
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """The values on the CPU, detached; of a sharded tensor all of it, so every process has to ask."""
+    tensor = tensor.detach()
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()

@@ -1,0 +1,63 @@
+"""Teaches the audio front end to hear before it has to understand.
+
+Not in the paper, whose stage 2 has far more sound. On a few thousand clips, contrast alone leaves the waveform
+convolutions near their random start, and what they say of a clip changes when it is shifted or stretched. Here they
+first predict the clip's log-mel spectrogram, which takes a minute and no captions, and then stay as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from one_peace.modalities.audio import AudioAdapter
+from one_peace.modalities.base import Example, Processor
+from one_peace.modalities.sounds import SAMPLE_RATE
+from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
+from one_peace.objectives.spectrogram import BANDS, HOP, spectrogram_loss
+
+BATCH, RATE, WARMUP, CLIP_NORM = 8, 3e-3, 20, 1.0
+
+
+def fit_front_end(
+    model: OnePeaceForPretraining,
+    processors: Mapping[str, Processor],
+    batches: Callable[[int, int, int], list[tuple[Example, Example]]],
+    steps: int,
+    seed: int,
+    report: Callable[[dict[str, Any]], None],
+) -> None:
+    """Trains the convolutions of the audio adapter, and their norm, to predict the spectrogram by one linear layer.
+
+    Raises:
+        ValueError: the model has no audio adapter, or its frames are no whole number of spectrogram columns.
+    """
+    if "audio" not in model.encoder.adapters:
+        raise ValueError("front_end_steps needs a model with an audio adapter")
+    adapter = model.encoder.adapters["audio"]
+    assert isinstance(adapter, AudioAdapter)
+    stride = math.prod(stride for _, stride in adapter.frames.shapes)
+    if stride % HOP:
+        raise ValueError(f"front_end_steps: frames of {stride} samples are no multiple of {HOP}")
+    generator = torch.Generator().manual_seed(seed)
+    head = nn.Linear(adapter.frames_proj.in_features, stride // HOP * BANDS)
+    with torch.no_grad():
+        head.weight.normal_(std=head.in_features**-0.5, generator=generator)
+    trained = [*adapter.frames.parameters(), *adapter.frames_norm.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(trained, lr=RATE, betas=(0.9, 0.98), fused=True)
+    for step in range(steps):
+        clips = [partner for _, partner in batches(BATCH, seed, step)]
+        waveform = processors["audio"].collate(clips)["waveform"]
+        loss = spectrogram_loss(head(adapter.frames_norm(adapter.frames(waveform))), waveform, SAMPLE_RATE, stride)
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * min(1.0, (step + 1) / WARMUP) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, CLIP_NORM)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            report({"front_end_step": step + 1, "unexplained": round(loss.item(), 3)})

@@ -1,0 +1,208 @@
+"""Webdataset shards, local and remote."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.pair_files import caption, png, serving, wav, write_shards, write_tar
+from one_peace.data.shard_cache import ShardCache, expand_braces
+from one_peace.data.shards import ShardSource
+from one_peace.data.source import UnusablePair
+from one_peace.errors import InputError
+
+
+def cache(tmp_path: Path, **settings: object) -> ShardCache:
+    return ShardCache(tmp_path / "cache", longest_pause=0.0, timeout=5.0, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("a.tar", ["a.tar"]),
+        ("a-{000..002}.tar", ["a-000.tar", "a-001.tar", "a-002.tar"]),
+        ("a-{9..11}.tar", ["a-9.tar", "a-10.tar", "a-11.tar"]),
+        ("{0..1}/a-{3..4}.tar", ["0/a-3.tar", "0/a-4.tar", "1/a-3.tar", "1/a-4.tar"]),
+    ],
+)
+def test_braces(pattern: str, expected: list[str]) -> None:
+    assert expand_braces(pattern) == expected
+
+
+def test_a_range_that_runs_backwards() -> None:
+    with pytest.raises(InputError, match="backwards"):
+        expand_braces("a-{3..1}.tar")
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_local_shards(tmp_path: Path, scheme: str) -> None:
+    source = ShardSource(scheme + write_shards(tmp_path, 3, 5), "image", cache(tmp_path))
+    assert source.blocks.tolist() == [0, 5, 10, 15]
+    for number in (14, 0, 7):
+        pair = source.read(number)
+        assert (pair.text, pair.partner) == (caption(number), png(number))
+        assert pair.key == f"{source.urls[number // 5]}, {number:05d}.png"
+    assert source.sizes(np.array([8]))[0].tolist() == [len(caption(8)), len(png(8))]
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy.read(3).text == caption(3)
+
+
+def test_what_a_pair_can_consist_of(tmp_path: Path) -> None:
+    members = {
+        "set/a.flac": b"fLaC",
+        "set/a.json": json.dumps({"caption": "from json", "id": 3}).encode(),
+        "set/b.WAV": wav(0.1),
+        "set/b.cls": b"1",
+        "set/b.json": b"{}",  # .json comes before .cls
+        "set/c.wav": wav(0.1),
+        "set/c.cls": b"1\n",
+        "set/alone.txt": b"no sound",
+        "set/d.txt": b"text first",
+        "set/d.seg.npy": b"something else",
+        "set/d.ogg": b"OggS",
+        "other/d.txt": b"not with the sound in the other folder",
+        "set/e.wav": wav(0.1),
+        "set/e.cls": b"-1",
+    }
+    source = ShardSource(str(write_tar(tmp_path / "s.tar", members)), "audio", cache(tmp_path), labels=["cat", "dog"])
+    assert len(source) == 5
+    assert [source.read(n).text for n in (0, 2, 3)] == ["from json", "dog", "text first"]
+    assert source.read(3).partner == b"OggS"
+    for number, reason in ((1, "bad .json"), (4, "bad .cls")):
+        with pytest.raises(UnusablePair) as caught:
+            source.read(number)
+        assert caught.value.reason == reason
+    assert ShardSource(source.urls, "audio", cache(tmp_path)).read(2).text == "1"
+
+
+def test_other_modalities_say_their_endings(tmp_path: Path) -> None:
+    shard = str(write_tar(tmp_path / "s.tar", {"a.las": b"points", "a.txt": b"a tree"}))
+    assert ShardSource(shard, "points", cache(tmp_path), endings=["las"]).read(0).partner == b"points"
+    with pytest.raises(ValueError, match="endings"):
+        ShardSource(shard, "points", cache(tmp_path))
+    with pytest.raises(InputError, match="hold no pair of txt/json/cls and jpg"):
+        ShardSource(shard, "image", cache(tmp_path))
+
+
+def test_a_shard_that_changed_is_indexed_anew(tmp_path: Path) -> None:
+    pattern = write_shards(tmp_path, 1, 5)
+    assert len(ShardSource(pattern, "image", cache(tmp_path))) == 5
+    write_shards(tmp_path, 1, 3)
+    assert len(ShardSource(pattern, "image", cache(tmp_path))) == 3
+
+
+def test_a_shard_that_breaks_off_is_used_up_to_there(tmp_path: Path) -> None:
+    pattern = write_shards(tmp_path, 2, 5)
+    shard = tmp_path / "train-000.tar"
+    os.truncate(shard, 3 * 2048 + 100)
+    source = ShardSource(pattern, "image", cache(tmp_path))
+    assert 3 <= source.blocks[1] < 5 and len(source) == source.blocks[1] + 5
+    assert source.read(2).partner == png(2)
+
+
+def test_missing_and_foreign_local_shards_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pattern = write_shards(tmp_path, 3, 5)
+    (tmp_path / "train-000.tar").unlink()
+    (tmp_path / "train-002.tar").write_bytes(b"<html>not found</html>" * 100)
+    source = ShardSource(pattern, "image", cache(tmp_path))
+    assert source.blocks.tolist() == [0, 0, 5, 5] and source.read(0).text == caption(5)
+    assert "train-000.tar: no such file" in caplog.text and "train-002.tar: is not an uncompressed tar" in caplog.text
+    (tmp_path / "train-001.tar").unlink()
+    with pytest.raises(InputError, match=r"none of its 3 shards can be used.*train-000.tar: no such file"):
+        ShardSource(pattern, "image", cache(tmp_path))
+
+
+def test_remote_shards_over_connections_that_are_cut(tmp_path: Path) -> None:
+    pattern = write_shards(tmp_path, 3, 5)
+    with serving(tmp_path, cuts=2) as server:
+        source = ShardSource(pattern.replace(str(tmp_path), server.url), "image", cache(tmp_path))
+        assert len(server.requests) == 3 and len(source) == 15  # the first shard tells the number of pairs
+        assert [source.read(n).text for n in (0, 6, 14)] == [caption(n) for n in (0, 6, 14)]
+        asked = [span for path, span in server.requests if path == "/train-002.tar"]
+        assert asked[0] is None and all(span and span.startswith("bytes=") for span in asked[1:]) and len(asked) == 3
+    # The server is gone; what was fetched is at hand, in other processes too.
+    again = ShardSource(source.urls, "image", cache(tmp_path))
+    assert [again.read(n).text for n in range(15)] == [caption(n) for n in range(15)]
+
+
+def test_several_readers_fetch_a_shard_once(tmp_path: Path) -> None:
+    write_shards(tmp_path, 2, 5)
+    with serving(tmp_path) as server:
+        sources = [
+            ShardSource(f"{server.url}/train-001.tar", "image", cache(tmp_path), pairs_per_shard=5) for _ in range(4)
+        ]
+        threads = [threading.Thread(target=source.read, args=(2,)) for source in sources]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(server.requests) == 1
+
+
+def test_dead_addresses_are_skipped_and_named(tmp_path: Path) -> None:
+    pattern = write_shards(tmp_path, 4, 5)
+    (tmp_path / "train-000.tar").unlink()
+    (tmp_path / "train-002.tar").unlink()
+    with serving(tmp_path) as server:
+        source = ShardSource(pattern.replace(str(tmp_path), server.url), "image", cache(tmp_path))
+        assert len(source) == 20  # the number of pairs comes from the second shard
+        for number in (0, 1, 12, 13):
+            with pytest.raises(UnusablePair, match=r"train-00[02]\.tar: the server answers 404") as caught:
+                source.read(number)
+            assert caught.value.reason == "shard not available"
+        assert source.sizes(np.array([0, 7]))[:, 0].tolist() == [0, len(caption(7))]
+        assert [path for path, _ in server.requests].count("/train-002.tar") == 1  # not asked for again and again
+        assert source.read(19).text == caption(19)
+
+
+def test_a_dead_shard_is_tried_again_later(tmp_path: Path) -> None:
+    pattern = write_shards(tmp_path, 2, 5)
+    hidden = (tmp_path / "train-001.tar").rename(tmp_path / "hidden")
+    with serving(tmp_path) as server:
+        url = pattern.replace(str(tmp_path), server.url)
+        source = ShardSource(url, "image", cache(tmp_path, retry_after=0.0))
+        with pytest.raises(UnusablePair):
+            source.read(5)
+        hidden.rename(tmp_path / "train-001.tar")
+        assert source.read(5).text == caption(5)
+
+
+def test_nothing_left_is_one_error(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        pattern = f"{server.url}/none-{{00..02}}.tar"
+        with pytest.raises(InputError, match=r"none of its 3 shards can be used.*none-00.tar: the server answers 404"):
+            ShardSource(pattern, "image", cache(tmp_path))
+
+
+def test_smaller_shards_say_so(tmp_path: Path) -> None:
+    write_shards(tmp_path, 2, 5)
+    write_tar(tmp_path / "train-001.tar", {"00005.png": png(5), "00005.txt": b"alone"})
+    with serving(tmp_path) as server:
+        source = ShardSource(f"{server.url}/train-{{000..001}}.tar", "image", cache(tmp_path))
+        assert source.read(5).text == "alone"
+        with pytest.raises(UnusablePair, match="holds only 1 pairs") as caught:
+            source.read(6)
+        assert caught.value.reason == "shard smaller than the others"
+
+
+def test_the_cache_is_bounded_and_what_was_thrown_out_is_fetched_again(tmp_path: Path) -> None:
+    pattern = write_shards(tmp_path, 6, 5)
+    size = (tmp_path / "train-000.tar").stat().st_size
+    with serving(tmp_path) as server:
+        url = pattern.replace(str(tmp_path), server.url)
+        bounded = cache(tmp_path, max_bytes=2 * size)
+        source = ShardSource(url, "image", bounded)
+        for number in [*range(30), *range(30)]:
+            assert source.read(number).text == caption(number)
+        kept = list((tmp_path / "cache" / "shards").glob("*.tar"))
+        assert len(kept) <= 3
+        # Another process, with none of the files open, finds most of them gone.
+        other = ShardSource(url, "image", bounded)
+        assert [other.read(n).text for n in range(30)] == [caption(n) for n in range(30)]
+        assert len(server.requests) > 6

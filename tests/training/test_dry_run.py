@@ -1,0 +1,62 @@
+"""A dry run's extended counts are those of the real step at full depth and batch."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from one_peace.models.one_peace.presets import preset
+from one_peace.tasks.pretraining import (
+    AUDIO_TEXT,
+    IMAGE_TEXT,
+    PretrainingStage,
+    collate_pairs,
+    freeze_for_stage,
+    pretraining_losses,
+)
+from one_peace.training.dry_run import FlopCount, count_parameters, dry_run
+from tiny_models import CONFIG, tiny_model, tiny_pairs, tiny_processors
+
+PROCESSORS = tiny_processors()
+
+
+@pytest.mark.parametrize("stage", [IMAGE_TEXT, AUDIO_TEXT], ids=["image", "audio"])
+@pytest.mark.parametrize("denoise", [True, False])
+def test_flops_are_those_of_the_whole_step(stage: PretrainingStage, denoise: bool) -> None:
+    config = dataclasses.replace(CONFIG, layers=5)
+    pair = tiny_pairs(PROCESSORS, stage.partner)[0]
+    counted = dry_run(config, stage, PROCESSORS, [pair] * 4, 12, denoise)
+    model = tiny_model(config=config)
+    freeze_for_stage(model, stage)
+    batch = collate_pairs([pair] * 12, stage, PROCESSORS, torch.Generator().manual_seed(0))
+    with FlopCount() as counter:
+        pretraining_losses(model, batch, stage, denoise=denoise)["total"].backward()
+    assert counted.flops == pytest.approx(counter.total, rel=0.03)  # whole words are masked: their number varies
+
+
+def test_memory_and_tokens() -> None:
+    pairs = tiny_pairs(PROCESSORS, "image")[:4]
+    run = dry_run(CONFIG, IMAGE_TEXT, PROCESSORS, pairs, 8)
+    every = sum(trained + frozen for trained, frozen in run.parameters.values())
+    assert run.memory["weights"] == 4 * every == run.memory["gradients"] and run.memory["optimizer"] == 8 * every
+    assert run.tokens["image"] == 8 * 17
+    lengths = [len(text["tokens"]) for text, _ in pairs]
+    assert run.tokens["text"] == pytest.approx(8 * sum(lengths) / 4, abs=8)  # cls, and no end or start counted twice
+    twice = dry_run(CONFIG, IMAGE_TEXT, PROCESSORS, pairs, 16)
+    assert 1.9 < twice.memory["activations"] / run.memory["activations"] < 2.2
+
+
+def test_the_published_model_is_counted_without_its_memory() -> None:
+    parts = count_parameters(preset("one-peace", decoder=True), AUDIO_TEXT)
+    assert set(parts) == {"audio", "decoder", "image", "shared attention and norms", "text"}
+    assert parts["audio"][1] == 0 and parts["text"][0] == 0 and parts["image"][0] == 0
+    encoder = sum(trained + frozen for part, (trained, frozen) in parts.items() if part != "decoder")
+    # the published count has one more vector, a mask embedding that no pass uses
+    assert encoder == 3_884_740_545 - 1536
+
+
+def test_too_few_pairs() -> None:
+    with pytest.raises(ValueError, match="4 pairs"):
+        dry_run(CONFIG, IMAGE_TEXT, PROCESSORS, tiny_pairs(PROCESSORS, "image")[:3], 8)

@@ -1,0 +1,142 @@
+"""Tiny pretraining runs, in this process or in several, and what they leave in their folders.
+
+As a program: `training_runs.py FOLDER SOURCE [key=value ...]` runs one process, as torchrun would start it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+
+from one_peace.modalities.base import Example
+from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
+from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT
+from one_peace.training.distributed import join_processes
+from one_peace.training.pretrain import pretrain
+from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, PretrainRecipe
+from one_peace.training.start import save_for_training
+from tiny_models import CONFIG, tiny_model, tiny_pairs, tiny_processors
+
+RECIPE = PretrainRecipe(
+    model="tiny",
+    stage=IMAGE_TEXT,
+    steps=8,
+    batch_size=5,
+    optimizer=OptimizerRecipe(lr=3e-3, warmup_steps=2),
+    log_every=1,
+    save_every=3,
+)
+PROCESSORS = tiny_processors()
+Pairs = list[tuple[Example, Example]]
+
+
+def batches(size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> Pairs:
+    return tiny_pairs(PROCESSORS, "image", 1000 * seed + step)[:size][share(size, rank, world)]
+
+
+def sounds(size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> Pairs:
+    return tiny_pairs(PROCESSORS, "audio", 1000 * seed + step)[:size][share(size, rank, world)]
+
+
+def share(size: int, rank: int, world: int) -> slice:
+    return slice(rank * size // world, (rank + 1) * size // world)
+
+
+def fresh(drop_path: float = 0.3) -> OnePeaceForPretraining:
+    """With drop path, so that the global generator has to be right after a resumption too."""
+    return tiny_model(config=dataclasses.replace(CONFIG, drop_path=drop_path))
+
+
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def curve_of(folder: Path) -> list[tuple[float, ...]]:
+    """What a restart must not change of the log."""
+    return [(row["step"], row["total"], row["contrast"], row["grad_norm"]) for row in log_of(folder)]
+
+
+def read_state(folder: Path) -> dict[str, Tensor]:
+    """Everything in the one state of a run, by name."""
+    (path,) = (folder / "state").iterdir()
+    stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    state = {name: torch.empty(value.size, dtype=value.properties.dtype) for name, value in stored.items()}
+    dcp.load(state, checkpoint_id=path, no_dist=True)
+    return {name.removeprefix("run."): value for name, value in state.items()}
+
+
+def start(folder: Path, source: str = "batches", settings: tuple[str, ...] = (), count: int = 0) -> list[Any]:
+    """Starts a run in other processes: one alone (count 0), or `count` that work together."""
+    places = "src", "tests"
+    root = Path(__file__).parents[1]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([*(str(root / p) for p in places), *sys.path])}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    started = []
+    for rank in range(max(1, count)):
+        torchrun = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+        torchrun |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        command = [sys.executable, __file__, str(folder), source, *settings]
+        started.append(subprocess.Popen(command, env=env | (torchrun if count else {}), stderr=subprocess.PIPE))
+    return started
+
+
+def finish(started: list[Any]) -> None:
+    """Waits for the processes of a run, which must end well."""
+    for process in started:
+        _, errors = process.communicate(timeout=180)
+        assert process.returncode == 0, errors.decode()[-3000:]
+
+
+def wait_for(path: Path, started: list[Any], text: str = "") -> None:
+    """Until the file exists and holds `text`."""
+    deadline = time.monotonic() + 180
+    while not (path.exists() and text in path.read_text(errors="replace")):
+        assert time.monotonic() < deadline, f"{path} never came"
+        assert all(process.poll() is None for process in started), started[0].stderr.read().decode()[-3000:]
+        time.sleep(0.01)
+
+
+def changed(recipe: PretrainRecipe, settings: list[str]) -> PretrainRecipe:
+    """The recipe with `key=json` settings; dotted keys reach inside."""
+    for setting in settings:
+        key, value = setting.split("=")
+        outer, _, inner = key.partition(".")
+        made = json.loads(value)
+        if inner:
+            made = dataclasses.replace(getattr(recipe, outer), **{inner: made})
+        recipe = dataclasses.replace(recipe, **{outer: made})
+    return recipe
+
+
+def main(folder: Path, source: str, settings: list[str]) -> None:
+    torch.set_num_threads(1)
+    recipe = changed(dataclasses.replace(RECIPE, engine=EngineRecipe()), settings)
+    if source == "sounds":
+        recipe = dataclasses.replace(recipe, stage=AUDIO_TEXT)
+
+    def slowly(*place: int) -> Pairs:
+        time.sleep(0.05)
+        return batches(*place)
+
+    sources = {"batches": batches, "sounds": sounds, "slowly": slowly}
+    with join_processes() as (processes, device):
+        model = fresh()
+        pretrain(model, recipe, PROCESSORS, sources[source], folder, device, processes=processes)
+        save_for_training(model, PROCESSORS, folder / "model", write=processes.first)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
