@@ -1,4 +1,4 @@
-"""`one-peace pretrain`: one stage of pretraining on the sample library."""
+"""`one-peace pretrain`: one stage of pretraining."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def pretrain(
 
     keep_freed_memory()
     chosen = load_recipe(recipe, settings or [])
-    built = build_sample_library(library, ALL_SOURCES, progress=typer.echo)
+    items = [] if chosen.files else build_sample_library(library, ALL_SOURCES, progress=typer.echo).items
     if dry_run:
         typer.echo(recipe_to_yaml(chosen))
-        _print_cost(plan_run(chosen, built.items))
+        _print_cost(plan_run(chosen, items))
         return
     with join_processes(device) as (processes, place):
-        run_pretraining(chosen, built.items, out, place, report, processes)
+        run_pretraining(chosen, items, out, place, report, processes)
 
 
 def _print_cost(cost: DryRun) -> None:

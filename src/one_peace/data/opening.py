@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from one_peace.data.prefetch import PrefetchedPairs
 from one_peace.data.row_index import first_line
 from one_peace.data.shard_cache import ShardCache, expand_braces
 from one_peace.data.shards import ShardSource
-from one_peace.data.source import ConcatenatedSource, PairSource
+from one_peace.data.source import ConcatenatedSource, PairSource, UnusablePair
 from one_peace.data.tables import TableSource
 from one_peace.errors import InputError
+
+CACHE_BYTES = 50 << 30  # of remote shards
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def open_pairs(
     cache: Path,
     *,
     workers: int = 0,
-    cache_bytes: int = 50 << 30,
+    cache_bytes: int = CACHE_BYTES,
 ) -> PrefetchedPairs:
     """The batches of a run from named sources, grouped by length: of pictures by their texts, else by the partner.
 
@@ -66,6 +69,23 @@ def open_pairs(
         Mixture(sources, seed, weights or None), decoder, "text" if decoder.partner_name == "image" else "partner"
     )
     return PrefetchedPairs(loader, workers)
+
+
+def sample_texts(recipes: Mapping[str, SourceRecipe], partner: str, cache: Path, count: int = 20_000) -> list[str]:
+    """Up to `count` texts, evenly from all sources, to train a tokenizer on.
+
+    Raises:
+        InputError: a source that is not there or has no such column.
+    """
+    shards = ShardCache(cache, CACHE_BYTES)
+    texts = []
+    for name, recipe in recipes.items():
+        source = open_source(name, recipe, partner, shards)
+        wanted = min(len(source), max(1, count // len(recipes)))
+        for number in range(wanted):
+            with suppress(UnusablePair):
+                texts.append(source.read(number * len(source) // wanted).text)
+    return texts
 
 
 def open_source(name: str, recipe: SourceRecipe, partner: str, shards: ShardCache) -> PairSource:

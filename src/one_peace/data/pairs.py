@@ -91,6 +91,10 @@ class PairSampler:
         if not self.items:
             raise ValueError(f"no item of the sources {sorted(recipe.sources)} in the manifest")
 
+    def summary(self) -> dict[str, Any]:
+        """What there is to draw from."""
+        return {"items": len(self.items), "captions": len(self.groups), "unreadable": self.skipped}
+
     def batch(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[tuple[Example, Example]]:
         """`size` pairs as (text example, partner example), or the slice of them of process `rank` of `world`.
 

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,6 +72,14 @@ class PrefetchedPairs:
         self.report.waited += now - began
         self.report.elapsed = now - self._began
         return loaded.pairs
+
+    def summary(self) -> dict[str, Any]:
+        """What there is to draw from, and what drawing has cost so far."""
+        pairs = {source.name: len(source) for source in self.loader.mixture.sources}
+        if not self.report.elapsed:
+            return pairs
+        padding, waiting = round(self.report.padding.total, 3), round(self.report.waiting, 3)
+        return pairs | {"left_out": self.report.dropped.total, "padding": padding, "waiting": waiting}
 
     def close(self) -> None:
         """Stops the workers; the next `batch` starts new ones."""

@@ -104,13 +104,10 @@ class LanceStore:
         # Rows added after the index was made go into it here, and are scanned until then.
         self._table.optimize(cleanup_older_than=_OLD_VERSIONS)
         if self.count() > EXACT_LIMIT and not self._table.list_indices():
-            self._table.create_index(
-                metric="cosine",
-                vector_column_name="vector",
-                index_type="IVF_HNSW_SQ",
-                m=16,
-                ef_construction=100,
-            )
+            from lancedb.index import HnswSq
+
+            settings = HnswSq(distance_type="cosine", m=16, ef_construction=100)
+            self._table.create_index("vector", config=settings)
 
     def close(self) -> None:
         self._snapshot = None

@@ -21,14 +21,13 @@ from torch.utils.flop_counter import flop_registry
 
 from one_peace.checkpoints.names import bare_name, modality_of
 from one_peace.data.manifest import Item
-from one_peace.data.pairs import PairSampler, source_of
+from one_peace.data.pairs import source_of
 from one_peace.modalities.base import Example, Processor
-from one_peace.modalities.text import TextProcessor
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.tasks.pretraining import PretrainingStage, collate_pairs, freeze_for_stage, pretraining_losses
 from one_peace.training.recipe import PretrainRecipe
-from one_peace.training.run import training_items
+from one_peace.training.run import open_batches
 from one_peace.training.start import plan_model
 
 PAIRS = 4  # to count with; the batches have half of them, and all
@@ -62,16 +61,14 @@ class DryRun:
 
 
 def plan_run(recipe: PretrainRecipe, items: Iterable[Item]) -> DryRun:
-    """The dry run of a recipe over the sample library: reads a few of its pictures or sounds, and no weights."""
-    items = list(items)
+    """The dry run of a recipe: reads a few of its pictures or sounds, and no weights."""
+    items, stage = list(items), recipe.stage
     config, processors = plan_model(recipe, items)
-    stage = recipe.stage
-    text = processors[stage.anchor]
-    assert isinstance(text, TextProcessor)
-    size = getattr(config.modalities[stage.partner], "image_size", 0)
-    chosen = [item for item in training_items(items, stage.partner) if source_of(item) in recipe.data.sources]
-    sampler = PairSampler(chosen[:: max(1, len(chosen) // SAMPLE)], text, recipe.data, stage.partner, size)
-    pairs = sampler.batch(SAMPLE // 2, recipe.seed, 0)
+    drawn = [item.id for item in items if item.kind == stage.partner and source_of(item) in recipe.data.sources]
+    few = set(drawn[:: max(1, len(drawn) // SAMPLE)])
+    items = [item for item in items if item.kind != stage.partner or item.id in few]
+    with open_batches(recipe, items, config, processors) as source:
+        pairs = source.batch(SAMPLE // 2, recipe.seed, 0)
     return dry_run(config, stage, processors, pairs, recipe.batch_size)
 
 

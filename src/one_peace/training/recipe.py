@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from one_peace.data.opening import SourceRecipe
 from one_peace.data.pairs import DataRecipe
 from one_peace.models.one_peace.config import build_dataclass
 from one_peace.tasks.pretraining import PretrainingStage
@@ -72,6 +73,9 @@ class PretrainRecipe:
     or "full" (they get their gradient too). `micro_batch` pairs go through the model at once, as many times as it
     takes; the denoising negatives of a pair are those of its micro-batch. Without it, a process takes its share of
     the batch at once. The result depends on the micro-batch, and not on the number of processes.
+
+    `files` are sources of pairs by name; without any, the sample library is drawn from. `workers` processes decode
+    them ahead of training.
     """
 
     model: str
@@ -80,6 +84,8 @@ class PretrainRecipe:
     batch_size: int
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
+    files: dict[str, SourceRecipe] = field(default_factory=dict)
+    workers: int = 0
     engine: EngineRecipe = field(default_factory=EngineRecipe)
     contrast: str = "published"
     micro_batch: int | None = None
@@ -105,6 +111,10 @@ class PretrainRecipe:
         for key, part in parts.items():
             if key in fields:
                 fields[key] = build_dataclass(part, fields[key], key)
+        fields["files"] = {
+            name: build_dataclass(SourceRecipe, source, f"files.{name}")
+            for name, source in fields.get("files", {}).items()
+        }
         recipe: PretrainRecipe = build_dataclass(cls, fields, "recipe")
         return recipe
 

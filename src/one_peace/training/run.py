@@ -1,4 +1,4 @@
-"""One pretraining run over the sample library: recipe in, run folder out.
+"""One pretraining run: recipe in, run folder out.
 
 A run folder holds `recipe.yaml`, `log.jsonl`, `state/` (to go on from) and `model/`: the model in our own format,
 decoder included, which the next stage starts from. It is written before the first step and after the last one.
@@ -7,14 +7,21 @@ decoder included, which the next stage starts from. It is written before the fir
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from one_peace.checkpoints.native import is_native
+from one_peace.data.decoding import PairDecoder
 from one_peace.data.manifest import Item, normalise_caption
+from one_peace.data.opening import open_pairs
+from one_peace.data.packages import default_cache
 from one_peace.data.pairs import PairSampler
+from one_peace.data.prefetch import PrefetchedPairs
+from one_peace.modalities.base import Processor
 from one_peace.modalities.text import TextProcessor
+from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.training.distributed import Processes
 from one_peace.training.front_end import fit_front_end
@@ -62,20 +69,38 @@ def run_pretraining(
     starting = processes.first and not resumed
     model, processors = start_model(recipe, items) if starting else load_for_training(out / "model", recipe)
     stage = recipe.stage
-    text = processors[stage.anchor]
-    assert isinstance(text, TextProcessor)
-    size = getattr(model.config.modalities[stage.partner], "image_size", 0)
-    chosen = training_items(items, stage.partner)
-    sampler = PairSampler(chosen, text, recipe.data, stage.partner, size, held_out_captions(items))
-    if processes.first:
-        report({"items": len(sampler.items), "captions": len(sampler.groups), "unreadable": sampler.skipped})
-    if starting:
-        if stage.front_end_steps:
-            fit_front_end(model, processors, sampler.batch, stage.front_end_steps, recipe.seed, report)
-        save_for_training(model, processors, out / "model")
-    if processes.first:
-        processes.wait()
-    done = pretrain(model, recipe, processors, sampler.batch, out, device, report, processes)
+    with open_batches(recipe, items, model.config, processors) as source:
+        if processes.first:
+            report(source.summary())
+        if starting:
+            if stage.front_end_steps:
+                fit_front_end(model, processors, source.batch, stage.front_end_steps, recipe.seed, report)
+            save_for_training(model, processors, out / "model")
+        if processes.first:
+            processes.wait()
+        done = pretrain(model, recipe, processors, source.batch, out, device, report, processes)
+        if processes.first:
+            report(source.summary())
     if done >= recipe.steps:
         save_for_training(model, processors, out / "model", write=processes.first)
     return model
+
+
+@contextmanager
+def open_batches(
+    recipe: PretrainRecipe, items: list[Item], config: OnePeaceConfig, processors: Mapping[str, Processor]
+) -> Iterator[PairSampler | PrefetchedPairs]:
+    """Where the recipe's pairs come from: its files, or the sample library."""
+    stage, data = recipe.stage, recipe.data
+    text, partner = processors[stage.anchor], processors[stage.partner]
+    assert isinstance(text, TextProcessor)
+    if not recipe.files:
+        size = getattr(config.modalities[stage.partner], "image_size", 0)
+        yield PairSampler(
+            training_items(items, stage.partner), text, data, stage.partner, size, held_out_captions(items)
+        )
+        return
+    decoder = PairDecoder(text, stage.partner, partner, data.augmentation, data.clip_seconds, data.caption_tokens)
+    cache = default_cache() / "pairs"
+    with open_pairs(recipe.files, decoder, recipe.seed, cache, workers=recipe.workers) as pairs:
+        yield pairs

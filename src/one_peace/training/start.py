@@ -12,6 +12,8 @@ from one_peace.checkpoints.names import bare_name, modality_of
 from one_peace.checkpoints.native import is_native, open_folder, write_folder
 from one_peace.checkpoints.registry import resolve
 from one_peace.data.manifest import Item
+from one_peace.data.opening import sample_texts
+from one_peace.data.packages import default_cache
 from one_peace.errors import CheckpointError
 from one_peace.modalities import get_modality
 from one_peace.modalities.base import Processor
@@ -115,9 +117,12 @@ def _extended(saved: OnePeaceConfig, recipe: PretrainRecipe, path: Path) -> tupl
 
 
 def _fresh(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeaceConfig, Processors]:
-    languages = recipe.data.languages
-    training = [i.texts for i in items if i.split == "train"]
-    captions = sorted({text for texts in training for language in languages for text in texts.get(language, ())})
+    if recipe.files:
+        captions = sorted(set(sample_texts(recipe.files, recipe.stage.partner, default_cache() / "pairs")))
+    else:
+        languages = recipe.data.languages
+        training = [i.texts for i in items if i.split == "train"]
+        captions = sorted({text for texts in training for language in languages for text in texts.get(language, ())})
     tokenizer = Tokenizer(train_tokenizer([" " + caption.lower() for caption in captions], recipe.vocabulary))
     config = preset(recipe.model, (recipe.stage.anchor, recipe.stage.partner), decoder=True)
     modalities = {**config.modalities, "text": TextConfig(vocab_size=tokenizer.vocab_size)}
