@@ -27,7 +27,7 @@ PROCESSORS = tiny_processors()
 def test_flops_are_those_of_the_whole_step(stage: PretrainingStage, denoise: bool) -> None:
     config = dataclasses.replace(CONFIG, layers=5)
     pair = tiny_pairs(PROCESSORS, stage.partner)[0]
-    counted = dry_run(config, stage, PROCESSORS, [pair] * 4, 12, denoise)
+    counted = dry_run(config, stage, PROCESSORS, [pair] * 4, 12, denoise=denoise)
     model = tiny_model(config=config)
     freeze_for_stage(model, stage)
     batch = collate_pairs([pair] * 12, stage, PROCESSORS, torch.Generator().manual_seed(0))
@@ -46,6 +46,8 @@ def test_memory_and_tokens() -> None:
     assert run.tokens["text"] == pytest.approx(8 * sum(lengths) / 4, abs=8)  # cls, and no end or start counted twice
     twice = dry_run(CONFIG, IMAGE_TEXT, PROCESSORS, pairs, 16)
     assert 1.9 < twice.memory["activations"] / run.memory["activations"] < 2.2
+    in_turn = dry_run(CONFIG, IMAGE_TEXT, PROCESSORS, pairs, 16, micro_batch=8)
+    assert in_turn.memory == run.memory and 0.9 < in_turn.flops / twice.flops <= 1.0
 
 
 def test_the_published_model_is_counted_without_its_memory() -> None:

@@ -40,7 +40,8 @@ def test_every_shipped_pretraining_recipe_loads(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.stage.partner in list_modalities() and recipe.stage.anchor == "text"
     assert recipe.steps > recipe.optimizer.warmup_steps > 0
-    assert recipe.data.sources and all(weight > 0 for weight in recipe.data.sources.values())
+    assert bool(recipe.data.sources) != bool(recipe.files), "the sample library, or files"
+    assert all(weight > 0 for weight in recipe.data.sources.values())
     assert recipe.data.languages["en"] > 0, "YAML reads a bare `no` as false; every language must be a name"
     assert all(isinstance(language, str) for language in recipe.data.languages)
     published = {"image": IMAGE_TEXT, "audio": AUDIO_TEXT}[recipe.stage.partner]

@@ -54,7 +54,7 @@ def _print_cost(cost: DryRun) -> None:
     for modality, count in cost.tokens.items():
         typer.echo(f"  {modality + ' tokens':30} {count:15,}")
     typer.echo(f"  {'arithmetic':30} {cost.flops / 1e12:11,.2f} TFLOP")
-    typer.echo("\nmemory in float32, on one device without recomputation")
+    typer.echo("\nmemory in float32 on one device, unsharded and without recomputation")
     for what, size in cost.memory.items():
         typer.echo(f"  {what:30} {size / 2**30:11,.2f} GiB")
     typer.echo(f"  {'in all':30} {sum(cost.memory.values()) / 2**30:11,.2f} GiB")

@@ -41,7 +41,8 @@ class DryRun:
 
     `parameters` maps a part to (trained, frozen) counts, `tokens` a modality to the tokens of the batch. `flops`
     counts matrix products and convolutions, forward and backward, two per multiplication and addition. Memory is in
-    bytes: `weights` in float32, `gradients`, `optimizer` state and `activations` kept for the backward pass.
+    bytes: `weights` in float32, `gradients`, `optimizer` state, and `activations` kept for the backward pass of the
+    pairs that go through at once.
     """
 
     parameters: dict[str, tuple[int, int]]
@@ -69,7 +70,7 @@ def plan_run(recipe: PretrainRecipe, items: Iterable[Item]) -> DryRun:
     items = [item for item in items if item.kind != stage.partner or item.id in few]
     with open_batches(recipe, items, config, processors) as source:
         pairs = source.batch(SAMPLE // 2, recipe.seed, 0)
-    return dry_run(config, stage, processors, pairs, recipe.batch_size)
+    return dry_run(config, stage, processors, pairs, recipe.batch_size, recipe.micro_batch)
 
 
 def dry_run(
@@ -78,12 +79,13 @@ def dry_run(
     processors: Mapping[str, Processor],
     pairs: Sequence[tuple[Example, Example]],
     batch_size: int,
+    micro_batch: int | None = None,
     denoise: bool = True,
 ) -> DryRun:
-    """The cost of a step with `batch_size` pairs like the given ones; needs at least `PAIRS` of them.
+    """The cost of a step with `batch_size` pairs like the given ones, `micro_batch` of them at once (all by default).
 
     Raises:
-        ValueError: too few pairs.
+        ValueError: fewer than `PAIRS` pairs.
     """
     if len(pairs) < PAIRS:
         raise ValueError(f"a dry run counts with {PAIRS} pairs, and there are {len(pairs)}")
@@ -93,9 +95,11 @@ def dry_run(
         (layers, len(some)): _measure(config, layers, stage, processors, some, denoise)
         for layers, some in ((1, half), (2, half), (1, full))
     }
+    at_once = micro_batch or batch_size
     flops, activations = (
-        _extend({place: point[n] for place, point in points.items()}, config.layers, batch_size) for n in (0, 1)
+        _extend({place: point[n] for place, point in points.items()}, config.layers, at_once) for n in (0, 1)
     )
+    flops = flops * batch_size // at_once
     tokens = {
         name: round(sum(1 + processors[name].length(pair[side]) for pair in pairs) / len(pairs) * batch_size)
         for side, name in enumerate((stage.anchor, stage.partner))
