@@ -26,7 +26,7 @@ from one_peace.models.one_peace.batching import batch_by_length
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.models.one_peace.presets import preset
-from one_peace.training.allocator import keep_freed_memory
+from one_peace.nn.allocator import keep_freed_memory
 
 TEXTS, TOKENS = 16, 32
 IMAGES, PIXELS = 8, 224

@@ -11,7 +11,8 @@ import torch
 from one_peace.errors import DivergenceError
 from one_peace.modalities.base import Example
 from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT, PretrainingStage
-from one_peace.training.pretrain import BatchSource, pretrain
+from one_peace.training.gradients import BatchSource
+from one_peace.training.pretrain import pretrain
 from training_runs import PROCESSORS, RECIPE, batches, fresh, log_of, read_state, sounds
 
 

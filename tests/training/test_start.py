@@ -18,7 +18,7 @@ from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.nn.block import Block
 from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT, collate_pairs, pretraining_losses
 from one_peace.training.recipe import PretrainRecipe
-from one_peace.training.start import load_for_training, save_for_training, start_model
+from one_peace.training.start import load_for_training, partner_is_new, save_for_training, start_model
 from tiny_models import CAPTIONS, CONFIG, tiny_model, tiny_pairs, tiny_processors
 
 PROCESSORS = tiny_processors()
@@ -135,3 +135,10 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file.pt").write_bytes(b"")
     with pytest.raises(ValueError, match="neither a preset.*nano.*nor a saved model"):
         start_model(recipe(tmp_path / "file.pt"), [])
+
+
+def test_a_partner_is_new_until_it_was_trained(plain: Path, tmp_path: Path) -> None:
+    """What decides whether an audio front end is fitted, or kept as the model has it."""
+    assert partner_is_new(recipe("nano")) and partner_is_new(recipe(plain))
+    save_for_training(*start_model(recipe(plain), []), tmp_path / "model")
+    assert not partner_is_new(recipe(tmp_path / "model"))

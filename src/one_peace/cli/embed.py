@@ -39,7 +39,7 @@ def embed(
         raise typer.BadParameter(f"--out must end in .npz or .jsonl, got {out}")
 
     from one_peace.models import from_pretrained
-    from one_peace.training.allocator import keep_freed_memory
+    from one_peace.nn.allocator import keep_freed_memory
 
     keep_freed_memory()
     loaded = from_pretrained(model, device=device)

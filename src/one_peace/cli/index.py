@@ -22,8 +22,8 @@ def index(
     """Embed pictures, sounds and texts to search them. Run it again to take in what has changed."""
     import time
 
+    from one_peace.nn.allocator import keep_freed_memory
     from one_peace.search.library import Library
-    from one_peace.training.allocator import keep_freed_memory
 
     keep_freed_memory()
     started = time.perf_counter()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from one_peace.data.manifest import Item
     from one_peace.training.dry_run import DryRun
 
 
@@ -21,7 +22,7 @@ def pretrain(
 ) -> None:
     """Pretrain a model on image-text or audio-text pairs."""
     from one_peace.data.sample_library import ALL_SOURCES, build_sample_library
-    from one_peace.training.allocator import keep_freed_memory
+    from one_peace.nn.allocator import keep_freed_memory
     from one_peace.training.distributed import join_processes
     from one_peace.training.dry_run import plan_run
     from one_peace.training.recipe import load_recipe, recipe_to_yaml
@@ -36,13 +37,19 @@ def pretrain(
 
     keep_freed_memory()
     chosen = load_recipe(recipe, settings or [])
-    items = [] if chosen.files else build_sample_library(library, ALL_SOURCES, progress=typer.echo).items
+
+    def sample_library() -> list[Item]:
+        return [] if chosen.files else build_sample_library(library, ALL_SOURCES, progress=typer.echo).items
+
     if dry_run:
         typer.echo(recipe_to_yaml(chosen))
-        _print_cost(plan_run(chosen, items))
+        _print_cost(plan_run(chosen, sample_library()))
         return
     with join_processes(device) as (processes, place):
-        run_pretraining(chosen, items, out, place, report, processes)
+        if processes.first:
+            sample_library()
+        processes.wait()  # the others find it built
+        run_pretraining(chosen, sample_library(), out, place, report, processes)
 
 
 def _print_cost(cost: DryRun) -> None:

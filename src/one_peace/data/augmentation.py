@@ -43,6 +43,15 @@ def augment_pictures(pictures: Tensor, size: int, generator: torch.Generator, st
     return ((x - grey) * factor(0.3) + grey).clamp_(0.0, 1.0)
 
 
+def random_piece(waveform: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+    """A random piece of at most so many samples: (n,) -> (at most `samples`,)."""
+    surplus = waveform.shape[0] - samples
+    if surplus <= 0:
+        return waveform
+    start = int(torch.randint(surplus + 1, (), generator=generator))
+    return waveform[start : start + samples]
+
+
 def augment_waveform(waveform: Tensor, generator: torch.Generator, strength: float = 1.0) -> Tensor:
     """Random tempo with pitch (up to 12 % times `strength`), and faint noise.
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from one_peace.data.augmentation import augment_pictures, augment_waveform
+from one_peace.data.augmentation import augment_pictures, augment_waveform, random_piece
 from one_peace.data.pairs import STORED_MARGIN
 from one_peace.data.source import RawPair, UnusablePair
 from one_peace.errors import InputError
 from one_peace.modalities.base import Example, Processor
 from one_peace.modalities.image import ImageProcessor
-from one_peace.modalities.pictures import MEAN, STD, decode_picture
+from one_peace.modalities.pictures import decode_picture, normalise_pixels
 from one_peace.modalities.sounds import SAMPLE_RATE, decode_sound, prepare_waveform
 from one_peace.modalities.sources import describe
 from one_peace.modalities.text import TextProcessor
@@ -34,7 +32,7 @@ class PairDecoder:
     `augmentation` is its strength; 0 prepares inputs as for encoding. Sounds longer than `clip_seconds` give a random
     piece, at strength 0 their beginning. `caption_tokens` bounds the text, its end token included; by default the
     model's own limit does. Captions are cleaned as published. Modalities other than pictures and sounds are not
-    augmented, unless `partner_example` says how: (contents or path, generator) -> example.
+    augmented.
     """
 
     text: TextProcessor
@@ -43,7 +41,6 @@ class PairDecoder:
     augmentation: float = 1.0
     clip_seconds: float = 15.0
     caption_tokens: int | None = None
-    partner_example: Callable[[Any, Generator], Example] | None = None
 
     def __call__(self, raw: RawPair, generator: Generator) -> tuple[Example, Example]:
         """One pair. Raises `UnusablePair` naming it: an empty text, a partner that cannot be decoded."""
@@ -68,8 +65,6 @@ class PairDecoder:
         return self.text.length(pair[0]), self.partner.length(pair[1])
 
     def _partner(self, source: bytes | Path, generator: Generator) -> Example:
-        if self.partner_example is not None:
-            return self.partner_example(source, generator)
         if self.partner_name == "audio":
             return {"waveform": self._clip(source, generator)}
         if self.partner_name == "image" and self.augmentation:
@@ -82,7 +77,7 @@ class PairDecoder:
         picture = decode_picture(source).resize((side, side), Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
         x = augment_pictures(pixels, size, generator, self.augmentation)[0]
-        return x.sub_(torch.tensor(MEAN).view(3, 1, 1)).div_(torch.tensor(STD).view(3, 1, 1))
+        return normalise_pixels(x)
 
     def _clip(self, source: bytes | Path, generator: Generator) -> Tensor:
         waveform = torch.from_numpy(decode_sound(source))
@@ -92,14 +87,5 @@ class PairDecoder:
             return prepare_waveform(waveform, max_seconds=self.clip_seconds)
         # A piece somewhat longer than wanted, since a faster tempo shortens it; only that piece is resampled.
         limit = int(self.clip_seconds * SAMPLE_RATE)
-        waveform = augment_waveform(_piece(waveform, limit * 5 // 4, generator), generator, self.augmentation)
-        return prepare_waveform(_piece(waveform, limit, generator), max_seconds=None)
-
-
-def _piece(waveform: Tensor, samples: int, generator: Generator) -> Tensor:
-    """A random piece of at most so many samples."""
-    surplus = waveform.shape[0] - samples
-    if surplus <= 0:
-        return waveform
-    start = int(torch.randint(surplus + 1, (), generator=generator))
-    return waveform[start : start + samples]
+        waveform = augment_waveform(random_piece(waveform, limit * 5 // 4, generator), generator, self.augmentation)
+        return prepare_waveform(random_piece(waveform, limit, generator), max_seconds=None)

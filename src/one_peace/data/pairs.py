@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from one_peace.data.augmentation import augment_pictures, augment_waveform
+from one_peace.data.augmentation import augment_pictures, augment_waveform, random_piece
 from one_peace.data.manifest import Item, normalise_caption
 from one_peace.errors import InputError
 from one_peace.modalities.base import Example
-from one_peace.modalities.pictures import MEAN, STD, decode_picture
+from one_peace.modalities.pictures import decode_picture, normalise_pixels
 from one_peace.modalities.sounds import SAMPLE_RATE, decode_sound, prepare_waveform
 from one_peace.modalities.text import TextProcessor
 
@@ -110,8 +110,7 @@ class PairSampler:
         if self.partner == "image":
             pictures = torch.stack([self.media[i] for i in chosen])
             x = augment_pictures(pictures, self.size, generator, self.recipe.augmentation)
-            x = (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-            partners: list[Example] = [{"pixels": p} for p in x]
+            partners: list[Example] = [{"pixels": p} for p in normalise_pixels(x)]
         else:
             partners = [{"waveform": self._clip(self.media[i], generator)} for i in chosen]
         return list(zip(texts, partners, strict=True))[rank * local : (rank + 1) * local]
@@ -203,12 +202,8 @@ class PairSampler:
 
     def _clip(self, media: Tensor, generator: torch.Generator) -> Tensor:
         waveform = augment_waveform(media.float(), generator, self.recipe.augmentation)
-        limit = int(self.recipe.clip_seconds * SAMPLE_RATE)
-        surplus = waveform.shape[0] - limit
-        if surplus > 0:
-            start = int(torch.randint(surplus + 1, (), generator=generator))
-            waveform = waveform[start : start + limit]
-        return prepare_waveform(waveform, max_seconds=None)
+        piece = random_piece(waveform, int(self.recipe.clip_seconds * SAMPLE_RATE), generator)
+        return prepare_waveform(piece, max_seconds=None)
 
 
 def source_of(item: Item) -> str:

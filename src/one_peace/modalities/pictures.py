@@ -64,11 +64,14 @@ def image_tensor(image: Image.Image, size: int) -> Tensor:
 
 
 def normalise(image: Image.Image) -> Tensor:
-    """Pixels of an RGB image in [0, 1], minus CLIP's mean, over its deviation. (3, height, width) float32."""
+    """An RGB image as normalised pixels, (3, height, width) float32."""
     pixels = torch.from_numpy(np.array(image, dtype=np.uint8))  # (height, width, 3)
-    scaled = pixels.permute(2, 0, 1).to(torch.float32).div(255)
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
-    return scaled.sub_(mean).div_(std).contiguous()
+    return normalise_pixels(pixels.permute(2, 0, 1).to(torch.float32).div(255)).contiguous()
+
+
+def normalise_pixels(pixels: Tensor) -> Tensor:
+    """Pixels (..., 3, height, width) in [0, 1], minus CLIP's mean, over its deviation, in place."""
+    return pixels.sub_(torch.tensor(MEAN).view(3, 1, 1)).div_(torch.tensor(STD).view(3, 1, 1))
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:

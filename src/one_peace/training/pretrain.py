@@ -26,8 +26,6 @@ from one_peace.training.optimizer import build_optimizer, learning_rate, set_lea
 from one_peace.training.recipe import PretrainRecipe
 from one_peace.training.state import RunState
 
-__all__ = ["BatchSource", "pretrain"]
-
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -52,8 +50,6 @@ def pretrain(
     """
     processes = processes or Processes()
     out.mkdir(parents=True, exist_ok=True)
-    if (out / "state.pt").exists():
-        raise CheckpointError(f"{out / 'state.pt'} is of an earlier version, which alone can go on from it")
     model.train()
     freeze_for_stage(model, recipe.stage)
     losses = prepare_model(model, recipe.stage, recipe.engine, processes, device)

@@ -72,7 +72,7 @@ class PretrainRecipe:
     in every `denoise_every`-th step. `contrast` is over the global batch: "published" (gathered features are fixed)
     or "full" (they get their gradient too). `micro_batch` pairs go through the model at once, as many times as it
     takes; the denoising negatives of a pair are those of its micro-batch. Without it, a process takes its share of
-    the batch at once. The result depends on the micro-batch, and not on the number of processes.
+    the batch at once; with it, the result does not depend on the number of processes.
 
     `files` are sources of pairs by name; without any, the sample library is drawn from. `workers` processes decode
     them ahead of training.

@@ -18,7 +18,7 @@ from one_peace.data.manifest import Item, normalise_caption
 from one_peace.data.opening import open_pairs
 from one_peace.data.packages import default_cache
 from one_peace.data.pairs import PairSampler
-from one_peace.data.prefetch import PrefetchedPairs
+from one_peace.data.prefetch import PrefetchedPairs, worker_death
 from one_peace.modalities.base import Processor
 from one_peace.modalities.text import TextProcessor
 from one_peace.models.one_peace.config import OnePeaceConfig
@@ -27,7 +27,7 @@ from one_peace.training.distributed import Processes
 from one_peace.training.front_end import fit_front_end
 from one_peace.training.pretrain import pretrain
 from one_peace.training.recipe import PretrainRecipe, recipe_to_yaml
-from one_peace.training.start import load_for_training, save_for_training, start_model
+from one_peace.training.start import load_for_training, partner_is_new, save_for_training, start_model
 
 
 def training_items(items: Iterable[Item], partner: str) -> list[Item]:
@@ -73,7 +73,7 @@ def run_pretraining(
         if processes.first:
             report(source.summary())
         if starting:
-            if stage.front_end_steps:
+            if stage.front_end_steps and partner_is_new(recipe):
                 fit_front_end(model, processors, source.batch, stage.front_end_steps, recipe.seed, report)
             save_for_training(model, processors, out / "model")
         if processes.first:
@@ -103,4 +103,9 @@ def open_batches(
     decoder = PairDecoder(text, stage.partner, partner, data.augmentation, data.clip_seconds, data.caption_tokens)
     cache = default_cache() / "pairs"
     with open_pairs(recipe.files, decoder, recipe.seed, cache, workers=recipe.workers) as pairs:
-        yield pairs
+        try:
+            yield pairs
+        except RuntimeError as error:
+            if (death := worker_death(error)) is not None:
+                raise death from error
+            raise

@@ -53,6 +53,13 @@ def plan_model(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeaceC
     return _extended(OnePeaceConfig.from_dict(open_folder(path).config), recipe, path)
 
 
+def partner_is_new(recipe: PretrainRecipe) -> bool:
+    """Whether the stage's partner is added to the model by this recipe, and not trained before."""
+    if recipe.model in list_models():
+        return True
+    return recipe.stage.partner not in OnePeaceConfig.from_dict(open_folder(_saved_path(recipe)).config).modalities
+
+
 def save_for_training(model: OnePeaceForPretraining, processors: Processors, folder: Path, write: bool = True) -> None:
     """Writes a model with its decoder in our format; `from_pretrained` reads the encoder of it.
 

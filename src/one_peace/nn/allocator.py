@@ -11,7 +11,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 def keep_freed_memory() -> bool:
     """Tells glibc to reuse large freed blocks instead of returning them to the kernel; True where that worked.
 
-    A training step on a CPU otherwise spends up to half of its time on page faults.
+    Long work on a CPU otherwise spends up to half of its time on page faults.
     """
     if not sys.platform.startswith("linux"):
         return False
