@@ -94,8 +94,9 @@ def load_fixture(path: Path) -> Fixture:
 def find_check(stem: str) -> Check | None:
     """The check for a fixture's name: the longest registered prefix of it."""
     import parity_one_peace
+    import parity_one_peace_tasks
 
-    checks = parity_one_peace.CHECKS
+    checks = parity_one_peace.CHECKS | parity_one_peace_tasks.CHECKS
     matching = [prefix for prefix in checks if stem.startswith(prefix)]
     return checks[max(matching, key=len)] if matching else None
 

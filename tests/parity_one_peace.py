@@ -19,8 +19,8 @@ from PIL import Image as Pillow
 from torch import Tensor, nn
 
 from one_peace.checkpoints.assign import assign_tensors
-from one_peace.checkpoints.names import Target, to_native
-from one_peace.checkpoints.official import OfficialCheckpoint, pretraining_name, read_official
+from one_peace.checkpoints.names import Target, prefixed_name, to_native
+from one_peace.checkpoints.official import OfficialCheckpoint, read_official
 from one_peace.modalities import audio, image, text
 from one_peace.modalities.pictures import center_crop, grounding_boxes, image_tensor, normalise, resize_ratios
 from one_peace.modalities.sounds import frame_count, prepare_waveform
@@ -271,7 +271,7 @@ def check_gradients(fixture: Fixture, compare: Comparison, model: nn.Module) -> 
         target = to_native(official)
         if not isinstance(target, Target):
             return False, None
-        grad = parameters[pretraining_name(target.name)].grad
+        grad = parameters[prefixed_name(target.name)].grad
         return True, grad if grad is None or target.part is None else grad.chunk(3)[target.part]
 
     for name, theirs in fixture.group("grad.").items():

@@ -12,6 +12,8 @@ from one_peace.checkpoints.pickles import load_pickle
 from one_peace.cli.main import app
 from one_peace.errors import CheckpointError
 from one_peace.models import from_pretrained
+from one_peace.models.one_peace.config import HeadConfig
+from one_peace.models.one_peace.loading import load_for_prediction
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "one_peace"
 CONTAINER = GOLDEN / "fixture_x_checkpoint_small.pt"
@@ -136,10 +138,23 @@ def test_type_embeddings_and_heads_come_back(tmp_path: Path) -> None:
     state = {n: t for n, t in load_pickle(CONTAINER)["model"].items() if "decoder" not in n and "mask_" not in n}
     state |= {f"encoder_wrapper.{m}_adapter.type_embedding": torch.randn(1, 1, 64) for m in ("text", "image")}
     state["encoder_wrapper.image_adapter.type_embedding_2"] = torch.randn(1, 1, 64)
-    state["classify_head.classifier.0.weight"] = torch.randn(128, 128)
+    state |= {"classify_head.norm.weight": torch.randn(64), "classify_head.norm.bias": torch.randn(64)}
+    state |= {
+        "classify_head.classifier.0.weight": torch.randn(96, 128),
+        "classify_head.classifier.0.bias": torch.randn(96),
+    }
+    state |= {f"classify_head.classifier.1.{p}": torch.randn(96) for p in ("weight", "bias")}
+    state |= {
+        "classify_head.classifier.3.weight": torch.randn(2, 96),
+        "classify_head.classifier.3.bias": torch.randn(2),
+    }
     torch.save({"model": state}, tmp_path / "nlvr2.pt")
     convert(tmp_path / "nlvr2.pt", tmp_path / "ours")
     convert(tmp_path / "ours", tmp_path / "back.pt")
     assert_same(state, load_pickle(tmp_path / "back.pt")["model"])
     a, b = from_pretrained(tmp_path / "nlvr2.pt"), from_pretrained(tmp_path / "ours")
     assert a.fingerprint == b.fingerprint
+    (first, _), (second, _) = load_for_prediction(tmp_path / "nlvr2.pt"), load_for_prediction(tmp_path / "ours")
+    assert first.config.head == second.config.head == HeadConfig(2, "text", "cls", hidden=96, pictures=2)
+    for (name, ours), theirs in zip(first.named_parameters(), second.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name

@@ -9,17 +9,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from one_peace.checkpoints.names import Kind, Target, from_vision, modality_of, to_native, to_official, to_vision
-from one_peace.checkpoints.official import pretraining_name
+from one_peace.checkpoints.names import (
+    Kind,
+    Target,
+    from_vision,
+    modality_of,
+    prefixed_name,
+    to_native,
+    to_official,
+    to_vision,
+)
 from one_peace.checkpoints.official_config import infer_config
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.model import OnePeaceEncoder
+from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 
 # rows: name with {} for a running number, shape, dtype, how often; listings: the rows of each published 4B model
 FILE = json.loads((Path(__file__).parents[1] / "golden/one_peace/official_tensors_4b.json").read_text())
 LISTINGS = sorted(FILE["listings"])
-TYPE_EMBEDDINGS = ("type_embedding", "second_type_embedding")
 
 
 def listing(name: str) -> dict[str, tuple[int, ...]]:
@@ -69,16 +77,12 @@ def test_shapes_are_those_of_our_model(name: str) -> None:
     )
     shapes = native_shapes({n: s for n, s in listing(name).items() if not deeper.fullmatch(n)})
     config = OnePeaceConfig.from_dict(infer_config(name, shapes, {}))
+    kind = OnePeaceForPretraining if config.decoder else OnePeaceForPrediction if config.head else OnePeaceEncoder
+    assert (kind is OnePeaceForPrediction) == name.startswith("classify")
     with torch.device("meta"):
-        model = OnePeaceForPretraining(config) if config.decoder else OnePeaceEncoder(config)
+        model = kind(config)
     ours = {n: tuple(p.shape) for n, p in model.named_parameters()}
-    theirs = {(pretraining_name(n) if config.decoder else n): s for n, s in shapes.items()}
-    # NLVR2 adds type embeddings; a classifier has no projections
-    assert {n for n in theirs if n not in ours} == {n for n in theirs if n.rpartition(".")[2] in TYPE_EMBEDDINGS}
-    lost = {n for n in ours if n not in theirs}
-    assert all(n.startswith(("projections.", "logit_scale")) for n in lost)
-    assert bool(lost) == name.startswith("classify")
-    assert {n: s for n, s in ours.items() if n not in lost} == {n: s for n, s in theirs.items() if n in ours}
+    assert ours == {(n if kind is OnePeaceEncoder else prefixed_name(n)): s for n, s in shapes.items()}
 
 
 def test_published_parameter_count() -> None:

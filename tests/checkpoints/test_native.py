@@ -36,7 +36,7 @@ TENSORS = {
 def test_folder(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "model", CONFIG, TENSORS)
     opened = open_folder(folder)
-    assert is_native(folder) and opened.config == CONFIG and not opened.pretraining
+    assert is_native(folder) and opened.config == CONFIG and not opened.composed
     assert set(opened.tensors) == {"a", "joined", "half"} and list(opened.leftovers) == ["scalar"]
     assert opened.tensors["joined"][0].tolist() == [[1, 1], [1, 1], [0, 0], [0, 0], [0, 0]]
     assert opened.tensors["half"][0].dtype == torch.bfloat16

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from one_peace.checkpoints.names import Kind as Unused
-from one_peace.checkpoints.names import Target, bare_name, from_vision, to_native, to_official, to_vision
+from one_peace.checkpoints.names import Target, bare_name, from_vision, prefixed_name, to_native, to_official, to_vision
 from one_peace.checkpoints.native import (
     MAX_SHARD_BYTES,
     OFFICIAL_PREFIX,
@@ -30,7 +30,6 @@ from one_peace.checkpoints.official import (
     OWN_CONFIG,
     Form,
     OfficialCheckpoint,
-    pretraining_name,
     read_official,
 )
 from one_peace.checkpoints.official_config import official_settings
@@ -207,8 +206,8 @@ def _official_tensor(name: str, folder: NativeFolder) -> Tensor:
     name = from_vision(name)
     target = to_native(name)
     native = target.name if isinstance(target, Target) else ""
-    if native and folder.pretraining:
-        native = pretraining_name(native)
+    if native and folder.composed:
+        native = prefixed_name(native)
     if isinstance(target, Target) and native in folder.tensors:
         tensor = folder.tensors[native][0]
         return tensor if target.part is None else tensor.chunk(3)[target.part]

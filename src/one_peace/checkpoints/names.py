@@ -34,11 +34,9 @@ _TABLE: list[tuple[Any, ...]] = [
     ("logit_scale", "logit_scale"),
     # adapters: what all modalities have, then each one's own
     ("encoder_wrapper.{m}_adapter.cls_embedding", "adapters.{m}.cls"),
-    ("encoder_wrapper.{m}_adapter.type_embedding", "adapters.{m}.type_embedding"),
     ("encoder_wrapper.{m}_adapter.rel_pos_table_list.{i}.weight", "adapters.{m}.bias.tables.{i}"),
     ("encoder_wrapper.text_adapter.embed_tokens.weight", "adapters.text.tokens.weight"),
     ("encoder_wrapper.text_adapter.embed_positions.weight", "adapters.text.positions.weight"),
-    ("encoder_wrapper.image_adapter.type_embedding_2", "adapters.image.second_type_embedding"),
     ("encoder_wrapper.image_adapter.pos_embed", "adapters.image.positions.weight"),
     ("encoder_wrapper.image_adapter.embed_images.0.{p}", "adapters.image.patches.0.{p}"),
     ("encoder_wrapper.image_adapter.embed_images.1.layer_norm.{p}", "adapters.image.patches.1.{p}"),
@@ -72,6 +70,18 @@ _TABLE: list[tuple[Any, ...]] = [
     ],
     ("decoder_wrapper.fusion_model.{m}_layer_norm.{p}", "decoder.fusion.norms.{m}.{p}"),
     ("{m}_mask_head.{p}", "decoder.outputs.{m}.{p}"),
+    # the head of a fine-tuned task, and what tells the text and the pictures of an example apart
+    ("classify_head.attn_pooling_func.q", "head.pooling.query"),
+    ("classify_head.attn_pooling_func.k_proj.weight", "head.pooling.key.weight"),
+    ("classify_head.attn_pooling_func.v_proj.{p}", "head.pooling.value.{p}"),
+    ("classify_head.attn_pooling_func.out_proj.{p}", "head.pooling.out.{p}"),
+    ("classify_head.norm.{p}", "head.norm.{p}"),
+    ("classify_head.pooler.1.{p}", "head.pooler.{p}"),
+    ("classify_head.classifier.0.{p}", "head.hidden.{p}"),
+    ("classify_head.classifier.1.{p}", "head.hidden_norm.{p}"),
+    ("classify_head.classifier.3.{p}", "head.out.{p}"),
+    ("encoder_wrapper.image_adapter.type_embedding_2", "roles.second_image"),
+    ("encoder_wrapper.{m}_adapter.type_embedding", "roles.{m}"),
     # an adapter of a modality that the published code does not know keeps its own names
     ("encoder_wrapper.{x}_adapter.{rest}", "adapters.{x}.{rest}"),
     ("decoder_wrapper.{x}_adapter.{rest}", "decoder.adapters.{x}.{rest}"),
@@ -94,7 +104,6 @@ class Kind(Enum):
 
     BUFFER = "computed from the configuration"
     UNUSED = "never read by the published model"
-    HEAD = "head of a fine-tuned task"
 
 
 _KEPT: list[tuple[str, Kind]] = [
@@ -102,7 +111,6 @@ _KEPT: list[tuple[str, Kind]] = [
     (r"(en|de)coder_wrapper\.fusion_model\.version", Kind.BUFFER),
     (r"(en|de)coder_wrapper\.audio_adapter\.mask_embedding", Kind.UNUSED),
     (r"decoder_wrapper\.\w+_adapter\.cls_embedding", Kind.UNUSED),
-    (r"(classify_head|head|fc_norm)\..+", Kind.HEAD),
 ]
 
 
@@ -157,12 +165,18 @@ def to_official(native: str) -> list[str]:
 
 
 def bare_name(native: str) -> str:
-    """A parameter's name as files have it: without the prefix that a pretraining model gives its encoder's."""
+    """A parameter's name as files have it: without the prefix of an encoder inside a larger model."""
     return native.removeprefix("encoder.")
+
+
+def prefixed_name(bare: str) -> str:
+    """The name that a tensor has in a model of encoder and decoder, or encoder and head: inverse of `bare_name`."""
+    return bare if bare.startswith(("decoder.", "head.", "roles.")) else f"encoder.{bare}"
 
 
 _MODALITY = [
     re.compile(r"(?:decoder\.)?(?:adapters|inputs|outputs|projections)\.(\w+)\..+"),
+    re.compile(r"roles\.(?:second_)?(\w+)"),
     re.compile(r"(?:decoder\.)?fusion\.(?:norms|blocks\.\d+\.ffn)\.(\w+)\..+"),
 ]
 
@@ -176,8 +190,17 @@ def modality_of(native: str) -> str | None:
     return None
 
 
+_VISION_NAMES = {
+    "encoder.layer_norm": "encoder_wrapper.fusion_model.image_layer_norm",
+    "fc_norm": "classify_head.norm",
+    "head": "classify_head.classifier.3",
+}
+_VISION_CLASSIFIER = re.compile(rf"^({'|'.join(map(re.escape, _VISION_NAMES))})(?=\.(?:weight|bias)$)")
+
+
 def from_vision(name: str) -> str:
-    """A name in the vision branch file -> the official one."""
+    """A name in the vision branch file, or in an image classifier made from it -> the official one."""
+    name = _VISION_CLASSIFIER.sub(lambda match: _VISION_NAMES[match[1]], name)
     if name.startswith("image_adapter."):
         return f"encoder_wrapper.{name}"
     if name.startswith("encoder."):

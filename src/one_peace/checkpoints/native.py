@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from one_peace.checkpoints.model_card import model_card
-from one_peace.checkpoints.tensor_file import nbytes, write_tensor_file
+from one_peace.checkpoints.tensor_file import Piece, nbytes, write_tensor_file
 from one_peace.errors import CheckpointError
 
 CONFIG = "config.json"
@@ -64,9 +64,9 @@ class NativeFolder:
     leftovers: Mapping[str, list[Tensor]] = field(default_factory=dict)
 
     @property
-    def pretraining(self) -> bool:
-        """Whether the weights include a decoder, and so encoder names start with `encoder.`."""
-        return any(name.startswith("decoder.") for name in self.tensors)
+    def composed(self) -> bool:
+        """Whether the weights include a decoder or a head, and so encoder names start with `encoder.`."""
+        return any(name.startswith("encoder.") for name in self.tensors)
 
 
 def is_native(path: Path) -> bool:
@@ -100,7 +100,7 @@ def open_folder(path: str | Path) -> NativeFolder:
 def write_folder(
     folder: str | Path,
     config: Mapping[str, Any],
-    tensors: Mapping[str, Sequence[Tensor]],
+    tensors: Mapping[str, Sequence[Piece]],
     *,
     write_files: Callable[[Path], None] | None = None,
     card: str | None = None,
@@ -160,8 +160,8 @@ class _Renamed(Mapping[str, list[Tensor]]):
         return len(self._tensors)
 
 
-def _write_weights(folder: Path, tensors: Mapping[str, Sequence[Tensor]], max_shard_bytes: int) -> None:
-    shards: list[dict[str, Sequence[Tensor]]] = [{}]
+def _write_weights(folder: Path, tensors: Mapping[str, Sequence[Piece]], max_shard_bytes: int) -> None:
+    shards: list[dict[str, Sequence[Piece]]] = [{}]
     room = max_shard_bytes
     for name, pieces in tensors.items():
         size = nbytes(pieces)

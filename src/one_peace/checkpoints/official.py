@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from one_peace.checkpoints.names import Kind as Unused
-from one_peace.checkpoints.names import Target, from_vision, to_native, to_official
+from one_peace.checkpoints.names import Target, from_vision, prefixed_name, to_native, to_official
 from one_peace.checkpoints.official_config import infer_config
 from one_peace.checkpoints.pickles import load_pickle
 from one_peace.errors import CheckpointError
@@ -27,8 +27,9 @@ class OfficialCheckpoint:
     """An official file.
 
     `tensors` maps native names to the pieces that, joined along dimension 0, make up the tensor; encoder names follow
-    `encoder.` when the file also holds a decoder and so is a pretraining model. `official` is the file's own
-    state dict, `unused` what of it has no native counterpart (and why), `unknown` what no ONE-PEACE model has.
+    `encoder.` when the file also holds a decoder (a pretraining model) or a head (a fine-tuned one). `official` is
+    the file's own state dict, `unused` what of it has no native counterpart (and why), `unknown` what no ONE-PEACE
+    model has.
     """
 
     path: Path
@@ -80,14 +81,14 @@ def read_official(path: str | Path) -> OfficialCheckpoint:
             raise CheckpointError(f"{path}: settings or shapes that no ONE-PEACE model has: {error}") from error
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
-    if config.get("decoder"):
-        tensors = {pretraining_name(n): parts for n, parts in tensors.items()}
+    head = config.get("head")
+    if head and head["pooling"] == "cls" and head["hidden"]:  # the published head then never applies its norm
+        norms = [name for name in tensors if name.startswith("head.norm.")]
+        unused |= {to_official(name)[0]: Unused.UNUSED for name in norms}
+        tensors = {name: parts for name, parts in tensors.items() if name not in norms}
+    if config.get("decoder") or head:
+        tensors = {prefixed_name(n): parts for n, parts in tensors.items()}
     return OfficialCheckpoint(path, form, config, tensors, official, unused, tuple(unknown), container)
-
-
-def pretraining_name(name: str) -> str:
-    """The name that an encoder's tensor has in a pretraining model; the decoder's stay."""
-    return name if name.startswith("decoder.") else f"encoder.{name}"
 
 
 def joined_shape(pieces: list[Tensor]) -> tuple[int, ...]:

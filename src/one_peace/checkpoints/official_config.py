@@ -41,11 +41,33 @@ def infer_config(name: str, shapes: Shapes, settings: Mapping[str, Any]) -> dict
             m: CONFIGS[m](shapes, config["width"], _mapping(stored.get(f"{m}_adapter")), task) for m in modalities
         },
         "decoder": None,
+        "head": _head(shapes, config["width"], modalities, model),
     }
     if "decoder.fusion.blocks.0.attention_norm.weight" in shapes:
         config["decoder"] = _blocks(shapes, "decoder.fusion", modalities, _mapping(model.get("decoder")))
         config["decoder"]["mask_padding"] = True
     return config
+
+
+def _head(shapes: Shapes, width: int, modalities: list[str], model: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The head of a fine-tuned file, None without one."""
+    if "head.out.weight" not in shapes:
+        return None
+    outputs, last = shapes["head.out.weight"]
+    hidden = shapes.get("head.hidden.weight")
+    if "head.pooling.query" in shapes:
+        pooling = "attention"
+    else:  # the published classifier of the vision branch pools the mean unless its encoder ends in a norm
+        pooling = "cls" if hidden or "head.norm.weight" not in shapes else "mean"
+    by_image = bool(model.get("use_image_features")) and "image" in modalities
+    return {
+        "outputs": outputs,
+        "reads": "image" if by_image else modalities[0],
+        "pooling": pooling,
+        "hidden": hidden[0] if hidden else None,
+        "pooler": "head.pooler.weight" in shapes,
+        "pictures": (hidden[1] if hidden else last) // width,
+    }
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -199,6 +221,8 @@ def official_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         {"text": "l", "image": "v", "audio": "a"}.get(m, "") for m in ("image", "audio", "text") if m in modalities
     )
     head = {"l": "text", "v": "image", "a": "audio", "vl": "vl", "al": "al"}.get(initials, "val")
+    if config.get("head"):
+        model |= _head_settings(config)
     task = {
         "head_type": head,
         "patch_image_size": modalities.get("image", {}).get("image_size", 256),
@@ -206,4 +230,21 @@ def official_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         "max_duration": modalities.get("audio", {}).get("max_seconds", 15.0),
     }
     name = "one_peace_pretrain" if config.get("decoder") else "one_peace_retrieval"
+    if config.get("head"):
+        name = "one_peace_classify"
     return {"model": {"_name": name, **model}, "task": task}
+
+
+def _head_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the published classification model reads from its part of the settings."""
+    head = config["head"]
+    return {
+        "attn_pooling": head["pooling"] == "attention",
+        "use_pooler": head["pooler"],
+        "pooler_dropout": 0.0,
+        "head_scale_ratio": (head["hidden"] or config["width"]) / config["width"],
+        "use_image_features": head["reads"] == "image" and "text" in config["modalities"],
+        "use_two_images": head["pictures"] == 2,
+        "num_classes": head["outputs"],
+        "freeze_finetune_updates": 0,
+    }

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from one_peace.modalities import get_modality
 
@@ -26,9 +26,40 @@ class DecoderConfig:
     mask_padding: bool = True
 
 
+Pooling = Literal["attention", "cls", "mean"]
+POOLINGS: tuple[Pooling, ...] = ("attention", "cls", "mean")
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """What is predicted, and from which features.
+
+    outputs: number of scores. reads: the modality whose features are pooled. pooling: a learned query over all
+    positions but cls (the published vision-language and audio heads), the cls position, or the mean of all others
+    (the published image classifier). hidden: width of the layer before the scores, None for a single linear map.
+    pooler: a tanh layer in front of it (published for VQA). pictures: how many pictures an example has, each encoded
+    with the same text (2 for NLVR2), which also gives text and pictures an embedding of their role.
+    """
+
+    outputs: int
+    reads: str
+    pooling: Pooling = "attention"
+    hidden: int | None = None
+    pooler: bool = False
+    pictures: int = 1
+
+    def __post_init__(self) -> None:
+        if self.outputs < 1:
+            raise ValueError(f"a head needs at least one output, got {self.outputs}")
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}")
+        if self.pictures not in (1, 2):
+            raise ValueError(f"a head reads one or two pictures, got {self.pictures}")
+
+
 @dataclass(frozen=True)
 class OnePeaceConfig:
-    """Shape of an encoder and, for pretraining, its decoder.
+    """Shape of an encoder and, for pretraining, its decoder or, for a fine-tuned task, its head.
 
     `modalities` maps a registered name to its config, in the order of concatenation. `layer_scale` is the initial
     value, None for no layer scale. `per_layer_bias` gives every block its own relative bias tables (the
@@ -44,7 +75,8 @@ class OnePeaceConfig:
     layer_scale: float | None = 1e-6
     drop_path: float = 0.0
     per_layer_bias: bool = False
-    decoder: DecoderConfig | None = field(default=None)
+    decoder: DecoderConfig | None = None
+    head: HeadConfig | None = None
 
     @property
     def bias_tables(self) -> int:
@@ -74,6 +106,8 @@ class OnePeaceConfig:
         }
         if fields.get("decoder") is not None:
             fields["decoder"] = build_dataclass(DecoderConfig, fields["decoder"], "decoder")
+        if fields.get("head") is not None:
+            fields["head"] = build_dataclass(HeadConfig, fields["head"], "head")
         config: OnePeaceConfig = build_dataclass(cls, fields | {"modalities": modalities}, "config")
         return config
 

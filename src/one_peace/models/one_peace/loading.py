@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from one_peace.checkpoints.assign import assign_tensors
-from one_peace.checkpoints.names import modality_of
+from one_peace.checkpoints.names import bare_name, modality_of
 from one_peace.checkpoints.native import is_native, open_folder, write_folder
 from one_peace.checkpoints.official import read_official
 from one_peace.checkpoints.registry import resolve
@@ -25,6 +25,7 @@ from one_peace.modalities.tokenization import Tokenizer, published_tokenizer
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.embedding import OnePeace
 from one_peace.models.one_peace.model import OnePeaceEncoder
+from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 
 DTYPES = {
     "float32": torch.float32,
@@ -66,6 +67,73 @@ def from_pretrained(
         raise ValueError(f"unknown model_type {model_type!r}; known: {', '.join(MODEL_TYPES)}")
     if model_type == "one_peace_classify":
         raise NotImplementedError("classification heads cannot be loaded yet; leave model_type out for the encoder")
+    source = _open(name_or_path, download_root)
+    full, path = source.config, source.path
+    config = full if modalities is None else full.with_modalities(modalities)
+    config = _with_image_size(dataclasses.replace(config, decoder=None, head=None), image_size)
+    with torch.device("meta"):
+        encoder = OnePeaceEncoder(config)
+    try:
+        kept = _encoder_tensors(source, config)
+        headless = not any(name.startswith("projections.") for name in kept)
+        optional = AFTER_BLOCKS if headless else ()
+        report = assign_tensors(encoder, kept, device or "cpu", parse_dtype(dtype), optional)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if headless:
+        _fill_after_blocks(path, encoder, report.missing, device or "cpu", parse_dtype(dtype))
+    processors = {name: open_processor(name, settings, path, tokenizer) for name, settings in config.modalities.items()}
+    return OnePeace(encoder, processors)
+
+
+def load_for_prediction(
+    name_or_path: str | os.PathLike[str],
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype = "float32",
+    *,
+    image_size: int | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+) -> tuple[OnePeaceForPrediction, dict[str, Processor]]:
+    """A fine-tuned model with its head, and the processors of its modalities: arguments as for `from_pretrained`.
+
+    `CheckpointError` for a model without a head, and with the name of every tensor that does not fit.
+    """
+    source = _open(name_or_path, None)
+    if source.config.head is None:
+        raise CheckpointError(f"{source.path}: has no prediction head; fine-tune it for a task first")
+    config = _with_image_size(dataclasses.replace(source.config, decoder=None), image_size)
+    with torch.device("meta"):
+        model = OnePeaceForPrediction(config)
+    wanted = dict(model.named_parameters())
+    # Norms of modalities that the head does not read, and projections, may be there and serve nothing.
+    ignored = ("encoder.projections.", "encoder.logit_scale", "encoder.fusion.norms.")
+    names = {name: name for name in source.tensors if name in wanted or not name.startswith(ignored)}
+    names, added = _fold_roles(names, config, prefix="encoder.") if not model.roles else (names, {})
+    target, to_dtype = device or "cpu", parse_dtype(dtype)
+    try:
+        assign_tensors(model, _Selected(source.tensors, names, added), target, to_dtype, optional=("roles.",))
+    except CheckpointError as error:
+        raise CheckpointError(f"{source.path}: {error}") from error
+    for name, parameter in model.roles.items():
+        if parameter.is_meta:  # a file whose examples have two pictures and no embedding of their role
+            model.roles[name] = nn.Parameter(torch.zeros(parameter.shape, device=target, dtype=to_dtype))
+    processors = {
+        name: open_processor(name, settings, source.path, tokenizer) for name, settings in config.modalities.items()
+    }
+    return model.eval(), processors
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """What a name or path led to: the file's configuration and its tensors, unread."""
+
+    path: Path
+    config: OnePeaceConfig
+    tensors: Mapping[str, list[Tensor]]
+    unknown: tuple[str, ...] = ()
+
+
+def _open(name_or_path: str | os.PathLike[str], download_root: str | os.PathLike[str] | None) -> _Source:
     unknown: tuple[str, ...] = ()
     tensors: Mapping[str, list[Tensor]]
     path = resolve(name_or_path, download_root=None if download_root is None else Path(download_root))
@@ -79,24 +147,9 @@ def from_pretrained(
         values, unknown = checkpoint.config, checkpoint.unknown
         tensors = {**checkpoint.tensors, **{n: [checkpoint.official[n]] for n in unknown}}
     try:
-        full = OnePeaceConfig.from_dict(values)
+        return _Source(path, OnePeaceConfig.from_dict(values), tensors, unknown)
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: its configuration does not fit this version: {error}") from error
-    config = full if modalities is None else full.with_modalities(modalities)
-    config = _with_image_size(dataclasses.replace(config, decoder=None), image_size)
-    with torch.device("meta"):
-        encoder = OnePeaceEncoder(config)
-    try:
-        kept = _encoder_tensors(tensors, full, config, unknown)
-        headless = not any(name.startswith("projections.") for name in kept)
-        optional = AFTER_BLOCKS if headless else ()
-        report = assign_tensors(encoder, kept, device or "cpu", parse_dtype(dtype), optional)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    if headless:
-        _fill_after_blocks(path, encoder, report.missing, device or "cpu", parse_dtype(dtype))
-    processors = {name: _processor(name, settings, path, tokenizer) for name, settings in config.modalities.items()}
-    return OnePeace(encoder, processors)
 
 
 def save_pretrained(model: OnePeace, folder: str | os.PathLike[str]) -> Path:
@@ -153,7 +206,8 @@ class NoVocabulary(Processor):
         raise InputError("text", self.PROBLEM)
 
 
-def _processor(name: str, settings: Any, path: Path, tokenizer: str | os.PathLike[str] | None) -> Processor:
+def open_processor(name: str, settings: Any, path: Path, tokenizer: str | os.PathLike[str] | None) -> Processor:
+    """The processor of one modality of a saved model; one that only says so for a text whose vocabulary is missing."""
     if not isinstance(settings, TextConfig):
         return get_modality(name).processor(settings, path if path.is_dir() else None)
     if tokenizer is not None:
@@ -183,7 +237,7 @@ def _with_image_size(config: OnePeaceConfig, size: int | None) -> OnePeaceConfig
     return dataclasses.replace(config, modalities={**config.modalities, "image": image})
 
 
-class _EncoderTensors(Mapping[str, list[Tensor]]):
+class _Selected(Mapping[str, list[Tensor]]):
     """Some tensors of a source under other names, still read only when used.
 
     `added` names, for a position table, a type embedding that the published code adds to the same tokens: to every
@@ -211,25 +265,30 @@ class _EncoderTensors(Mapping[str, list[Tensor]]):
         return len(self._names)
 
 
-def _encoder_tensors(
-    tensors: Mapping[str, list[Tensor]], full: OnePeaceConfig, config: OnePeaceConfig, unknown: Sequence[str]
-) -> Mapping[str, list[Tensor]]:
-    """The tensors of the encoder with the modalities of `config`; `full` is the file's own configuration.
+def _encoder_tensors(source: _Source, config: OnePeaceConfig) -> Mapping[str, list[Tensor]]:
+    """The tensors of the encoder with the modalities of `config`.
 
-    Those that are `unknown` in the file stay in, to be refused in one error with all others that do not fit.
+    Those that are unknown in the file stay in, to be refused in one error with all others that do not fit.
     """
-    absent = set(full.modalities) - set(config.modalities)
-    names = {n.removeprefix("encoder."): n for n in tensors if not (full.decoder and n.startswith("decoder."))}
+    absent = set(source.config.modalities) - set(config.modalities)
+    names = {bare_name(n): n for n in source.tensors if not n.startswith(("decoder.", "head."))}
     names = {short: n for short, n in names.items() if modality_of(short) not in absent}
-    names |= {n: n for n in unknown}
-    added = {}
+    names |= {n: n for n in source.unknown}
+    return _Selected(source.tensors, *_fold_roles(names, config))
+
+
+def _fold_roles(
+    names: Mapping[str, str], config: OnePeaceConfig, prefix: str = ""
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Takes the embeddings of roles out of the names, and says to which position table each of them is added."""
+    names, added = dict(names), {}
     for modality in config.modalities:
-        positions, embedding = f"adapters.{modality}.positions.weight", f"adapters.{modality}.type_embedding"
-        if positions in names and embedding in names:
-            added[positions] = names.pop(embedding)
+        positions, role = f"{prefix}adapters.{modality}.positions.weight", f"roles.{modality}"
+        if positions in names and role in names:
+            added[positions] = names.pop(role)
     if added:  # that of the second picture of a pair, which no single picture gets
-        names.pop("adapters.image.second_type_embedding", None)
-    return _EncoderTensors(tensors, names, added)
+        names.pop("roles.second_image", None)
+    return names, added
 
 
 def _fill_after_blocks(

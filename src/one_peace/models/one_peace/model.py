@@ -21,8 +21,11 @@ Inputs = Mapping[str, Mapping[str, Tensor]]
 MAX_LOGIT_SCALE = math.log(100)
 
 
-class OnePeaceEncoder(nn.Module):
-    """The encoder with its projections: single-device mathematics, tensors in, tensors out."""
+class Backbone(nn.Module):
+    """Adapters and the fusion encoder: single-device mathematics, tensors in, tensors out.
+
+    Models are built on it; each of them initialises its linear layers once all of them exist.
+    """
 
     def __init__(self, config: OnePeaceConfig) -> None:
         super().__init__()
@@ -45,9 +48,6 @@ class OnePeaceEncoder(nn.Module):
             config.layer_scale,
             config.drop_path,
         )
-        self.projections = nn.ModuleDict({name: nn.Linear(config.width, config.width) for name in names})
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        initialize_linear_layers(self, config.width)
 
     def adapter(self, name: str) -> Adapter:
         """The adapter of one modality."""
@@ -73,6 +73,16 @@ class OnePeaceEncoder(nn.Module):
         """Joint encoding of one or more modalities -> features (batch, tokens, width) of each, cls first."""
         features: dict[str, Tensor] = self.fusion(self.arrange(self.embeddings(inputs)))
         return features
+
+
+class OnePeaceEncoder(Backbone):
+    """The backbone with a projection of every modality into the shared space, and the temperature of its contrast."""
+
+    def __init__(self, config: OnePeaceConfig) -> None:
+        super().__init__(config)
+        self.projections = nn.ModuleDict({name: nn.Linear(config.width, config.width) for name in config.modalities})
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        initialize_linear_layers(self, config.width)
 
     def embed(self, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
         """Unit-length embeddings (batch, width) of one modality in the shared space."""

@@ -1,0 +1,94 @@
+"""The checks of `parity.py` for fine-tuned ONE-PEACE models: heads, their losses and the vision branch."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from one_peace.models.one_peace.loading import load_for_prediction
+from one_peace.models.one_peace.prediction import OnePeaceForPrediction
+from one_peace.objectives.boxes import grounding_loss, valid_boxes
+from one_peace.objectives.classification import classification_loss, count_right
+from one_peace.objectives.hinge import answer_hinge
+from parity import Check, Comparison, Fixture
+from parity_one_peace import check_gradients, load, read, reference_config
+
+
+def inputs_of(fixture: Fixture) -> dict[str, dict[str, Tensor]]:
+    """The fixture's inputs by modality, the second picture of a pair beside the first."""
+    inputs = {}
+    if "in.src_tokens" in fixture.tensors:
+        inputs["text"] = {"tokens": fixture["in.src_tokens"]}
+    for name, key in (("image", "in.src_images"), ("second_image", "in.src_images_2")):
+        if key in fixture.tensors:
+            inputs[name] = {"pixels": fixture[key]}
+    if "in.src_audios" in fixture.tensors:
+        inputs["audio"] = {"waveform": fixture["in.src_audios"], "padding": fixture["in.audio_padding_masks"]}
+    return inputs
+
+
+@torch.no_grad()
+def check_classification(fixture: Fixture, compare: Comparison) -> None:
+    """Scores, and every kind of target that the file has: losses and numbers of right answers."""
+    checkpoint = read(fixture)
+    model: OnePeaceForPrediction = load(OnePeaceForPrediction, checkpoint, reference_config(checkpoint))
+    inputs = inputs_of(fixture)
+    if "out.hinge_loss_sum" in fixture.tensors:  # a sound goes with each of the answers of its question
+        choices = inputs["text"]["tokens"].shape[0] // inputs["audio"]["waveform"].shape[0]
+        inputs["audio"] = {name: tensor.repeat_interleave(choices, 0) for name, tensor in inputs["audio"].items()}
+    logits = model(inputs)
+    compare.feature("scores", logits, fixture["out.logits"])
+    if "out.hinge_loss_sum" in fixture.tensors:
+        scores, target = logits.view(-1, choices), fixture["in.target"]
+        compare.loss("hinge", answer_hinge(scores, target, published=True), fixture["out.hinge_loss_sum"])
+        compare.exact("right answers", float((scores.argmax(1) == target).sum()), float(fixture["out.n_correct"]))
+        return
+    kinds = {"ce": ("hard", False, 0.0), "ce_ls0.1": ("hard", False, 0.1)}
+    kinds |= {"soft": ("soft", False, 0.0), "bce": ("multi", True, 0.0)}
+    for name, (targets, multiple, smoothing) in kinds.items():
+        target = fixture[f"in.target_{targets}"]
+        loss = classification_loss(logits, target, multiple=multiple, smoothing=smoothing)
+        compare.loss(f"loss {name}", loss, fixture[f"out.loss_{name}_sum"])
+        right = count_right(logits, target, multiple=multiple)
+        compare.loss(f"right {name}", right.float(), fixture[f"out.n_correct_{name}"].float())
+
+
+def check_grounding(fixture: Fixture, compare: Comparison) -> None:
+    """Boxes, their loss, and the gradients of the whole model."""
+    checkpoint = read(fixture)
+    model: OnePeaceForPrediction = load(OnePeaceForPrediction, checkpoint, reference_config(checkpoint))
+    logits = model(inputs_of(fixture))
+    boxes = logits.sigmoid()
+    loss = grounding_loss(boxes, fixture["in.target_boxes"], published=True)
+    loss.backward()
+    compare.feature("scores", logits, fixture["out.logits"])
+    compare.feature("boxes", boxes, fixture["out.coords"])
+    compare.exact("valid", valid_boxes(boxes.detach()), fixture["out.valid"])
+    compare.loss("loss", loss, fixture["out.loss"])
+    check_gradients(fixture, compare, model)
+
+
+@torch.no_grad()
+def check_vision_classifier(fixture: Fixture, compare: Comparison) -> None:
+    """The published image classifier from its own file, and from the vision branch with the head put on top."""
+    weights, branch = fixture.group("weights."), fixture.group("converted.")
+    head = {name: t for name, t in weights.items() if name.startswith(("head.", "fc_norm.", "encoder.layer_norm."))}
+    pixels = fixture["in.src_images"]
+    for source, state in (("own file", weights), ("vision branch", branch | head)):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "classifier.pth"
+            torch.save(state, path)
+            model, _ = load_for_prediction(path, image_size=pixels.shape[-1])
+        features, _ = model.features({"image": {"pixels": pixels}})
+        compare.feature(f"features, {source}", features, fixture["out.features"])
+        compare.feature(f"scores, {source}", model({"image": {"pixels": pixels}}), fixture["out.logits"])
+
+
+CHECKS: dict[str, Check] = {
+    "fixture4_classify": check_classification,
+    "fixture5_grounding": check_grounding,
+    "fixture9_vision_cls": check_vision_classifier,
+}
