@@ -1,0 +1,125 @@
+"""Classification of pictures, sounds or texts, with one label per example or several (ImageNet, VGGSound, FSD50K)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from one_peace.modalities.base import Processor
+from one_peace.models.one_peace.config import HeadConfig
+from one_peace.objectives.classification import classification_loss
+from one_peace.tasks.labels import LabelMap
+from one_peace.tasks.metrics import average_precision
+from one_peace.tasks.task import Augmentation, BadRow, Figures, Row, Task, TaskBatch, TaskExample, column, prepare
+
+SHOWN = 5  # labels of a prediction
+
+
+class Classification(Task):
+    """Rows have the input under the name of its modality, and `label`: a name, or for several labels names with
+    commas between them. Numbers stand for themselves when the labels have no such names."""
+
+    columns = ("label",)
+
+    def __init__(
+        self,
+        processors: Mapping[str, Processor],
+        modality: str,
+        labels: LabelMap,
+        *,
+        multiple: bool = False,
+        smoothing: float = 0.0,
+        label_column: str = "label",
+    ) -> None:
+        self.modalities = (modality,)  # type: ignore[misc]
+        super().__init__(processors)
+        self.modality, self.labels, self.multiple, self.smoothing = modality, labels, multiple, smoothing
+        self.label_column = label_column
+
+    def head(self, width: int) -> HeadConfig:
+        return HeadConfig(len(self.labels), self.modality, "attention", hidden=2 * width)
+
+    def example(self, row: Row, key: str, augment: Augmentation | None = None) -> TaskExample:
+        made = prepare(self.processors[self.modality], column(row, self.modality, key), self.modality, key)
+        target = self._target(row, key) if self.label_column in row else None
+        return TaskExample(key, {self.modality: [made]}, target)
+
+    def _target(self, row: Row, key: str) -> Tensor:
+        value = str(column(row, self.label_column, key)).strip()
+        try:
+            if not self.multiple:
+                return torch.tensor(self._number(value))
+            target = torch.zeros(len(self.labels))
+            for name in value.split(","):
+                target[self._number(name.strip())] = 1.0
+            return target
+        except ValueError as error:
+            raise BadRow(key, f"column {self.label_column!r}: {error}") from error
+
+    def _number(self, value: str) -> int:
+        if value not in self.labels.names and value.isdecimal() and int(value) < len(self.labels):
+            return int(value)
+        return self.labels.number(value)
+
+    def loss(self, scores: Tensor, batch: TaskBatch) -> Tensor:
+        assert batch.target is not None
+        return classification_loss(scores, batch.target, multiple=self.multiple, smoothing=self.smoothing)
+
+    def figures(self) -> Figures:
+        return MeanAveragePrecision() if self.multiple else Accuracy()
+
+    def predictions(self, scores: Tensor, batch: TaskBatch) -> list[dict[str, Any]]:
+        """Labels with scores: probabilities, of each label for itself when there are several."""
+        shares = scores.float().sigmoid() if self.multiple else scores.float().softmax(dim=1)
+        values, places = shares.topk(min(SHOWN, len(self.labels)), dim=1)
+        return [
+            {"labels": [(self.labels.names[place], round(value, 4)) for place, value in zip(row, shown, strict=True)]}
+            for row, shown in zip(places.tolist(), values.tolist(), strict=True)
+        ]
+
+
+class Accuracy(Figures):
+    """Share of examples whose highest score is the target's, and whose target is among the five highest."""
+
+    def __init__(self) -> None:
+        self.first = self.fifth = 0.0
+        self.examples = 0
+
+    def add(self, scores: Tensor, batch: TaskBatch) -> None:
+        assert batch.target is not None
+        best = scores.topk(min(5, scores.shape[1]), dim=1).indices
+        hits = best == batch.target[:, None]
+        self.first += hits[:, 0].sum().item()
+        self.fifth += hits.any(dim=1).sum().item()
+        self.examples += len(scores)
+
+    def result(self) -> dict[str, float]:
+        if not self.examples:
+            raise ValueError("no examples were scored")
+        return {"accuracy": self.first / self.examples, "accuracy@5": self.fifth / self.examples}
+
+
+class MeanAveragePrecision(Figures):
+    """Mean over classes of the average precision; classes without a positive example do not count."""
+
+    def __init__(self) -> None:
+        self.scores: list[Tensor] = []
+        self.targets: list[Tensor] = []
+
+    def add(self, scores: Tensor, batch: TaskBatch) -> None:
+        assert batch.target is not None
+        self.scores.append(scores.detach().float().cpu())
+        self.targets.append(batch.target.cpu())
+
+    def result(self) -> dict[str, float]:
+        if not self.scores:
+            raise ValueError("no examples were scored")
+        scores, targets = torch.cat(self.scores), torch.cat(self.targets) > 0
+        seen = targets.any(dim=0)
+        if not bool(seen.any()):
+            raise ValueError("no example has a label: average precision is undefined")
+        values = [average_precision(scores[:, k], targets[:, k]) for k in seen.nonzero().squeeze(1).tolist()]
+        return {"map": sum(values) / len(values), "classes": float(len(values))}

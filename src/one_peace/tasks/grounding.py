@@ -1,0 +1,109 @@
+"""Where in a picture the thing is that a phrase refers to (RefCOCO, paper section 4.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from one_peace.errors import InputError
+from one_peace.modalities.base import Processor
+from one_peace.modalities.image import ImageProcessor
+from one_peace.modalities.pictures import decode_picture, image_tensor
+from one_peace.modalities.text import TextProcessor
+from one_peace.models.one_peace.config import HeadConfig
+from one_peace.objectives.boxes import box_iou, grounding_loss
+from one_peace.tasks.task import Augmentation, BadRow, Figures, Row, Task, TaskBatch, TaskExample, column
+
+FOUND = 0.5  # overlap from which a box counts as right
+
+
+class Grounding(Task):
+    """Rows have `image`, `text` and `region_coord`: x0,y0,x1,y1 in pixels of the picture. The head gives the corners
+    relative to the picture, before a sigmoid; it reads the picture's features, or with `reads="text"` the phrase's
+    (published for RefCOCOg). `published_loss` is not a number where every box is inside out."""
+
+    modalities = ("text", "image")
+    columns = ("image", "text")
+    published_loss = False
+
+    def __init__(self, processors: Mapping[str, Processor], reads: str = "image") -> None:
+        super().__init__(processors)
+        self.reads = reads
+
+    def head(self, width: int) -> HeadConfig:
+        return HeadConfig(4, self.reads, "attention", hidden=2 * width)
+
+    def example(self, row: Row, key: str, augment: Augmentation | None = None) -> TaskExample:
+        text, image = self.processors["text"], self.processors["image"]
+        assert isinstance(text, TextProcessor) and isinstance(image, ImageProcessor)
+        phrase = str(column(row, "text", key))
+        try:
+            picture = decode_picture(column(row, "image", key))
+        except InputError as error:
+            raise BadRow(key, f"column 'image': {error.problem}") from error
+        size = picture.size
+        target = self._target(row, key, size) if row.get("region_coord") else None
+        tokens = torch.tensor(text.tokenizer.encode_expression(phrase), dtype=torch.int64)
+        inputs = {
+            "text": [{"tokens": tokens}],
+            "image": [{"pixels": image_tensor(picture, image.config.image_size)}],
+        }
+        return TaskExample(key, inputs, target, {"phrase": phrase, "size": size})
+
+    def _target(self, row: Row, key: str, size: tuple[int, int]) -> Tensor:
+        """The box relative to the picture, (4,)."""
+        values = str(row["region_coord"]).split(",")
+        try:
+            x0, y0, x1, y1 = (float(value) for value in values)
+        except ValueError as error:
+            raise BadRow(key, f"column 'region_coord': {row['region_coord']!r:.60} is not x0,y0,x1,y1") from error
+        width, height = size
+        if not (x0 < x1 and y0 < y1):
+            raise BadRow(key, f"column 'region_coord': box {x0:g},{y0:g},{x1:g},{y1:g} has no area or a negative one")
+        # Published boxes may reach over the edge by a rounded pixel.
+        if x0 < -1 or y0 < -1 or x1 > width + 1 or y1 > height + 1:
+            box = f"{x0:g},{y0:g},{x1:g},{y1:g}"
+            raise BadRow(
+                key, f"column 'region_coord': box {box} is not inside the picture of {width} x {height} pixels"
+            )
+        return torch.tensor([x0 / width, y0 / height, x1 / width, y1 / height])
+
+    def loss(self, scores: Tensor, batch: TaskBatch) -> Tensor:
+        """The mean loss of the batch times its size, so that the trainer's division gives the mean again."""
+        assert batch.target is not None
+        return len(scores) * grounding_loss(scores.sigmoid(), batch.target, published=self.published_loss)
+
+    def figures(self) -> Figures:
+        return Overlap()
+
+    def predictions(self, scores: Tensor, batch: TaskBatch) -> list[dict[str, Any]]:
+        """The box in pixels of the picture, inside it."""
+        made = []
+        for box, facts in zip(scores.float().sigmoid().tolist(), batch.facts, strict=True):
+            width, height = facts["size"]
+            corners = [box[0] * width, box[1] * height, box[2] * width, box[3] * height]
+            x0, x1 = sorted((corners[0], corners[2]))
+            y0, y1 = sorted((corners[1], corners[3]))
+            made.append({"phrase": facts["phrase"], "box": [round(v, 1) for v in (x0, y0, x1, y1)]})
+        return made
+
+
+class Overlap(Figures):
+    """Share of boxes that overlap the right one by at least half (of their union), and the mean overlap."""
+
+    def __init__(self) -> None:
+        self.overlaps: list[float] = []
+
+    def add(self, scores: Tensor, batch: TaskBatch) -> None:
+        assert batch.target is not None
+        # Relative to the picture both boxes are stretched alike, which changes no ratio of areas.
+        self.overlaps += box_iou(scores.float().sigmoid(), batch.target).tolist()
+
+    def result(self) -> dict[str, float]:
+        if not self.overlaps:
+            raise ValueError("no examples were scored")
+        found = sum(overlap >= FOUND for overlap in self.overlaps)
+        return {"accuracy": found / len(self.overlaps), "overlap": sum(self.overlaps) / len(self.overlaps)}

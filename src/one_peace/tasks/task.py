@@ -1,0 +1,144 @@
+"""What a kind of task is: rows of a table -> batches for a model with a head -> loss, figures, predictions."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from one_peace.errors import InputError
+from one_peace.modalities.base import Example, Processor
+from one_peace.models.one_peace.config import HeadConfig
+from one_peace.models.one_peace.prediction import SECOND_PICTURE
+
+Row = Mapping[str, Any]
+"""Column -> text of a table; media are paths, contents or whatever else the modality's processor takes."""
+
+Augmentation = Callable[[Any, torch.Generator], Any]
+"""A decoded picture or waveform and a generator -> another one."""
+
+
+class BadRow(InputError):
+    """A row that cannot be used; the message names the row, the column and what is wrong."""
+
+
+@dataclass(frozen=True)
+class TaskExample:
+    """One row, ready to be batched: an example or several (candidate answers) per input, and the target if known.
+
+    `facts` is what predictions and figures need besides: the size of a picture, reference answers.
+    """
+
+    key: str
+    inputs: Mapping[str, list[Example]]
+    target: Tensor | None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TaskBatch:
+    """Inputs by modality as the model takes them; target (batch, ...) or None when a row has none."""
+
+    keys: list[str]
+    inputs: dict[str, dict[str, Tensor]]
+    target: Tensor | None
+    facts: list[Mapping[str, Any]]
+
+    def to(self, device: torch.device) -> TaskBatch:
+        """The batch on a device."""
+        inputs = {m: {k: v.to(device) for k, v in tensors.items()} for m, tensors in self.inputs.items()}
+        return TaskBatch(self.keys, inputs, None if self.target is None else self.target.to(device), self.facts)
+
+
+class Figures(ABC):
+    """Scores of batches, added up to the figures that a task is judged by."""
+
+    @abstractmethod
+    def add(self, scores: Tensor, batch: TaskBatch) -> None:
+        """One batch with its targets."""
+
+    @abstractmethod
+    def result(self) -> dict[str, float]:
+        """Figures by name, the one that selects the best model first. `ValueError` without a single example."""
+
+
+class Task(ABC):
+    """One kind of task over the processors of a model."""
+
+    modalities: ClassVar[tuple[str, ...]]
+    columns: ClassVar[tuple[str, ...]]
+
+    def __init__(self, processors: Mapping[str, Processor]) -> None:
+        missing = [name for name in self.modalities if name not in processors]
+        if missing:
+            raise ValueError(f"this task reads {', '.join(self.modalities)}; the model has no {missing[0]}")
+        self.processors = processors
+
+    @abstractmethod
+    def head(self, width: int) -> HeadConfig:
+        """The published head for an encoder of this width."""
+
+    @abstractmethod
+    def example(self, row: Row, key: str, augment: Augmentation | None = None) -> TaskExample:
+        """A row as an example. `BadRow` names what is wrong with it under `key`."""
+
+    @abstractmethod
+    def loss(self, scores: Tensor, batch: TaskBatch) -> Tensor:
+        """Sum over the batch; the trainer divides by the number of examples."""
+
+    @abstractmethod
+    def figures(self) -> Figures:
+        """A fresh accumulator."""
+
+    @abstractmethod
+    def predictions(self, scores: Tensor, batch: TaskBatch) -> list[dict[str, Any]]:
+        """What to tell the user of each example."""
+
+    def collate(self, examples: Sequence[TaskExample]) -> TaskBatch:
+        """Examples -> batch; those with several texts repeat their other inputs for each."""
+        counts = {len(made) for example in examples for name, made in example.inputs.items() if name == "text"} or {1}
+        if len(counts) > 1:
+            raise ValueError(f"examples of one batch have {sorted(counts)} candidate answers: they must be equal")
+        (repeats,) = counts
+        inputs = {}
+        for name in examples[0].inputs:
+            flat = [one for example in examples for one in example.inputs[name]]
+            collated = self.processors["image" if name == SECOND_PICTURE else name].collate(flat)
+            inputs[name] = (
+                {k: v.repeat_interleave(repeats, 0) for k, v in collated.items()}
+                if repeats > 1 and len(flat) == len(examples)
+                else collated
+            )
+        targets = [example.target for example in examples]
+        known = [t for t in targets if t is not None]
+        return TaskBatch(
+            [example.key for example in examples],
+            inputs,
+            torch.stack(known) if len(known) == len(targets) else None,
+            [example.facts for example in examples],
+        )
+
+
+def column(row: Row, name: str, key: str) -> Any:
+    """The value of a column that must be there and not be empty."""
+    if name not in row:
+        raise BadRow(key, f"has no column {name!r}; its columns are {', '.join(row)}")
+    value = row[name]
+    if value is None or (isinstance(value, str | bytes) and not value.strip()):
+        raise BadRow(key, f"column {name!r} is empty")
+    return value
+
+
+def prepare(processor: Processor, value: Any, name: str, key: str) -> Example:
+    """An input through its processor; `BadRow` names row and column of one that cannot be read."""
+    try:
+        return processor(value)
+    except InputError as error:
+        if isinstance(value, Path) and not value.exists():
+            raise BadRow(key, f"column {name!r}: {value} does not exist") from error
+        raise BadRow(key, f"column {name!r}: {error.problem}") from error
