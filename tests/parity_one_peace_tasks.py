@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from one_peace.data import rand_augment
 from one_peace.models.one_peace.loading import load_for_prediction
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from one_peace.objectives.boxes import grounding_loss, valid_boxes
@@ -87,8 +88,26 @@ def check_vision_classifier(fixture: Fixture, compare: Comparison) -> None:
         compare.feature(f"scores, {source}", model({"image": {"pixels": pixels}}), fixture["out.logits"])
 
 
+def check_rand_augment(fixture: Fixture, compare: Comparison) -> None:
+    """The operations of the published fine-tuning, with the signs of the file: equal but for one grey level where a
+    value lies halfway. Sharpness is compared where the published code does not wrap over."""
+    pixels = fixture["in.image"].numpy()
+    signs = {"shear_y": -1, "translate_x": -1}
+    for operation in rand_augment.OPERATIONS:
+        name = "".join(part.title() for part in operation.__name__.split("_"))
+        ours = torch.from_numpy(operation(pixels, signs.get(operation.__name__, 1)).astype("int16"))
+        theirs = fixture[f"out.{name}"].to(torch.int16)
+        if name == "Sharpness":
+            inside = (ours > 0) & (ours < 255)
+            ours, theirs = ours[inside], theirs[inside]
+        difference = (ours - theirs).abs()
+        compare.exact(f"{name}: at most one grey level", int(difference.max()) <= 1, True)
+        compare.exact(f"{name}: nearly everywhere equal", float((difference > 0).float().mean()) < 0.005, True)
+
+
 CHECKS: dict[str, Check] = {
     "fixture4_classify": check_classification,
     "fixture5_grounding": check_grounding,
+    "fixture8_randaugment": check_rand_augment,
     "fixture9_vision_cls": check_vision_classifier,
 }
