@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from one_peace.tasks.metrics import average_precision, consensus_accuracy, normalise_answer
+from one_peace.data.published.answers import normalise_answer
+from one_peace.tasks.metrics import average_precision, consensus_accuracy
 
 
 @settings(deadline=None)

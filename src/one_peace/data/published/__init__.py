@@ -1,0 +1,36 @@
+"""Files of the published benchmarks -> the tables that tasks read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from one_peace.data.published import captions, pictures, questions, sounds
+from one_peace.data.published.conversion import ConversionReport, Converted, write_tables
+
+BENCHMARKS: dict[str, Callable[[Path], Converted]] = {
+    "coco": captions.coco,
+    "flickr30k": captions.flickr30k,
+    "audiocaps": captions.audiocaps,
+    "clotho": captions.clotho,
+    "esc50": sounds.esc50,
+    "fsd50k": sounds.fsd50k,
+    "vggsound": sounds.vggsound,
+    "vqa": questions.vqa,
+    "avqa": questions.avqa,
+    "refcoco": pictures.refcoco,
+    "nlvr2": pictures.nlvr2,
+    "imagenet": pictures.imagenet,
+}
+
+
+def convert_benchmark(name: str, source: Path, out: Path) -> ConversionReport:
+    """Tables of a benchmark from its own public files in `source`, as its converter's docstring describes them.
+
+    Raises:
+        ValueError: an unknown benchmark.
+        InputError: a file or field that is missing, or no row with its media.
+    """
+    if name not in BENCHMARKS:
+        raise ValueError(f"unknown benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
+    return write_tables(BENCHMARKS[name](source), source, out)

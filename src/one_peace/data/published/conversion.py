@@ -1,0 +1,136 @@
+"""What every converter shares: rows in, TSV tables out, with a word on all that is missing."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from one_peace.errors import InputError
+
+SHOWN = 5  # missing files named in a report
+
+
+@dataclass(frozen=True)
+class SplitRow:
+    """A row of one split. `values` are its columns in order; `media` those that must be files, below the source."""
+
+    split: str
+    values: Mapping[str, str]
+    media: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Tables of a benchmark: rows of all splits, and further JSON files by name."""
+
+    rows: Iterable[SplitRow]
+    files: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ConversionReport:
+    """Rows written by split, and rows left out because a file of theirs is missing."""
+
+    written: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    missing: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{split}: {count} rows" for split, count in self.written.items()]
+        if self.missing:
+            names = ", ".join(self.missing[:SHOWN]) + (", ..." if len(self.missing) > SHOWN else "")
+            lines.append(
+                f"left out, as their files are missing: {len(self.missing)} rows ({names}; all in missing.txt)"
+            )
+        return "\n".join(lines)
+
+
+def write_tables(converted: Converted, source: Path, out: Path) -> ConversionReport:
+    """One `SPLIT.tsv` per split, media as absolute paths, and the further files.
+
+    Raises:
+        InputError: not a single row has its files.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    report = ConversionReport()
+    root = source.resolve()
+    opened: dict[str, Any] = {}
+    exists: dict[Path, bool] = {}  # many rows share a picture
+    try:
+        for row in converted.rows:
+            values = dict(row.values)
+            for name in row.media:
+                path = root / values[name]
+                if path not in exists:
+                    exists[path] = path.is_file()
+                if not exists[path]:
+                    report.missing.append(values[name])
+                    break
+                values[name] = str(path)
+            else:
+                if row.split not in opened:
+                    opened[row.split] = (out / f"{row.split}.tsv").open("w", encoding="utf-8", newline="")
+                    opened[row.split].write("\t".join(values) + "\n")
+                opened[row.split].write("\t".join(one_line(value) for value in values.values()) + "\n")
+                report.written[row.split] += 1
+    finally:
+        for file in opened.values():
+            file.close()
+    for name, content in converted.files.items():
+        (out / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    if report.missing:
+        (out / "missing.txt").write_text("\n".join(report.missing) + "\n", encoding="utf-8")
+    if not report.written:
+        first = f"; the first one: {report.missing[0]}" if report.missing else ""
+        raise InputError(str(source), f"none of the rows has its pictures and sounds{first}")
+    return report
+
+
+def one_line(value: str) -> str:
+    """A value as a TSV column can hold it."""
+    return " ".join(str(value).split()) if any(c in str(value) for c in "\t\r\n") else str(value)
+
+
+def read_json(source: Path, *names: str) -> Any:
+    """The first of some files below `source` that is there, as JSON. `InputError` names what was looked for."""
+    path = find(source, *names)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(str(path), f"is no JSON: {error}") from error
+
+
+def read_csv(source: Path, *names: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, str]]:
+    """Rows of the first file that is there; `columns` names those of a file without a header."""
+    path = find(source, *names)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, fieldnames=columns)
+        for number, row in enumerate(reader, 1):
+            if None in row or None in row.values():
+                raise InputError(
+                    f"{path}, row {number}", f"has not the {len(reader.fieldnames or ())} columns of the file"
+                )
+            yield row
+
+
+def find(source: Path, *names: str) -> Path:
+    """The first of some files that is there, directly in `source` or anywhere below it."""
+    for name in names:
+        if (source / name).is_file():
+            return source / name
+    for name in names:
+        found = sorted(source.rglob(name)) if source.is_dir() else []
+        if found:
+            return found[0]
+    raise InputError(str(source), f"holds no {' and no '.join(names)}")
+
+
+def need(record: Mapping[str, Any], name: str, place: str) -> Any:
+    """A field of a record that must be there."""
+    if name not in record:
+        raise InputError(place, f"a record has no {name!r}; it has {', '.join(map(str, record))}")
+    return record[name]

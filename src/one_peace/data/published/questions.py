@@ -1,0 +1,103 @@
+"""Questions with answers: VQAv2 about pictures, AVQA about sounds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from one_peace.data.published.answers import normalise_answer
+from one_peace.data.published.conversion import Converted, SplitRow, need, one_line, read_json
+from one_peace.data.published.durations import seconds
+from one_peace.errors import InputError
+
+ANSWERS = 3129  # of the published set
+RARE = 9  # answers given less often make no class
+CONFIDENCE = {0: 0.0, 1: 0.3, 2: 0.6, 3: 0.9}  # of an answer that so many annotators gave; 1 from four on
+
+
+def vqa(source: Path) -> Converted:
+    """The question and annotation files of VQAv2 and the COCO folders `train2014`, `val2014`, `test2015`.
+
+    The set of answers is `ans2label.json` or `trainval_ans2label.json` where one of them is there (the published
+    model's), otherwise the answers of at least 9 training questions.
+    """
+    annotations = {
+        split: {
+            a["question_id"]: a
+            for a in need(read_json(source, f"v2_mscoco_{split}2014_annotations.json"), "annotations", split)
+        }
+        for split in ("train", "val")
+    }
+    try:
+        answers: list[str] = _ordered(read_json(source, "trainval_ans2label.json", "ans2label.json"))
+    except InputError:
+        answers = _frequent(annotations["train"].values())
+    known = set(answers)
+
+    def rows() -> Iterator[SplitRow]:
+        files = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev": "test-dev2015"}
+        for split, name in files.items():
+            try:
+                listed = need(read_json(source, f"v2_OpenEnded_mscoco_{name}_questions.json"), "questions", name)
+            except InputError:
+                if split in annotations:
+                    raise
+                continue  # the test questions are optional
+            folder = "test2015" if split.startswith("test") else name
+            for question in listed:
+                picture = f"{folder}/COCO_{folder}_{int(question['image_id']):012d}.jpg"
+                values = {
+                    "uniq_id": str(need(question, "question_id", name)),
+                    "image": picture,
+                    "question": one_line(need(question, "question", name)),
+                }
+                if split in annotations:
+                    given = [one_line(a["answer"]) for a in annotations[split][question["question_id"]]["answers"]]
+                    refs = _references(given, known)
+                    if not refs and split == "train":
+                        continue  # nothing to learn from: none of its answers is a class
+                    values |= {"refs": refs, "annotators": "&&".join(given)}
+                yield SplitRow(split, values, ("image",))
+
+    return Converted(rows(), {"answers.json": answers})
+
+
+def _ordered(labels: dict[str, int]) -> list[str]:
+    return sorted(labels, key=labels.__getitem__)
+
+
+def _frequent(annotations: Any) -> list[str]:
+    counts = Counter(normalise_answer(a["multiple_choice_answer"]) for a in annotations)
+    return sorted(answer for answer, count in counts.items() if count >= RARE and answer)
+
+
+def _references(given: list[str], known: set[str]) -> str:
+    """`answer|!+confidence` of the answers that are classes, joined by `&&`."""
+    counts = Counter(normalise_answer(answer) for answer in given)
+    return "&&".join(f"{a}|!+{CONFIDENCE.get(count, 1.0)}" for a, count in counts.items() if a in known)
+
+
+def avqa(source: Path) -> Converted:
+    """`train_qa.json`, `val_qa.json` and the sound tracks `audio/VIDEO.wav` of the videos."""
+
+    def rows() -> Iterator[SplitRow]:
+        for split in ("train", "val"):
+            for record in read_json(source, f"{split}_qa.json"):
+                name = f"{split}_qa.json"
+                sound = f"audio/{need(record, 'video_name', name)}.wav"
+                parts = [
+                    need(record, "question_text", name),
+                    *need(record, "multi_choice", name),
+                    str(need(record, "answer", name)),
+                ]
+                values = {
+                    "uniq_id": str(need(record, "id", name)),
+                    "audio": sound,
+                    "text": "&&&".join(one_line(part) for part in parts),
+                    "duration": seconds(source / sound),
+                }
+                yield SplitRow(split, values, ("audio",))
+
+    return Converted(rows())

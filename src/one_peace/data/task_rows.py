@@ -1,0 +1,119 @@
+"""Tables of fine-tuned tasks: rows as columns -> values, from the published TSV files or a user's CSV or JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from one_peace.data.row_index import RowFile, first_line
+from one_peace.data.source import UnusablePair
+from one_peace.data.tables import KEY_COLUMNS, media_of
+from one_peace.errors import InputError
+
+SUFFIXES = (".tsv", ".csv", ".jsonl")
+
+
+class TaskRows:
+    """The rows of a table by number; media columns become contents (base64) or paths.
+
+    In a TSV file the last column may contain tabs, as in the published files. `renamed` gives columns other names:
+    `{"path": "image"}` reads a user's `path,label` as pictures with labels. Media paths are relative to `root`, by
+    default the folder of the table. Picklable.
+
+    Raises:
+        InputError: no such file, another kind of file, no rows, a column that is not there, or an id that two rows
+            have.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        columns: Sequence[str],
+        media: Sequence[str],
+        cache: Path,
+        *,
+        renamed: Mapping[str, str] | None = None,
+        root: Path | None = None,
+    ) -> None:
+        if path.suffix not in SUFFIXES:
+            raise InputError(str(path), f"is no table: its name must end in {', '.join(SUFFIXES)}")
+        self.path, self.media, self.renamed = path, tuple(media), dict(renamed or {})
+        self.root = path.parent if root is None else root
+        head = first_line(path)
+        table = path.suffix != ".jsonl"
+        self.rows = RowFile(path, _no_sizes, "task", cache, header=table, quoted=path.suffix == ".csv")
+        self.header = head.split("\t") if path.suffix == ".tsv" else next(csv.reader([head])) if table else None
+        if not len(self.rows):
+            raise InputError(str(path), "has no rows")
+        known = list(self._values(0)) if self.header is None else [self._name(name) for name in self.header]
+        missing = [name for name in columns if name not in known]
+        if missing:
+            raise InputError(str(path), f"has no column {missing[0]!r}; its columns are {', '.join(known)}")
+        self.id = next((name for name in KEY_COLUMNS if name in known), None)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def key(self, index: int, values: Mapping[str, Any]) -> str:
+        """How messages name a row."""
+        own = f" ({str(values.get(self.id))[:60]})" if self.id else ""
+        return f"{self.path}, row {index + 1}{own}"
+
+    def row(self, index: int) -> tuple[str, dict[str, Any]]:
+        """(key, column -> value) of a row. `InputError` names one that does not have the header's columns."""
+        values = self._values(index)
+        key = self.key(index, values)
+        for name in self.media:
+            if isinstance(values.get(name), str) and values[name]:
+                try:
+                    values[name] = media_of(values[name].encode(), self.root, key)
+                except UnusablePair as error:
+                    raise InputError(key, f"column {name!r}: {error.problem}") from error
+        return key, values
+
+    def check_ids(self) -> None:
+        """`InputError` names an id that two rows have: their predictions could not be told apart."""
+        seen: dict[str, int] = {}
+        for index, values in enumerate(self._all_values()):
+            own = str(values.get(self.id)) if self.id else str(index)
+            if own in seen:
+                raise InputError(
+                    str(self.path), f"rows {seen[own] + 1} and {index + 1} have the same {self.id}, {own[:60]}"
+                )
+            seen[own] = index
+
+    def _all_values(self) -> Iterator[dict[str, Any]]:
+        return (self._values(index) for index in range(len(self)))
+
+    def _name(self, column: str) -> str:
+        return self.renamed.get(column.strip(), column.strip())
+
+    def _values(self, index: int) -> dict[str, Any]:
+        place = f"{self.path}, row {index + 1}"
+        try:
+            content = self.rows.row(index).decode("utf-8-sig" if self.header is None and not index else "utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(place, "is not UTF-8") from error
+        if self.header is None:
+            try:
+                values = json.loads(content)
+            except ValueError as error:
+                raise InputError(place, f"is no JSON ({error})") from error
+            if not isinstance(values, dict):
+                raise InputError(place, "is no JSON object")
+            return {self._name(name): value for name, value in values.items()}
+        if self.path.suffix == ".tsv":
+            fields = content.split("\t", len(self.header) - 1)
+        else:
+            fields = next(csv.reader(io.StringIO(content, newline="")), [])
+        if len(fields) != len(self.header):
+            raise InputError(place, f"has {len(fields)} columns, the header {len(self.header)}")
+        return {self._name(name): field for name, field in zip(self.header, fields, strict=True)}
+
+
+def _no_sizes(row: bytes) -> tuple[int, int]:
+    return 0, 0

@@ -1,0 +1,310 @@
+"""Each benchmark's own file formats, in miniature, through its converter and into the rows that tasks read."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from one_peace.data.published import BENCHMARKS, convert_benchmark
+from one_peace.data.task_rows import TaskRows
+from one_peace.errors import InputError
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (60, 40)).save(path)
+
+
+def sound(path: Path, seconds: float = 1.5) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.zeros(int(8000 * seconds)), 8000)
+
+
+def write_csv(path: Path, rows: list[list[Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def karpathy(root: Path, name: str, nested: bool) -> None:
+    def image(number: int, split: str) -> dict[str, Any]:
+        file = f"{number:04d}.jpg"
+        picture(root / (f"val2014/{file}" if nested else file))
+        sentences = [{"raw": f"caption {k} of\t{number}", "imgid": number} for k in range(5)]
+        own = {"filepath": "val2014", "cocoid": 1000 + number} if nested else {}
+        return {"filename": file, "imgid": number, "split": split, "sentences": sentences, **own}
+
+    splits = ["train", "restval", "val", "test"] if nested else ["train", "val", "test"]
+    write_json(root / f"dataset_{name}.json", {"images": [image(k, s) for k, s in enumerate(splits)]})
+
+
+def make_coco(root: Path) -> None:
+    karpathy(root, "coco", nested=True)
+
+
+def make_flickr(root: Path) -> None:
+    karpathy(root, "flickr30k", nested=False)
+
+
+def make_audiocaps(root: Path) -> None:
+    for split in ("train", "val", "test"):
+        rows = [["audiocap_id", "youtube_id", "start_time", "caption"]]
+        rows += [[k, "abc", 30, f"a dog barks, take {k}"] for k in range(3)]
+        write_csv(root / f"{split}.csv", rows)
+        sound(root / f"{split}/abc_30.wav")
+
+
+def make_clotho(root: Path) -> None:
+    for name in ("development", "validation", "evaluation"):
+        header = ["file_name", *(f"caption_{k}" for k in range(1, 6))]
+        write_csv(
+            root / f"clotho_captions_{name}.csv", [header, ["rain, on roof.wav", *(f"rain {k}" for k in range(5))]]
+        )
+        sound(root / f"{name}/rain, on roof.wav", 2)
+
+
+def make_esc50(root: Path) -> None:
+    header = ["filename", "fold", "target", "category", "esc10", "src_file", "take"]
+    rows = [["1-a.wav", 1, 0, "dog", True, "a", "A"], ["1-b.wav", 1, 36, "vacuum_cleaner", False, "b", "A"]]
+    write_csv(root / "meta/esc50.csv", [header, *rows])
+    for row in rows:
+        sound(root / "audio" / row[0])
+
+
+def make_fsd50k(root: Path) -> None:
+    folder = root / "FSD50K.ground_truth"
+    write_csv(folder / "vocabulary.csv", [[0, "Bark", "/m/1"], [1, "Dog", "/m/2"], [2, "Rain", "/m/3"]])
+    write_csv(
+        folder / "dev.csv",
+        [["fname", "labels", "mids", "split"], [11, "Dog,Bark", "", "train"], [12, "Rain", "", "val"]],
+    )
+    write_csv(folder / "eval.csv", [["fname", "labels", "mids"], [13, "Rain,Dog", ""]])
+    for name in ("dev_audio/11", "dev_audio/12", "eval_audio/13"):
+        sound(root / f"FSD50K.{name}.wav")
+
+
+def make_vggsound(root: Path) -> None:
+    write_csv(root / "vggsound.csv", [["---abc", 20, "dog barking", "train"], ["xyz", 5, "playing harp", "test"]])
+    sound(root / "---abc_000020.wav")
+    sound(root / "xyz_000005.wav")
+
+
+def make_vqa(root: Path) -> None:
+    for split, image in (("train", 1), ("val", 2)):
+        name = f"{split}2014"
+        picture(root / name / f"COCO_{name}_{image:012d}.jpg")
+        numbers = [10 * image + k for k in range(10)]
+        questions = [{"question_id": n, "image_id": image, "question": "Is it\nred?"} for n in numbers]
+        write_json(root / f"v2_OpenEnded_mscoco_{name}_questions.json", {"questions": questions})
+        given = [{"answer": a} for a in ["Yes"] * 3 + ["a dog"] * 1 + ["maybe"] * 6]
+        annotations = [{"question_id": n, "multiple_choice_answer": "yes", "answers": given} for n in numbers]
+        write_json(root / f"v2_mscoco_{name}_annotations.json", {"annotations": annotations})
+
+
+def make_avqa(root: Path) -> None:
+    for split in ("train", "val"):
+        record = {
+            "id": 5,
+            "video_name": "v_1",
+            "question_text": "What is it?",
+            "multi_choice": ["a", "b", "c", "d"],
+            "answer": 2,
+        }
+        write_json(root / f"{split}_qa.json", [record])
+    sound(root / "audio/v_1.wav")
+
+
+def make_refcoco(root: Path) -> None:
+    reference = {
+        "ref_id": 1,
+        "ann_id": 77,
+        "image_id": 9,
+        "split": "testA",
+        "sentences": [{"sent_id": 3, "sent": "left man"}, {"sent_id": 4, "sent": "the man"}],
+    }
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "refs(unc).p").write_bytes(pickle.dumps([reference], protocol=0))
+    instances = {
+        "annotations": [{"id": 77, "bbox": [1.5, 2, 30, 20.25]}],
+        "images": [{"id": 9, "file_name": "COCO_train2014_9.jpg"}],
+    }
+    write_json(root / "instances.json", instances)
+    picture(root / "train2014/COCO_train2014_9.jpg")
+
+
+def make_nlvr2(root: Path) -> None:
+    for split in ("train", "dev", "test1"):
+        own = {"directory": 7} if split == "train" else {}
+        record = {"identifier": f"{split}-12-0-1", "sentence": "Both are dogs.", "label": "True", **own}
+        (root / f"{split}.json").parent.mkdir(parents=True, exist_ok=True)
+        (root / f"{split}.json").write_text(json.dumps(record) + "\n")
+        for k in (0, 1):
+            picture(root / f"images/{split}/{'7/' if own else ''}{split}-12-0-img{k}.png")
+
+
+def make_imagenet(root: Path) -> None:
+    for split in ("train", "val"):
+        for name in ("n01", "n02"):
+            picture(root / split / name / f"{name}_1.JPEG")
+            (root / split / name / "notes.txt").write_text("no picture")
+
+
+MAKERS: dict[str, Callable[[Path], None]] = {
+    "coco": make_coco,
+    "flickr30k": make_flickr,
+    "audiocaps": make_audiocaps,
+    "clotho": make_clotho,
+    "esc50": make_esc50,
+    "fsd50k": make_fsd50k,
+    "vggsound": make_vggsound,
+    "vqa": make_vqa,
+    "avqa": make_avqa,
+    "refcoco": make_refcoco,
+    "nlvr2": make_nlvr2,
+    "imagenet": make_imagenet,
+}
+# benchmark -> rows by split, and the last row of one split but for its media
+EXPECTED: dict[str, tuple[dict[str, int], str, dict[str, str]]] = {
+    "coco": ({"train": 10, "val": 1, "test": 1}, "train", {"image_id": "1001", "caption": "caption 4 of 1"}),
+    "flickr30k": ({"train": 5, "val": 1, "test": 1}, "val", {"image_id": "1", "caption": "caption 0 of 1"}),
+    "audiocaps": ({"train": 3, "val": 1, "test": 1}, "train", {"text": "a dog barks, take 2", "duration": "1.50"}),
+    "clotho": ({"train": 5, "val": 1, "test": 1}, "test", {"text": "rain 0", "duration": "2.00"}),
+    "esc50": ({"esc50": 2}, "esc50", {"text": "36", "duration": "1.50"}),
+    "fsd50k": ({"train": 1, "val": 1, "test": 1}, "train", {"text": "1,0"}),
+    "vggsound": ({"train": 1, "test": 1}, "test", {"text": "1"}),
+    "vqa": (
+        {"train": 10, "val": 10},
+        "val",
+        {
+            "question": "Is it red?",
+            "refs": "yes|!+0.9",
+            "annotators": "&&".join(["Yes"] * 3 + ["a dog"] + ["maybe"] * 6),
+        },
+    ),
+    "avqa": ({"train": 1, "val": 1}, "val", {"text": "What is it?&&&a&&&b&&&c&&&d&&&2"}),
+    "refcoco": ({"testA": 2}, "testA", {"text": "the man", "region_coord": "1.5,2,31.5,22.25"}),
+    "nlvr2": ({"train": 1, "dev": 1, "test1": 1}, "train", {"text": "Both are dogs.", "label": "True"}),
+    "imagenet": ({"train": 2, "val": 2}, "val", {"label": "n02"}),
+}
+MEDIA = ("image", "image1", "image2", "audio")
+
+
+def test_every_benchmark_is_tried() -> None:
+    assert set(MAKERS) == set(EXPECTED) == set(BENCHMARKS)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_converts(name: str, tmp_path: Path) -> None:
+    MAKERS[name](tmp_path / "source")
+    report = convert_benchmark(name, tmp_path / "source", tmp_path / "out")
+    counts, split, last = EXPECTED[name]
+    assert dict(report.written) == counts and not report.missing
+    for made in counts:
+        rows = TaskRows(tmp_path / "out" / f"{made}.tsv", (), MEDIA, tmp_path / "cache")
+        assert len(rows) == counts[made]
+        if name not in ("coco", "flickr30k"):
+            rows.check_ids()
+        for index in range(len(rows)):
+            values = rows.row(index)[1]
+            media = [values[m] for m in MEDIA if m in values]
+            assert media and all(path.is_absolute() and path.is_file() for path in media)
+        if made == split:
+            assert {key: values[key] for key in last} == last
+
+
+@pytest.mark.parametrize("name", sorted(set(BENCHMARKS) - {"imagenet"}))  # whose pictures no file lists
+def test_missing_media_are_counted_and_named(name: str, tmp_path: Path) -> None:
+    """Without one file its rows are left out, without all of them there is nothing to convert."""
+    MAKERS[name](tmp_path / "source")
+    files = sorted(p for p in (tmp_path / "source").rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".wav"))
+    before = sum(convert_benchmark(name, tmp_path / "source", tmp_path / "whole").written.values())
+    if len(files) > 1:
+        files[0].unlink()
+        report = convert_benchmark(name, tmp_path / "source", tmp_path / "part")
+        left_out = (tmp_path / "part/missing.txt").read_text().split("\n")[:-1]
+        assert sum(report.written.values()) + len(left_out) == before
+        assert name == "audiocaps" or files[0].name in left_out[0]  # of the names a clip may have, the first is told
+        assert f"left out, as their files are missing: {len(left_out)} rows" in str(report)
+    for path in files:
+        path.unlink(missing_ok=True)
+    with pytest.raises(InputError, match="none of the rows has its pictures and sounds; the first one"):
+        convert_benchmark(name, tmp_path / "source", tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_an_empty_folder_is_told_what_it_lacks(name: str, tmp_path: Path) -> None:
+    tmp_path.joinpath("empty").mkdir()
+    with pytest.raises(InputError, match=r"holds no|neither"):
+        convert_benchmark(name, tmp_path / "empty", tmp_path / "out")
+
+
+def test_published_answers_are_taken_where_they_are(tmp_path: Path) -> None:
+    make_vqa(tmp_path)
+    write_json(tmp_path / "trainval_ans2label.json", {"maybe": 1, "dog": 0})
+    convert_benchmark("vqa", tmp_path, tmp_path / "out")
+    assert json.loads((tmp_path / "out/answers.json").read_text()) == ["dog", "maybe"]
+    assert "dog|!+0.3&&maybe|!+1.0" in (tmp_path / "out/val.tsv").read_text()
+
+
+def test_texts_of_evaluated_pictures(tmp_path: Path) -> None:
+    make_coco(tmp_path)
+    convert_benchmark("coco", tmp_path, tmp_path / "out")
+    assert json.loads((tmp_path / "out/test_texts.json").read_text()) == {
+        "1003": [f"caption {k} of\t3" for k in range(5)]
+    }
+    assert not (tmp_path / "out/train_texts.json").exists()
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, ("touch hostile-was-here",)
+
+
+def test_a_hostile_pickle_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_refcoco(tmp_path)
+    (tmp_path / "refs(unc).p").write_bytes(pickle.dumps([Hostile()]))
+    with pytest.raises(
+        InputError, match=r"refs\(unc\).p: is no plain list of references: it wants to load posix.system"
+    ):
+        convert_benchmark("refcoco", tmp_path, tmp_path / "out")
+    assert not (tmp_path / "hostile-was-here").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", pickle.dumps({"a": 1})[:-3]])
+def test_damaged_pickles_are_named(content: bytes, tmp_path: Path) -> None:
+    make_refcoco(tmp_path)
+    (tmp_path / "refs(unc).p").write_bytes(content)
+    with pytest.raises(InputError, match="refs"):
+        convert_benchmark("refcoco", tmp_path, tmp_path / "out")
+
+
+def test_unknown_labels_and_fields_are_named(tmp_path: Path) -> None:
+    make_fsd50k(tmp_path)
+    write_csv(tmp_path / "FSD50K.ground_truth/eval.csv", [["fname", "labels", "mids"], [13, "Hail", ""]])
+    with pytest.raises(InputError, match="'Hail' of 13 is not in vocabulary.csv"):
+        convert_benchmark("fsd50k", tmp_path, tmp_path / "out")
+    make_avqa(tmp_path)
+    write_json(tmp_path / "val_qa.json", [{"id": 5}])
+    with pytest.raises(InputError, match="no 'video_name'; it has id"):
+        convert_benchmark("avqa", tmp_path, tmp_path / "out")
+
+
+def test_an_unknown_benchmark(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="known: coco, flickr30k"):
+        convert_benchmark("cifar", tmp_path, tmp_path / "out")
