@@ -1,0 +1,135 @@
+"""`one-peace predict`: answers, boxes and labels from a fine-tuned model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from one_peace.tasks.predictor import Predictor
+
+MEDIA = ("image", "image1", "image2", "audio")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
+
+
+def predict(
+    model: Annotated[str, typer.Argument(help="A fine-tuned model: name or path.")],
+    inputs: Annotated[
+        list[str] | None, typer.Argument(help="One example as column=value: image=cat.jpg question='What is it?'")
+    ] = None,
+    table: Annotated[Path | None, typer.Option(help="Examples from a .tsv, .csv or .jsonl table.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Every picture or sound of a folder as an example.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write JSON lines here instead of printing.")] = None,
+    draw: Annotated[Path | None, typer.Option(help="Also draw predicted boxes on copies in this folder.")] = None,
+    kind: Annotated[str | None, typer.Option("--task", help="Kind of task of a published file.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Label map of a published file: .json or .txt.")] = None,
+    modality: Annotated[str, typer.Option(help="What a published classifier reads.")] = "image",
+    tokenizer: Annotated[Path | None, typer.Option(help="Vocabulary of a published file.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    skip: Annotated[bool, typer.Option("--skip", help="Leave out what cannot be read instead of stopping.")] = False,
+) -> None:
+    """Predict for one example, a table or a folder."""
+    if sum(given is not None for given in (inputs or None, table, folder)) != 1:
+        raise typer.BadParameter("give one example as column=value, or --table, or --folder")
+    from one_peace.tasks.kinds import TaskSettings
+    from one_peace.tasks.labels import LabelMap
+    from one_peace.tasks.predictor import Predictor
+
+    settings = None
+    if kind is not None:
+        names = LabelMap.read(labels).names if labels is not None else ()
+        settings = TaskSettings(kind, modality=modality, labels=names)
+    predictor = Predictor.from_pretrained(
+        model, settings, device=device, dtype=dtype, tokenizer=tokenizer, batch_size=batch_size
+    )
+    rows = _example(inputs or [])
+    if table is not None:
+        rows = _table(table)
+    elif folder is not None:
+        rows = _folder(folder, predictor)
+    kept: dict[str, dict[str, Any]] = {}
+    lines = _lines(predictor, _remember(rows, kept if draw else None), skip, draw, kept)
+    if out is None:
+        for line in lines:
+            typer.echo(line)
+    else:
+        with out.open("w", encoding="utf-8") as file:
+            count = sum(file.write(line + "\n") > 0 for line in lines)
+        typer.echo(f"{count} predictions in {out}")
+    for error in predictor.skipped:
+        typer.echo(f"left out: {error}", err=True)
+
+
+def _example(inputs: list[str]) -> Iterator[tuple[str, Any]]:
+    values: dict[str, Any] = {}
+    for given in inputs:
+        name, equals, value = given.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{given!r} is no column=value")
+        values[name] = Path(value) if name in MEDIA else value
+    yield "the example", values
+
+
+def _table(path: Path) -> Iterator[tuple[str, Any]]:
+    from one_peace.data.packages import default_cache
+    from one_peace.data.task_rows import TaskRows
+    from one_peace.errors import InputError
+
+    rows = TaskRows(path, (), MEDIA, default_cache() / "tables")
+    rows.check_ids()
+    for index in range(len(rows)):
+        try:
+            yield rows.row(index)
+        except InputError as error:
+            yield error.source, error
+
+
+def _folder(path: Path, predictor: Predictor) -> Iterator[tuple[str, Any]]:
+    (modality,) = predictor.task.modalities if len(predictor.task.modalities) == 1 else ("",)
+    endings = {"image": PICTURES, "audio": SOUNDS}.get(modality)
+    if endings is None:
+        raise typer.BadParameter("--folder is for classifiers of pictures or sounds; give a --table for other tasks")
+    if not path.is_dir():
+        raise typer.BadParameter(f"{path} is no folder")
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in endings)
+    if not files:
+        raise typer.BadParameter(f"{path} holds no file that ends in {', '.join(endings)}")
+    return ((str(file), {modality: file}) for file in files)
+
+
+def _remember(rows: Iterator[tuple[str, Any]], kept: dict[str, dict[str, Any]] | None) -> Iterator[tuple[str, Any]]:
+    """Keeps the rows of a batch or two, whose pictures are to be drawn on."""
+    for key, row in rows:
+        if kept is not None:
+            kept[key] = row
+        yield key, row
+
+
+def _lines(
+    predictor: Predictor,
+    rows: Iterator[tuple[str, Any]],
+    skip: bool,
+    draw: Path | None,
+    kept: dict[str, dict[str, Any]],
+) -> Iterator[str]:
+    from one_peace.tasks.drawing import draw_box
+
+    if draw is not None:
+        draw.mkdir(parents=True, exist_ok=True)
+    made = predictor.predict(rows, on_error="skip" if skip else "raise")
+    for number, (key, prediction) in enumerate(made, 1):
+        if draw is not None:
+            row = kept.pop(key)
+            if "box" not in prediction:
+                raise typer.BadParameter("--draw is for grounding; this model predicts no boxes")
+            place = draw / f"{number:06d}.png"
+            draw_box(row["image"], prediction["box"], prediction["phrase"]).save(place)
+            prediction = {**prediction, "drawn": str(place)}
+        yield json.dumps({"input": key, **prediction}, ensure_ascii=False)

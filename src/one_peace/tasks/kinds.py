@@ -1,0 +1,103 @@
+"""Kinds of tasks by name, and the settings that a recipe or a fine-tuned model's folder gives them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from one_peace.errors import InputError
+from one_peace.modalities.base import Processor
+from one_peace.models.one_peace.config import build_dataclass
+from one_peace.tasks.audio_question_answering import AudioQuestionAnswering
+from one_peace.tasks.classification import Classification
+from one_peace.tasks.grounding import Grounding
+from one_peace.tasks.labels import LabelMap
+from one_peace.tasks.reasoning import Reasoning
+from one_peace.tasks.task import Task
+from one_peace.tasks.visual_question_answering import VisualQuestionAnswering
+
+TASK_FILE = "task.json"  # beside the weights of a fine-tuned model
+Processors = Mapping[str, Processor]
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """A task. Which settings count depends on its `kind`.
+
+    modality: what is classified. labels: names of the classes, or of the answers of visual question answering.
+    multiple: several labels per example. smoothing: of class numbers. label_column: where labels stand. reads: whose
+    features grounding reads. published_loss: with the published code's accidents (`objectives/hinge.py`, `boxes.py`).
+    """
+
+    kind: str
+    modality: str = "image"
+    labels: tuple[str, ...] = ()
+    multiple: bool = False
+    smoothing: float = 0.0
+    label_column: str = "label"
+    reads: str = "image"
+    published_loss: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown kind of task {self.kind!r}; known: {', '.join(KINDS)}")
+        object.__setattr__(self, "labels", tuple(self.labels))
+        if self.kind in NEED_LABELS and not self.labels:
+            raise ValueError(f"{self.kind} needs labels: a file of them, or a table to take them from")
+
+    def build(self, processors: Processors) -> Task:
+        """The task over a model's processors."""
+        return KINDS[self.kind](self, processors)
+
+    def save(self, folder: Path) -> None:
+        """Writes `task.json`."""
+        values = json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1)
+        (folder / TASK_FILE).write_text(values + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> TaskSettings | None:
+        """The settings in a model's folder, None without any. `InputError` for damaged ones."""
+        path = folder / TASK_FILE
+        if not path.is_file():
+            return None
+        try:
+            settings: TaskSettings = build_dataclass(cls, json.loads(path.read_text(encoding="utf-8")), TASK_FILE)
+        except (ValueError, TypeError) as error:
+            raise InputError(str(path), f"is damaged: {error}") from error
+        return settings
+
+
+def _classification(settings: TaskSettings, processors: Processors) -> Task:
+    return Classification(
+        processors,
+        settings.modality,
+        LabelMap(settings.labels),
+        multiple=settings.multiple,
+        smoothing=settings.smoothing,
+        label_column=settings.label_column,
+    )
+
+
+def _audio_question_answering(settings: TaskSettings, processors: Processors) -> Task:
+    task = AudioQuestionAnswering(processors)
+    task.published_loss = settings.published_loss
+    return task
+
+
+def _grounding(settings: TaskSettings, processors: Processors) -> Task:
+    task = Grounding(processors, settings.reads)
+    task.published_loss = settings.published_loss
+    return task
+
+
+KINDS: dict[str, Callable[[TaskSettings, Processors], Task]] = {
+    "classification": _classification,
+    "visual-question-answering": lambda s, p: VisualQuestionAnswering(p, LabelMap(s.labels)),
+    "audio-question-answering": _audio_question_answering,
+    "reasoning": lambda s, p: Reasoning(p),
+    "grounding": _grounding,
+}
+NEED_LABELS = ("classification", "visual-question-answering")

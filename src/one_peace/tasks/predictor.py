@@ -1,0 +1,116 @@
+"""A fine-tuned model with its task: rows in, predictions or figures out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from one_peace.errors import CheckpointError, InputError
+from one_peace.models.one_peace.loading import load_for_prediction
+from one_peace.models.one_peace.prediction import OnePeaceForPrediction
+from one_peace.tasks.kinds import TaskSettings
+from one_peace.tasks.task import Row, Task, TaskBatch, TaskExample
+
+BATCH_SIZE = 16
+
+Rows = Iterable[tuple[str, Row | InputError]]
+"""(key, row) pairs; in place of a row that its table could not give stands the error."""
+
+
+class Predictor:
+    """Scores rows in batches. `skipped` collects the errors of rows that were passed over."""
+
+    def __init__(self, model: OnePeaceForPrediction, task: Task, batch_size: int = BATCH_SIZE) -> None:
+        head = task.head(model.config.width)
+        own = model.head.config
+        if (own.outputs, own.pictures) != (head.outputs, head.pictures):
+            raise CheckpointError(
+                f"model {model.config.name!r} gives {own.outputs} scores from {own.pictures} picture(s); this task "
+                f"needs {head.outputs} from {head.pictures}. Is it the right task, with the right labels?"
+            )
+        if set(task.modalities) != set(model.config.modalities):
+            raise CheckpointError(
+                f"model {model.config.name!r} predicts from {', '.join(model.config.modalities)}; this task gives "
+                f"{', '.join(task.modalities)}"
+            )
+        self.model, self.task, self.batch_size = model.eval(), task, batch_size
+        self.skipped: list[InputError] = []
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        settings: TaskSettings | None = None,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        tokenizer: str | os.PathLike[str] | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> Predictor:
+        """A fine-tuned model by name or path. `settings` say which task a published file is for; a folder of ours
+        knows.
+
+        Raises:
+            CheckpointError: no head, or not the task's; a published file without settings.
+        """
+        own = TaskSettings.read(Path(name_or_path))
+        chosen = settings or own
+        if chosen is None:
+            raise CheckpointError(f"{name_or_path}: does not say which task it is for; give its settings")
+        model, processors = load_for_prediction(name_or_path, device, dtype, tokenizer=tokenizer)
+        return cls(model, chosen.build(processors), batch_size)
+
+    def predict(self, rows: Rows, on_error: Literal["raise", "skip"] = "raise") -> Iterator[tuple[str, dict[str, Any]]]:
+        """(key, row) pairs -> (key, prediction) pairs in their order.
+
+        With "skip" rows that cannot be used are left out and kept in `skipped`; nothing else is lost.
+        """
+        for scores, batch in self._scored(rows, on_error):
+            yield from zip(batch.keys, self.task.predictions(scores, batch), strict=True)
+
+    def measure(self, rows: Rows, on_error: Literal["raise", "skip"] = "raise") -> dict[str, float]:
+        """The task's figures over rows with targets, and how many `examples` they are of."""
+        figures, examples = self.task.figures(), 0
+        for scores, batch in self._scored(rows, on_error):
+            if batch.target is None:
+                raise InputError(batch.keys[0], "has no target to be measured against")
+            figures.add(scores, batch)
+            examples += len(batch.keys)
+        return {**figures.result(), "examples": float(examples)}
+
+    def _scored(self, rows: Rows, on_error: Literal["raise", "skip"]) -> Iterator[tuple[Tensor, TaskBatch]]:
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+        waiting: list[TaskExample] = []
+        for key, row in rows:
+            try:
+                if isinstance(row, InputError):
+                    raise row
+                example = self.task.example(row, key)
+            except InputError as error:
+                if on_error == "raise":
+                    raise
+                self.skipped.append(error)
+                continue
+            if waiting and (len(waiting) == self.batch_size or _candidates(waiting[0]) != _candidates(example)):
+                yield self._score(waiting)
+                waiting = []
+            waiting.append(example)
+        if waiting:
+            yield self._score(waiting)
+
+    @torch.no_grad()
+    def _score(self, examples: Sequence[TaskExample]) -> tuple[Tensor, TaskBatch]:
+        parameter = next(self.model.parameters())
+        batch = self.task.collate(examples).to(parameter.device)
+        return self.model(batch.inputs).float().cpu(), batch.to(torch.device("cpu"))
+
+
+def _candidates(example: TaskExample) -> int:
+    """How many texts an example has, which is equal in a batch."""
+    return len(example.inputs.get("text", ()))
