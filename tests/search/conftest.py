@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from search.fake_encoder import FakeEncoder, write_picture, write_sound
+from fake_encoder import FakeEncoder, write_picture, write_sound
 
 
 @pytest.fixture

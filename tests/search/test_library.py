@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fake_encoder import FakeEncoder, hide_animals, write_picture, write_sound
 from one_peace.errors import MissingExtraError
 from one_peace.search import engines, indexing, library
-from one_peace.search.library import Library
+from one_peace.search.filters import Filters
+from one_peace.search.library import Library, erase_library
 from one_peace.search.lock import LibraryBusyError, writer_lock
 from one_peace.search.manifest import LibraryError, locate_library, read_manifest
-from search.fake_encoder import FakeEncoder, hide_animals, write_picture, write_sound
+from one_peace.search.store import OtherModelError
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def test_a_mixed_query_is_the_mean_of_its_parts(folder: Path, place: Path, encod
     assert paths(opened.nearest(query, k=1)) == paths(opened.nearest(query[0], k=1)) == ["green.jpg"]
 
 
-@pytest.mark.parametrize("wrong", [{}, {"text": []}, {"text": "a", "k": 0}, {"text": "a", "modality": "video"}])
+@pytest.mark.parametrize("wrong", [{}, {"text": []}, {"text": "a", "k": 0}, {"text": "a", "modality": "viedo"}])
 def test_wrong_queries(wrong: dict, folder: Path, place: Path, encoder: FakeEncoder) -> None:
     opened = Library(place, encoder)
     opened.index(folder)
@@ -294,8 +296,7 @@ def test_small_libraries_need_no_extra(
     with monkeypatch.context() as patch:
         patch.setattr(engines, "find_spec", lambda name: None)
         Library(place, encoder).index(folder)
-    manifest = read_manifest(place)
-    assert manifest is not None and manifest.engine == "sqlite"
+    assert (place / "vectors" / "items.sqlite").is_file()
     opened = Library(place, encoder)  # and stays what it is where LanceDB is there
     assert str(opened.index(folder)) == "4 unchanged"
     assert paths(opened.search(text="red", k=1)) == ["red.png"]
@@ -307,8 +308,83 @@ def test_a_library_in_lancedb_names_the_missing_extra(
     pytest.importorskip("lancedb")
     Library(place, encoder).index(folder)
     monkeypatch.setitem(sys.modules, "lancedb", None)
-    with pytest.raises(MissingExtraError, match=r"LanceDB.*pip install 'one-peace\[search\]'"):
-        Library(place, encoder)
+    with pytest.raises(MissingExtraError, match=r"pip install 'one-peace\[search\]'"):
+        Library(place, encoder).search(text="red")
+
+
+def test_another_model_begins_anew_when_told_to(folder: Path, place: Path, encoder: FakeEncoder) -> None:
+    Library(place, encoder).index(folder)
+    erase_library(place)
+    other = FakeEncoder("fake-2")
+    opened = Library(place, other)
+    assert len(opened) == 0 and opened.index(folder).added == 4 and other.encoded["image"] == 2
+    manifest = read_manifest(place)
+    assert manifest is not None and manifest.fingerprint == "fake-2"
+    # Killed between the two steps of erasing: what is left of the other model does not get mixed in.
+    (place / "library.json").unlink()
+    assert Library(place, encoder).index(folder).added == 4
+    assert Library(place, encoder).index(folder).unchanged == 4
+    (place / "library.json").write_text('{"format": 1}')
+    erase_library(place)
+    assert Library(place, encoder).index(folder).added == 4
+
+
+def test_vectors_may_be_kept_elsewhere(folder: Path, place: Path, tmp_path: Path, encoder: FakeEncoder) -> None:
+    elsewhere = str(tmp_path / "elsewhere")
+    Library(place, encoder, store=elsewhere).index(folder)
+    assert not (place / "vectors").exists()
+    assert len(Library(place, encoder)) == 4
+    with pytest.raises(LibraryError, match="elsewhere"):
+        Library(place, encoder, store=str(tmp_path / "third"))
+    with pytest.raises(LibraryError, match="index into another place"):
+        erase_library(place)
+    with pytest.raises(OtherModelError):
+        Library(tmp_path / "second", FakeEncoder("fake-2"), store=elsewhere).index(folder)
+
+
+def test_items_by_id(folder: Path, place: Path, encoder: FakeEncoder) -> None:
+    opened = Library(place, encoder)
+    report = opened.index(folder)
+    red = report.items[str(folder / "red.png")]
+    assert opened.item(red).path == opened.content(red) == folder / "red.png"
+    assert opened.item(red).size == (folder / "red.png").stat().st_size
+    thumbnail = opened.thumbnail(red)
+    assert thumbnail is not None and thumbnail.startswith(b"\xff\xd8")
+    assert opened.find(folder / "red.png") == opened.item(red) and opened.find("nowhere") is None
+    assert opened.statistics() == {"audio": 1, "image": 2, "text": 1}
+    assert [item.path.name for item in opened.items()] == ["green.jpg", "tone.wav", "notes.md", "red.png"]
+    assert opened.index(folder).items == report.items
+    assert opened.remove([red, "nothing"]) == 1 and len(opened) == 3 and opened.remove([]) == 0
+    with pytest.raises(LibraryError, match=red):
+        opened.item(red)
+    assert opened.add([(folder / "red.png", "", ["warm"])]).items == {str(folder / "red.png"): opened.items()[-1].id}
+
+
+def test_tags_are_kept_and_filtered_by(folder: Path, place: Path, encoder: FakeEncoder) -> None:
+    (folder / "red.txt").write_text("A red thing.\ntags=warm")
+    opened = Library(place, encoder)
+    items = opened.index(folder).items
+    green = items[str(folder / "animals" / "green.jpg")]
+    opened.set_tags({green: ["cold", "wet"], "nothing": ["x"]})
+    assert paths(opened.search(text="red", filters=Filters(tag=("cold",)))) == ["green.jpg"]
+    assert sorted(paths(opened.search(text="red", filters=Filters(tag=("cold", "warm"))))) == ["green.jpg", "red.png"]
+    assert str(opened.index(folder)) == "4 unchanged"
+    write_picture(folder / "animals" / "green.jpg", (20, 210, 40))
+    (folder / "red.txt").write_text("A red thing.\ntags=hot")
+    assert opened.index(folder).changed == 2
+    tags = {item.path.name: item.tags for item in opened.items()}
+    assert tags["green.jpg"] == ("cold", "wet") and tags["red.png"] == ("hot",)
+
+
+def test_what_lies_in_the_library_is_not_taken_for_lost(folder: Path, encoder: FakeEncoder) -> None:
+    place = folder / ".one-peace"
+    (place / "uploads").mkdir(parents=True)
+    write_picture(place / "uploads" / "blue.png", (0, 0, 250))
+    opened = Library(place, encoder)
+    opened.add([(place / "uploads" / "blue.png", "")])
+    assert opened.index(folder).removed == 0 and len(opened) == 5
+    (place / "uploads" / "blue.png").unlink()
+    assert opened.index(folder).removed == 1
 
 
 def test_locating_a_library(folder: Path, encoder: FakeEncoder) -> None:
@@ -343,8 +419,9 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from one_peace.search import indexing
-from one_peace.search.library import Library
-from search.fake_encoder import FakeEncoder
+from one_peace.search.filters import Filters
+from one_peace.search.library import Library, erase_library
+from fake_encoder import FakeEncoder
 indexing._BATCH = 4
 commit = indexing.Indexing._commit
 def tell(self, batch):

@@ -6,21 +6,22 @@ from pathlib import Path
 
 import pytest
 
+from fake_encoder import hide_animals, write_picture
+from one_peace.search.kinds import Kind, kinds_for
 from one_peace.search.walk import look_at_all, walk
-from search.fake_encoder import hide_animals, write_picture
 
-ALL = frozenset({"text", "image", "audio"})
+ALL = kinds_for({"text", "image", "audio"})
 
 
-def names(folder: Path, skip: str = ".one-peace", modalities: frozenset[str] = ALL) -> list[str]:
-    found = walk(folder, modalities, folder / skip)
+def names(folder: Path, skip: str = ".one-peace", kinds: dict[str, Kind] = ALL) -> list[str]:
+    found = walk(folder, kinds, folder / skip)
     assert not found.problems
     return sorted(os.path.relpath(path, folder) for path in found.found)
 
 
 def test_what_is_found(folder: Path) -> None:
     assert names(folder) == ["animals/green.jpg", "animals/tone.wav", "notes.md", "red.png"]
-    assert names(folder, modalities=frozenset({"audio"})) == ["animals/tone.wav"]
+    assert names(folder, kinds=kinds_for({"audio"})) == ["animals/tone.wav"]
     assert names(folder, skip="animals") == ["notes.md", "red.png"]
 
 
@@ -34,6 +35,18 @@ def test_captions(folder: Path) -> None:
     assert captions["notes.md"] == "" and captions["tagless.txt"] == captions["red.TXT"] == ""
     (folder / "red.txt").write_bytes(b"\xef\xbb\xbf  caf\xe9  au lait \r\n")
     assert walk(folder, ALL, folder / "x").found[str(folder / "red.png")].caption == "caf\ufffd au lait"
+
+
+def test_tags_are_on_a_line_of_their_own(folder: Path) -> None:
+    (folder / "red.txt").write_text("A red thing.\ntags= warm , plain,,warm\ntags=flat\n")
+    (folder / "animals" / "tone.txt").write_text("tags=loud")
+    found = walk(folder, ALL, folder / "x").found
+    assert (found[str(folder / "red.png")].caption, found[str(folder / "red.png")].tags) == (
+        "A red thing.",
+        ("flat", "plain", "warm"),
+    )
+    sound = found[str(folder / "animals" / "tone.wav")]
+    assert (sound.caption, sound.tags) == ("tone", ("loud",))
 
 
 def test_links(folder: Path) -> None:
@@ -81,4 +94,6 @@ def test_single_files(folder: Path) -> None:
     files += [(folder / "program.py", ""), (folder / "no.png", "")]
     looked = look_at_all(files, ALL)
     assert [file.caption for file in looked.found.values()] == ["my caption", "A green animal."]
+    tagged = look_at_all([(folder / "red.png", "", ["b", " a", "b"])], ALL).found.values()
+    assert [file.tags for file in tagged] == [("a", "b")]
     assert len(looked.problems) == 2

@@ -1,157 +1,327 @@
-"""The embedded store on disk: a LanceDB table, searched exactly while it is small, by an HNSW index above."""
+"""The embedded store: a LanceDB table in a folder, or on an object store where several machines write to it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from secrets import randbits
+from threading import RLock
+from typing import Any, TypeVar
 
 import numpy as np
 
 from one_peace.errors import MissingExtraError
-from one_peace.search.exact import inner_products
-from one_peace.search.records import Entry, Hit, Record
-from one_peace.search.snapshot import EXACT_LIMIT, Snapshot
-from one_peace.search.store import check_vectors
+from one_peace.search.background import Background
+from one_peace.search.filters import Condition, Filter
+from one_peace.search.records import COLUMNS, Entry, Hit, Record, Space
+from one_peace.search.snapshot import Rows, Snapshot
+from one_peace.search.store import (
+    StoreError,
+    check_queries,
+    check_records,
+    check_space,
+    space_from_json,
+    space_to_json,
+)
 
+EXACT_NUMBERS = 200_000 * 192
+"""Rows times dimensions up to which every search scans all rows: measured, below it that is faster than the index.
+
+See docs/stores.md. The scan takes time in proportion to it, the index hardly any more for more rows.
+"""
 _TABLE = "items"
-_COLUMNS = [field.name for field in fields(Entry)]
+_SPACE = b"one-peace"  # key in the table's metadata
+_KEY = "lance-schema:unenforced-primary-key"
 _OVERFETCH = 8  # the index holds vectors in 8 bits: this many times k come from it, to be scored exactly
-_BEAM = 128  # of the HNSW search, at least
+_BEAM = 160  # of the HNSW search, at least
 _IDS_PER_STATEMENT = 1000
+_ROWS_PER_BATCH = 8192
+_WRITES_PER_UPKEEP = 64
 _OLD_VERSIONS = timedelta(hours=1)  # kept for those who are reading them
+_PATIENCE = 60.0  # seconds to try again when another writer was faster
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is known of one version of the table."""
+
+    version: int
+    count: int
+    indexed: bool
 
 
 class LanceStore:
-    """A `VectorStore` of vectors (dim,) in `folder`, made if it is not there.
+    """A `VectorStore` at `address`: a folder, made if it is not there, or the URL of an object store (s3://bucket/path).
 
-    Every write is one atomic version of the table: a process killed at any moment loses nothing that a call
-    returned for. Readers see the newest version, also of other processes' writes.
-    Up to `EXACT_LIMIT` rows searches are exact, by our scan: LanceDB's own takes 17 times as long. Above, rows
-    come from an index and are scored exactly; a few of the true answers may be missing.
+    For object stores LanceDB takes keys, region and endpoint from the environment (AWS_ACCESS_KEY_ID, ...).
+
+    Every write is one atomic version of the table. Up to `EXACT_NUMBERS` searches are exact, by our scan of all rows.
+    Above, `finish` has an index made in the background. Until it is there searches stay exact. Then rows come from it,
+    more than asked for, and are scored exactly, so that a few of the true answers may be missing; rows that came after
+    the index are scanned besides.
 
     Raises:
         MissingExtraError: LanceDB is not installed.
-        ValueError: the table in `folder` holds vectors of another length.
+        OtherModelError: the vectors at `address` are another model's.
+        StoreError: the address cannot be reached.
     """
 
-    def __init__(self, folder: Path, dim: int) -> None:
-        try:
-            import lancedb
-            import pyarrow
-        except ImportError as error:
-            raise MissingExtraError(f"{folder} is kept in LanceDB; opening it", "search") from error
-        self.dim = dim
-        self._arrow: Any = pyarrow
-        database: Any = lancedb.connect(folder, read_consistency_interval=timedelta(0))
-        try:
-            self._table = database.open_table(_TABLE)
-        except ValueError:  # not there yet
-            self._table = database.create_table(_TABLE, schema=self._schema(), exist_ok=True)
-        found = self._table.schema.field("vector").type.list_size
-        if found != dim:
-            raise ValueError(f"{folder} holds vectors of length {found}, not {dim}")
+    def __init__(self, address: str, space: Space) -> None:
+        self.space = space
+        self.address = address
+        self._database = _connect(address)
+        self._table = self._open()
+        check_space(_space_of(self._table, address), space, address)
+        self._folder = None if "://" in address else Path(address)
+        self._lock = RLock()
+        self._known: _State | None = None
         self._snapshot: tuple[int, Snapshot] | None = None
+        self._writes = 0
+        self._upkeep = Background(self._maintain, address)
 
     def add(self, records: Sequence[Record]) -> None:
-        check_vectors(records, self.dim)
-        if not records:
+        latest = check_records(records, self.space.dim)
+        if not latest:
             return
-        latest = {record.entry.id: record for record in records}.values()  # of equal ids the last one
+        revision = randbits(63)  # by which readers see what has changed
         rows = [
-            {**asdict(r.entry), "thumbnail": r.thumbnail, "vector": np.asarray(r.vector, np.float32)} for r in latest
+            {**asdict(r.entry), "revision": revision, "thumbnail": r.thumbnail, "vector": np.asarray(r.vector, "f4")}
+            for r in latest
         ]
-        table = self._arrow.Table.from_pylist(rows, schema=self._schema())
+        import pyarrow
+
+        table = pyarrow.Table.from_pylist(rows, schema=_schema(self.space))
         merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-        merge.execute(table)
+        self._write(partial(merge.execute, table))
+        self._writes += 1
+        if self._writes % _WRITES_PER_UPKEEP == 0:  # every write is a file, and every write looks at all of them
+            self._upkeep.start()
 
     def delete(self, ids: Sequence[str]) -> None:
         for condition in _among(ids):
-            self._table.delete(condition)
+            self._write(partial(self._table.delete, condition))
 
     def count(self) -> int:
         return int(self._table.count_rows())
 
-    def entries(self) -> list[Entry]:
-        return [Entry(**row) for row in self._read(_COLUMNS).to_pylist()]
+    def entries(self, where: Filter = ()) -> list[Entry]:
+        return [entry for table in self._read([*COLUMNS], _sql(where)) for entry in _entries(table)]
 
     def rows(self, ids: Sequence[str]) -> dict[str, Record]:
         found: dict[str, Record] = {}
         for condition in _among(ids):
-            table = self._read([*_COLUMNS, "thumbnail", "vector"], condition)
-            vectors = self._matrix(table)
-            for i, row in enumerate(table.drop_columns(["vector"]).to_pylist()):
-                thumbnail = row.pop("thumbnail")
-                found[row["id"]] = Record(Entry(**row), vectors[i], thumbnail)
+            for table in self._read([*COLUMNS, "thumbnail", "vector"], condition):
+                parts = (_entries(table), self._matrix(table), table["thumbnail"].to_pylist())
+                found |= {entry.id: Record(entry, vector, small) for entry, vector, small in zip(*parts, strict=True)}
         return found
 
-    def search(
-        self, vectors: np.ndarray, k: int, *, modality: str | None = None, prefix: str | None = None
-    ) -> list[list[Hit]]:
-        if self.count() <= EXACT_LIMIT:
-            return self._latest().search(vectors, k, modality, prefix)
-        conditions = []
-        if modality is not None:
-            conditions.append(f"modality = {_quote(modality)}")
-        if prefix is not None:
-            conditions.append(f"starts_with(path, {_quote(prefix)})")
-        queries = np.atleast_2d(np.asarray(vectors, np.float32))
-        return [self._by_index(query, k, " AND ".join(conditions)) for query in queries]
+    def vectors(self, where: Filter = ()) -> Iterator[tuple[list[Entry], np.ndarray]]:
+        for table in self._read([*COLUMNS, "vector"], _sql(where)):
+            yield _entries(table), self._matrix(table)
+
+    def search(self, vectors: np.ndarray, k: int, where: Filter = ()) -> list[list[Hit]]:
+        queries = check_queries(vectors, k, self.space.dim)
+        state = self._state()
+        if not state.indexed or state.count * self.space.dim <= EXACT_NUMBERS:
+            return self._latest(state.version).search(queries, k, where)
+        condition = _sql(where)
+        return [self._by_index(query, k, condition) for query in queries]
 
     def finish(self) -> None:
-        # Rows added after the index was made go into it here, and are scanned until then.
-        self._table.optimize(cleanup_older_than=_OLD_VERSIONS)
-        if self.count() > EXACT_LIMIT and not self._table.list_indices():
-            from lancedb.index import HnswSq
+        self._upkeep.start()
 
-            settings = HnswSq(distance_type="cosine", m=16, ef_construction=100)
-            self._table.create_index("vector", config=settings)
+    def settle(self) -> None:
+        self._upkeep.wait()
 
     def close(self) -> None:
-        self._snapshot = None
+        self.settle()
+        with self._lock:
+            self._snapshot = None
 
-    def _latest(self) -> Snapshot:
-        version = self._table.version
-        if self._snapshot is None or self._snapshot[0] != version:
-            table = self._read(["id", "path", "modality", "vector"])
-            ids, paths, modalities = (table[name].to_pylist() for name in ("id", "path", "modality"))
-            self._snapshot = (version, Snapshot(ids, paths, modalities, self._matrix(table)))
-        return self._snapshot[1]
+    def _open(self) -> Any:
+        try:
+            return self._database.open_table(_TABLE)
+        except ValueError:  # not there yet
+            pass
+        except (RuntimeError, OSError) as error:
+            raise StoreError(f"{self.address} cannot be opened: {error}") from error
+        try:
+            return self._database.create_table(_TABLE, schema=_schema(self.space), exist_ok=True)
+        except ValueError:  # somebody else made it this moment, for another model
+            return self._database.open_table(_TABLE)
+        except (RuntimeError, OSError) as error:
+            raise StoreError(f"{self.address} cannot be made: {error}") from error
 
-    def _by_index(self, query: np.ndarray, k: int, condition: str) -> list[Hit]:
-        search = self._table.search(query, vector_column_name="vector").distance_type("cosine")
-        search = search.select(["id", "vector"]).limit(k * _OVERFETCH).ef(max(_BEAM, k * _OVERFETCH))
-        table = (search.where(condition, prefilter=True) if condition else search).to_arrow()
-        scores = inner_products(self._matrix(table), query)
-        ranked = sorted(zip(-scores, table["id"].to_pylist(), strict=True))[:k]
-        return [Hit(id_, -float(negative)) for negative, id_ in ranked]
+    def _state(self) -> _State:
+        version = int(self._table.version)
+        known = self._known
+        if known is None or known.version != version:
+            indexed = any(index.columns == ["vector"] for index in self._table.list_indices())
+            self._known = known = _State(version, self.count(), indexed)
+        return known
 
-    def _read(self, columns: list[str], condition: str | None = None) -> Any:
-        search = self._table.search().select(columns).limit(None)
-        return (search.where(condition) if condition else search).to_arrow()
+    def _latest(self, version: int) -> Snapshot:
+        with self._lock:
+            if self._snapshot is None:
+                self._snapshot = (-1, Snapshot(self.space.dim, self._folder))
+            seen, snapshot = self._snapshot
+            if seen != version:
+                revisions: dict[str, int] = {}
+                for table in self._read(["id", "revision"]):
+                    revisions |= zip(table["id"].to_pylist(), table["revision"].to_pylist(), strict=True)
+                snapshot.refresh(revisions, self._fetch)
+                self._snapshot = (version, snapshot)
+            return snapshot
+
+    def _fetch(self, ids: Sequence[str] | None) -> Rows:
+        for condition in _among(ids) if ids is not None else [None]:
+            for table in self._read([*COLUMNS, "revision", "vector"], condition):
+                yield _entries(table), table["revision"].to_pylist(), self._matrix(table)
+
+    def _by_index(self, query: np.ndarray, k: int, condition: str | None) -> list[Hit]:
+        wanted = k * _OVERFETCH
+        search = self._table.search(query, vector_column_name="vector").distance_type("dot").limit(wanted)
+        search = search.select(["id", "vector", "_distance"]).ef(max(_BEAM, wanted))
+        if condition is not None:
+            search = search.where(condition, prefilter=True)
+        table = search.to_arrow()
+        if len(table) < k:  # the graph has no way to more rows that pass; are there any?
+            table = search.bypass_vector_index().to_arrow()
+        scores = (self._matrix(table).astype(np.float64) * query.astype(np.float64)).sum(axis=1)
+        ranked = sorted(zip((-scores).tolist(), table["id"].to_pylist(), strict=True))[:k]
+        return [Hit(id_, -negative) for negative, id_ in ranked]
+
+    def _maintain(self) -> None:
+        # Rows added after the indexes were made go into them here.
+        self._write(partial(self._table.optimize, cleanup_older_than=_OLD_VERSIONS))
+        if self.count() * self.space.dim <= EXACT_NUMBERS:
+            return
+        from lancedb.index import Bitmap, BTree, HnswSq
+
+        # The index of vectors last: it is what searches go by, and they look rows up by their ids.
+        indexes = {"id": BTree(), "modality": Bitmap(), "branch": Bitmap()}
+        indexes["vector"] = HnswSq(distance_type="dot", m=20, ef_construction=150)
+        there = {index.columns[0] for index in self._table.list_indices()}
+        for column, settings in indexes.items():
+            if column not in there:
+                self._write(partial(self._table.create_index, column, config=settings))
+
+    def _write(self, action: Callable[[], T]) -> T:
+        """Tries again while other writers are faster: LanceDB refuses a change to what has changed since."""
+        give_up = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return action()
+            except (RuntimeError, ValueError, OSError) as error:
+                if "conflict" not in str(error).lower():
+                    raise StoreError(f"{self.address}: {error}") from error
+                if time.monotonic() > give_up:
+                    raise StoreError(f"{self.address}: other writers left no room for {_PATIENCE:.0f} s") from error
+                time.sleep(0.02 + 0.2 * randbits(8) / 256)
+
+    def _read(self, columns: list[str], condition: str | None = None) -> Iterator[Any]:
+        """Tables of some thousand rows."""
+        import pyarrow
+
+        search = self._table.search().select(columns)
+        search = search.where(condition) if condition else search
+        for batch in search.to_batches(_ROWS_PER_BATCH):
+            if len(batch):
+                yield pyarrow.Table.from_batches([batch])
 
     def _matrix(self, table: Any) -> np.ndarray:
         """The column of vectors as (n, dim) float32."""
         if not len(table):
-            return np.empty((0, self.dim), np.float32)
+            return np.empty((0, self.space.dim), np.float32)
         flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return np.asarray(flat, np.float32).reshape(-1, self.dim)
-
-    def _schema(self) -> Any:
-        arrow = self._arrow
-        types = {"size": arrow.int64(), "mtime": arrow.int64(), "duration": arrow.float64()}
-        columns = [arrow.field(name, types.get(name, arrow.string())) for name in _COLUMNS]
-        columns.append(arrow.field("thumbnail", arrow.binary()))
-        columns.append(arrow.field("vector", arrow.list_(arrow.float32(), self.dim)))
-        return arrow.schema(columns)
+        return np.asarray(flat, np.float32).reshape(-1, self.space.dim)
 
 
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+def space_at(address: str) -> Space | None:
+    """Whose vectors are at `address`; None if there is no table.
+
+    Raises:
+        MissingExtraError, StoreError: as `LanceStore`.
+    """
+    try:
+        return _space_of(_connect(address).open_table(_TABLE), address)
+    except ValueError:
+        return None
+    except (RuntimeError, OSError) as error:
+        raise StoreError(f"{address} cannot be opened: {error}") from error
+
+
+def _connect(address: str) -> Any:
+    try:
+        import lancedb
+    except ImportError as error:
+        raise MissingExtraError(f"{address} is kept in LanceDB; opening it", "search") from error
+    try:
+        return lancedb.connect(address, read_consistency_interval=timedelta(0))
+    except (RuntimeError, OSError, ValueError) as error:
+        raise StoreError(f"{address} cannot be opened: {error}") from error
+
+
+def _space_of(table: Any, address: str) -> Space:
+    return space_from_json((table.schema.metadata or {}).get(_SPACE), address)
+
+
+def _schema(space: Space) -> Any:
+    import pyarrow
+
+    types: dict[Any, Any] = {
+        str: pyarrow.string(),
+        int: pyarrow.int64(),
+        float | None: pyarrow.float64(),
+        tuple[str, ...]: pyarrow.list_(pyarrow.string()),
+    }
+    columns = [pyarrow.field(name, types[kind]) for name, kind in COLUMNS.items()]
+    # By this LanceDB sees that two writers add the same row at the same time, and lets one of them try again.
+    columns[0] = pyarrow.field("id", pyarrow.string(), nullable=False, metadata={_KEY: "true"})
+    columns.append(pyarrow.field("revision", pyarrow.int64()))
+    columns.append(pyarrow.field("thumbnail", pyarrow.binary()))
+    columns.append(pyarrow.field("vector", pyarrow.list_(pyarrow.float32(), space.dim)))
+    return pyarrow.schema(columns, metadata={_SPACE: space_to_json(space).encode()})
+
+
+def _entries(table: Any) -> list[Entry]:
+    columns = []
+    for name, kind in COLUMNS.items():
+        values = table[name].to_pylist()
+        columns.append(map(tuple, values) if kind == tuple[str, ...] else values)
+    return [Entry(*row) for row in zip(*columns, strict=True)]
+
+
+def _sql(where: Filter) -> str | None:
+    return " AND ".join(map(_condition, where)) or None
+
+
+def _condition(condition: Condition) -> str:
+    field, value = condition.field, condition.value
+    match condition.test:
+        case "in":
+            text = f"{field} IN ({', '.join(map(_literal, value))})"
+        case "has":
+            text = f"array_has_any({field}, [{', '.join(map(_literal, value))}])"
+        case "prefix":
+            text = f"starts_with({field}, {_literal(value)})"
+        case "contains":
+            text = f"contains(lower({field}), {_literal(value.lower())})"
+        case test:
+            text = f"{field} {test} {_literal(value)}"
+    return f"NOT ({text})" if condition.negated else text
+
+
+def _literal(value: str | float) -> str:
+    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)
 
 
 def _among(ids: Sequence[str]) -> Iterator[str]:
     for start in range(0, len(ids), _IDS_PER_STATEMENT):
-        yield f"id IN ({', '.join(map(_quote, ids[start : start + _IDS_PER_STATEMENT]))})"
+        yield f"id IN ({', '.join(map(_literal, ids[start : start + _IDS_PER_STATEMENT]))})"

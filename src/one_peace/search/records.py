@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import numpy as np
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """A file of a library without its embedding.
+    """A row without its embedding: an item of a library, which is a file, or a part of one.
 
-    `id` stays the same when the file is renamed or changed. `path` is absolute. `digest` is the SHA-256 of
-    the contents (hex), `size` is in bytes, `mtime` in nanoseconds. `caption` is what to show beside the file:
-    the text next to a picture or sound, the beginning of a text. `duration` is in seconds, of sounds alone.
+    Stores make their columns of these fields, and filters take any of them; so a field more is a line here. Types are
+    `str`, `int`, `float | None` and `tuple[str, ...]`.
+
+    `id` and `item` stay the same when the file is renamed or changed; a picture is one row, a video has one for each of
+    some frames and one for its sound. `modality` is what the item is, `branch` what of the model embedded this part
+    of it. `path` is absolute. `digest` is the SHA-256 of the contents (hex), `size` is in bytes, `mtime` and `added`
+    are in nanoseconds since 1970, `duration` (of sounds and videos) and `start` (where in them the part begins) in
+    seconds. `caption` is what to show beside the file: the text next to a picture or sound, the beginning of a text;
+    `label` what to show beside the part. `tags` have no order.
     """
 
     id: str
@@ -25,6 +33,18 @@ class Entry:
     mtime: int
     caption: str = ""
     duration: float | None = None
+    tags: tuple[str, ...] = ()
+    added: int = 0
+    item: str = ""
+    branch: str = ""
+    part: int = 0
+    parts: int = 1
+    label: str = ""
+    start: float | None = None
+
+
+COLUMNS: dict[str, Any] = get_type_hints(Entry)
+"""Type of each field of an `Entry`, in order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,15 +58,64 @@ class Record:
 
 @dataclass(frozen=True)
 class Hit:
-    """A row that a search found: its id, and its cosine similarity to the query."""
+    """A row that a search found: its id, and the inner product of the query and its vector."""
 
     id: str
     score: float
 
 
 @dataclass(frozen=True)
+class Space:
+    """Whose vectors a store holds: those of one model, named `model`, told from all others by `fingerprint`."""
+
+    model: str
+    fingerprint: str
+    dim: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file of a library: what its rows share, and how many of them it has. Fields as in `Entry`."""
+
+    id: str
+    path: Path
+    modality: str
+    caption: str
+    tags: tuple[str, ...]
+    duration: float | None
+    size: int
+    mtime: int
+    added: int
+    digest: str
+    parts: int
+
+    @classmethod
+    def of(cls, row: Entry) -> Item:
+        """The item that a row is a part of; its caption is that of the whole in the first row only."""
+        return cls(
+            id=row.item,
+            path=Path(row.path),
+            modality=row.modality,
+            caption=row.caption,
+            tags=row.tags,
+            duration=row.duration,
+            size=row.size,
+            mtime=row.mtime,
+            added=row.added,
+            digest=row.digest,
+            parts=row.parts,
+        )
+
+
+@dataclass(frozen=True)
 class Result:
-    """A ranked answer of a library. `rank` counts from 1, `score` is the cosine similarity to the query."""
+    """A ranked answer of a library: an item, by the part of it that fits best.
+
+    `rank` counts from 1. `score` is the cosine similarity of the part to the query, `why` that to each part of the
+    query in turn, and `standing` by how many standard deviations the score is above what rows of the same branch
+    score: answers of several modalities are ordered by it, unless that was declined. `label` and `start` (seconds)
+    say which part it is, if not the whole. Other fields as in `Entry`.
+    """
 
     rank: int
     score: float
@@ -55,3 +124,11 @@ class Result:
     caption: str = ""
     duration: float | None = None
     thumbnail: bytes | None = None
+    id: str = ""
+    tags: tuple[str, ...] = ()
+    size: int = 0
+    mtime: int = 0
+    standing: float = math.nan
+    why: tuple[float, ...] = ()
+    label: str = ""
+    start: float | None = None
