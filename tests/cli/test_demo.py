@@ -8,11 +8,11 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import one_peace.models
+from fake_encoder import FakeEncoder, write_picture, write_sound
 from one_peace.cli import demo
 from one_peace.cli.main import app
 from one_peace.data import sample_library
 from one_peace.data.manifest import Item
-from search.fake_encoder import FakeEncoder, write_picture, write_sound
 
 
 def item(cache: Path, name: str, track: str | None = None, symbol: bool = False) -> Item:

@@ -10,17 +10,23 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+from fake_encoder import FakeEncoder
+from one_peace.cli.duplicates import duplicates
+from one_peace.cli.export import export
 from one_peace.cli.index import index
 from one_peace.cli.search import search
+from one_peace.cli.tag import tag
 from one_peace.search import indexing, library
 from search.conftest import encoder, folder
-from search.fake_encoder import FakeEncoder
 
 __all__ = ["encoder", "folder"]  # fixtures
 
 app = typer.Typer()
 app.command()(index)
 app.command()(search)
+app.command()(export)
+app.command()(tag)
+app.command()(duplicates)
 runner = CliRunner()
 
 
@@ -73,7 +79,67 @@ def test_search_prints_json(folder: Path, tmp_path: Path) -> None:
     rows = json.loads(call("search", "--audio", sound, "--library", tmp_path / "elsewhere", "--json"))
     assert [row["rank"] for row in rows] == [1, 2, 3, 4]
     assert rows[0]["path"] == str(sound) and rows[0]["duration"] == pytest.approx(0.5)
-    assert set(rows[0]) == {"rank", "score", "modality", "path", "caption", "duration"}
+    assert {"id", "standing", "why", "part", "start", "tags", "size"} < set(rows[0])
+    assert rows[0]["why"] == [pytest.approx(rows[0]["score"], abs=1e-5)]
+
+
+def test_any_query(folder: Path) -> None:
+    call("index", folder)
+    base = ["search", "--library", folder, "--json"]
+    like = json.loads(call(*base, "--like", folder / "red.png", "--modality", "image"))
+    assert [Path(row["path"]).name for row in like] == ["green.jpg"]
+    words = [*base, "-t", "red", "-t", "green", "--minus", "red", "--weight", "minus=2", "--where", "modality=image"]
+    assert Path(json.loads(call(*words))[0]["path"]).name == "green.jpg"
+    minus = [
+        *base,
+        "-t",
+        "red",
+        "-t",
+        "green",
+        "--minus",
+        f"image={folder / 'red.png'}",
+        "-k",
+        1,
+        "-w",
+        "modality=image",
+    ]
+    assert Path(json.loads(call(*minus))[0]["path"]).name == "green.jpg"
+    small = json.loads(call(*base, "-t", "red", "--where", "max-duration=1:00", "--no-calibration"))
+    assert [row["modality"] for row in small] == ["audio"]
+    given = json.loads(call(*base, "--input", f"image={folder / 'red.png'}", "-k", 1))
+    assert Path(given[0]["path"]).name == "red.png"
+    for wrong, problem in (
+        (["--where", "tga=x"], "did you mean 'tag'"),
+        (["--weight", "text=much"], "MODALITY=NUMBER"),
+        (["--weight", "text=nan"], "finite number"),
+        (["--weight", "minus=-1"], "minus is subtracted already"),
+        (["--rerank", 3], "jointly"),
+    ):
+        result = runner.invoke(app, [str(word) for word in (*base, "-t", "red", *wrong)])
+        assert result.exit_code == 1 and problem in str(result.exception)
+
+
+def test_uses_of_a_library(folder: Path, tmp_path: Path) -> None:
+    (folder / "copy.png").write_bytes((folder / "red.png").read_bytes())
+    groups = json.loads(call("duplicates", folder, "--json"))
+    assert sorted(map(sorted, groups)) == [[str(folder / "copy.png"), str(folder / "red.png")]]
+    assert "1 groups; 1 files are near-duplicates" in call("duplicates", folder)
+    (tmp_path / "labels.txt").write_text("red\n\ngreen\n")
+    rows = json.loads(call("tag", folder, "--labels", tmp_path / "labels.txt", "-w", "modality=image", "--json"))
+    assert [list(row["labels"]) for row in rows] == [["green"], ["red"], ["red"]]
+    call("tag", folder / ".one-peace", "--labels", "red,green", "-w", "modality=image", "--write")
+    tagged = json.loads(call("search", "--library", folder, "-t", "green", "--where", "tag=red", "--json"))
+    assert {Path(row["path"]).name for row in tagged} == {"copy.png", "red.png"}
+    assert "5 rows in" in call("export", tmp_path / "all.npz", "--library", folder)
+    assert (tmp_path / "all.jsonl").is_file()
+
+
+def test_beginning_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    call("index", folder)
+    monkeypatch.setattr(library, "_load", lambda name, device: FakeEncoder("fake-2"))
+    result = runner.invoke(app, ["index", str(folder)])
+    assert result.exit_code == 1 and "--rebuild" in str(result.exception)
+    assert "4 added" in call("index", folder, "--rebuild") and "4 unchanged" in call("index", folder)
 
 
 def test_any_mix_and_a_sheet(folder: Path, tmp_path: Path) -> None:
@@ -91,7 +157,7 @@ def test_mistakes(folder: Path, tmp_path: Path) -> None:
     result = runner.invoke(app, ["search", "--text", "red", "--library", str(tmp_path)])
     assert result.exit_code == 1 and "one-peace index" in str(result.exception)
     call("index", folder)
-    result = runner.invoke(app, ["search", "--text", "red", "--library", str(folder), "--modality", "video"])
+    result = runner.invoke(app, ["search", "--text", "red", "--library", str(folder), "--modality", "viedo"])
     assert result.exit_code != 0
 
 

@@ -1,34 +1,54 @@
-"""`one-peace embed`: pictures, sounds and texts to a file of vectors."""
+"""`one-peace embed`: pictures, sounds and texts to a file of vectors, or a folder of them to many such files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from one_peace.cli.imports import Imports
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from one_peace.models.one_peace.embedding import OnePeace
+    from one_peace.search.bulk import Shard
 
 
 def embed(
     files: Annotated[
         list[Path] | None,
-        typer.Argument(help="Pictures, sounds and text files; the kind follows the ending."),
+        typer.Argument(help="Pictures, sounds and text files, whose kind follows the ending; or one folder."),
     ] = None,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="A .npz file (vectors, inputs, modalities) or a .jsonl file.")
+        Path,
+        typer.Option(
+            "--out", "-o", help="A .npz file (vectors, inputs, modalities) or a .jsonl file; of a folder, a folder."
+        ),
     ] = Path("embeddings.npz"),
     text: Annotated[list[str] | None, typer.Option("--text", "-t", help="A text; repeatable.")] = None,
     lines: Annotated[Path | None, typer.Option(help="A file with a text on every line.")] = None,
     model: Annotated[str, typer.Option(help="Name or path of a model.")] = "one-peace-nano",
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     skip: Annotated[bool, typer.Option("--skip", help="Leave out what cannot be read instead of stopping.")] = False,
+    imports: Imports = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Of a folder: processes.  [default: one per core or card]")
+    ] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Of a folder: files in each part of the output.")] = 1000,
+    format: Annotated[str, typer.Option(help="Of a folder: parquet, or lance (one LanceDB table).")] = "parquet",
+    engine: Annotated[
+        str, typer.Option(help="Of a folder: local, or ray (a Ray cluster, RAY_ADDRESS says which).")
+    ] = "local",
 ) -> None:
-    """Embed files and texts; row i of the output belongs to input i."""
+    """Embed files and texts, row i of the output belongs to input i; or a folder, in parts, to go on after any stop."""
+    if files and len(files) == 1 and files[0].is_dir():
+        if text or lines is not None:
+            raise typer.BadParameter("a folder is embedded by itself, without --text and --lines")
+        _embed_folder(files[0], out, model, device, workers, shard_size, format, engine)
+        return
     inputs = [(path, modality_by_name(path)) for path in files or []]
     texts = list(text or [])
     if lines is not None:
@@ -52,6 +72,55 @@ def embed(
     kept = [row for row in range(len(sources)) if row not in errors]
     write_embeddings(out, vectors[kept], [names[i] for i in kept], [modalities[i] for i in kept], loaded)
     typer.echo(f"{len(kept)} embeddings of width {loaded.dim} in {out}")
+
+
+def _embed_folder(
+    folder: Path, out: Path, model: str, device: str, workers: int | None, shard_size: int, format: str, engine: str
+) -> None:
+    from one_peace.models import from_pretrained
+    from one_peace.nn.allocator import keep_freed_memory
+    from one_peace.search.bulk import cores, embed_folder
+    from one_peace.search.bulk_ray import run_on_ray
+    from one_peace.search.shard_files import FORMATS
+
+    if out.suffix in (".npz", ".jsonl"):
+        raise typer.BadParameter(f"{folder} is a folder; --out must be one too, got {out}")
+    for what, given, known in (("--format", format, tuple(FORMATS)), ("--engine", engine, ("local", "ray"))):
+        if given not in known:
+            raise typer.BadParameter(f"{what} must be {' or '.join(known)}, got {given}")
+    keep_freed_memory()
+    loaded = from_pretrained(model, device=device)
+    if workers is None:
+        import torch
+
+        workers = torch.cuda.device_count() or cores()
+    report = embed_folder(
+        folder,
+        out,
+        loaded,
+        model,
+        format=format,
+        shard_size=shard_size,
+        workers=workers,
+        run=run_on_ray if engine == "ray" else None,
+        track=_shown,
+    )
+    typer.echo(
+        f"{report.rows} embeddings of {report.items - report.problems} files in {out}, {report.problems} with problems "
+        f"(named in its .json files); {report.shards} shards in {report.seconds:.1f} s"
+    )
+
+
+def _shown(shards: Iterator[Shard], total: int) -> Iterable[Shard]:
+    """With a bar, on a terminal."""
+    import sys
+
+    if not sys.stderr.isatty():
+        return shards
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(shards, description="embedding", total=total, console=Console(stderr=True))
 
 
 def modality_by_name(path: Path) -> str:

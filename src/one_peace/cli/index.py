@@ -1,4 +1,4 @@
-"""`one-peace index`: take a folder of pictures, sounds and texts into a library."""
+"""`one-peace index`: take a folder of pictures, sounds, videos and texts into a library."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from one_peace.cli.imports import Imports
 
 
 def index(
@@ -17,17 +19,28 @@ def index(
         str | None,
         typer.Option(help="Name or path of a model.  [default: the library's, one-peace-nano for a new one]"),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(help="Where a new library keeps its vectors, e.g. s3://bucket/name.  [default: in the library]"),
+    ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Forget what the library holds and begin anew, e.g. with another model.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    imports: Imports = None,
 ) -> None:
-    """Embed pictures, sounds and texts to search them. Run it again to take in what has changed."""
+    """Embed pictures, sounds, videos and texts to search them. Run it again to take in what has changed."""
     import time
 
     from one_peace.nn.allocator import keep_freed_memory
-    from one_peace.search.library import Library
+    from one_peace.search.library import Library, erase_library
 
     keep_freed_memory()
     started = time.perf_counter()
-    opened = Library(library or folder / ".one-peace", model, device=device)
+    place = library or folder / ".one-peace"
+    if rebuild:
+        erase_library(place)
+    opened = Library(place, model, device=device, store=store)
     try:
         report = opened.index(folder)
     except KeyboardInterrupt:
@@ -35,5 +48,7 @@ def index(
         typer.echo(f"\ninterrupted: {kept}; the same command goes on from there", err=True)
         raise typer.Exit(130) from None
     for path, problem in report.problems.items():
-        typer.echo(f"not indexed: {path}: {problem}".encode("utf-8", "backslashreplace").decode(), err=True)
+        told = "indexed in part" if path in report.items else "not indexed"
+        typer.echo(f"{told}: {path}: {problem}".encode("utf-8", "backslashreplace").decode(), err=True)
+    opened.close()
     typer.echo(f"{report}, in {time.perf_counter() - started:.1f} s; {len(opened)} files in {opened.path}")

@@ -1,14 +1,19 @@
-"""`one-peace search`: find files of a library by any mix of texts, pictures and sounds."""
+"""`one-peace search`: find files of a library by any mix of inputs, with weights, minus what is not wanted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from one_peace.cli.imports import Imports
+
 if TYPE_CHECKING:
+    from one_peace.search.library import Library
+    from one_peace.search.queries import Query
     from one_peace.search.records import Result
 
 
@@ -18,20 +23,56 @@ def search(
         list[Path] | None, typer.Option("--image", "-i", help="Picture file, any number of times.")
     ] = None,
     audio: Annotated[list[Path] | None, typer.Option("--audio", "-a", help="Sound file, any number of times.")] = None,
+    like: Annotated[
+        list[str] | None, typer.Option(help="A file of the library, or its id: more like this. Repeatable.")
+    ] = None,
+    given: Annotated[
+        list[str] | None, typer.Option("--input", help="MODALITY=FILE, of any modality of the model. Repeatable.")
+    ] = None,
+    minus: Annotated[
+        list[str] | None, typer.Option(help="What is not wanted: words, or MODALITY=FILE. Repeatable.")
+    ] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(help="MODALITY=NUMBER, also like=... and minus=...; 1 if not given. Repeatable.")
+    ] = None,
     library: Annotated[Path, typer.Option(help="A library, or the folder that was indexed.")] = Path(),
     k: Annotated[int, typer.Option("-k", min=1, help="How many answers.")] = 10,
-    modality: Annotated[str | None, typer.Option(help="Only image, audio or text.")] = None,
+    modality: Annotated[list[str] | None, typer.Option(help="Only image, audio, video or text. Repeatable.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            "-w",
+            help="Only what passes: folder=, tag=, caption=, after=, min_size=, max_duration=, ... Repeatable.",
+        ),
+    ] = None,
+    no_calibration: Annotated[
+        bool, typer.Option("--no-calibration", help="Rank by cosine similarity alone, across modalities too.")
+    ] = False,
+    rerank: Annotated[int, typer.Option(min=0, help="Order the first so many again, by joint encoding.")] = 0,
     sheet: Annotated[Path | None, typer.Option(help="Draw a contact sheet, a .png or .jpg file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    imports: Imports = None,
 ) -> None:
-    """Search a library by any mix of texts, pictures and sounds."""
-    if not (text or image or audio):
-        raise typer.BadParameter("give at least one of --text, --image, --audio")
+    """Search a library by any mix of texts, pictures, sounds and files like those wanted."""
+    if not (text or image or audio or like or given):
+        raise typer.BadParameter("give at least one of --text, --image, --audio, --like, --input")
+    from one_peace.search.filter_words import filters_from_words
     from one_peace.search.library import Library
     from one_peace.search.manifest import locate_library
 
+    words = [*(where or []), *(f"modality={name}" for name in modality or [])]
+    filters = filters_from_words(words)
     opened = Library(locate_library(library))
-    results = opened.search(text=text or None, image=image or None, audio=audio or None, k=k, modality=modality)
+    inputs: dict[str, list[Any]] = {"text": [*(text or [])], "image": [*(image or [])], "audio": [*(audio or [])]}
+    for one in given or []:
+        name, equals, file = one.partition("=")
+        if not equals or not file:
+            raise typer.BadParameter(f"--input takes MODALITY=FILE, got {one!r}")
+        inputs.setdefault(name, []).append(Path(file))
+    inputs["item"] = [_item_id(opened, one) for one in like or []]
+    query = _query(inputs, minus or [], weight or [], k=k, filters=filters, calibrate=not no_calibration, rerank=rerank)
+    results = opened.search(query)
     if sheet is not None:
         from one_peace.search.sheet import contact_sheet
 
@@ -45,6 +86,34 @@ def search(
             typer.echo(f"contact sheet: {sheet}")
 
 
+def _query(inputs: dict[str, list[Any]], minus: Sequence[str], weights: Sequence[str], **settings: Any) -> Query:
+    """A modality's weight is shared out among its inputs, as in `Query.of`; that of `minus` too."""
+    from one_peace.search.queries import Part, Query, QueryError
+
+    weighted: dict[str, float] = {}
+    for one in weights:
+        name, _, number = one.partition("=")
+        try:
+            weighted["item" if name == "like" else name] = float(number)
+        except ValueError:
+            raise QueryError("weight", f"expected MODALITY=NUMBER, got {one!r}") from None
+    against = weighted.pop("minus", 1.0)
+    if against < 0:
+        raise QueryError("weight", "minus is subtracted already; give it a positive weight")
+    query = Query.of({name: given for name, given in inputs.items() if given}, weighted, **settings)
+    unwanted = []
+    for one in minus:
+        name, equals, file = one.partition("=")
+        modality, source = (name, Path(file)) if equals and name.isidentifier() else ("text", one)
+        unwanted.append(Part(modality, source, -against / len(minus)))
+    return replace(query, parts=(*query.parts, *unwanted))
+
+
+def _item_id(library: Library, given: str) -> str:
+    item = library.find(given)
+    return item.id if item else given
+
+
 def _print_json(results: Sequence[Result]) -> None:
     import json
 
@@ -52,10 +121,17 @@ def _print_json(results: Sequence[Result]) -> None:
         {
             "rank": result.rank,
             "score": round(result.score, 6),
+            "standing": round(result.standing, 4),
+            "why": [round(score, 6) for score in result.why],
             "modality": result.modality,
+            "id": result.id,
             "path": str(result.path),
             "caption": result.caption,
+            "part": result.label,
+            "start": result.start,
+            "tags": list(result.tags),
             "duration": result.duration,
+            "size": result.size,
         }
         for result in results
     ]
@@ -68,7 +144,11 @@ def _print_table(results: Sequence[Result]) -> None:
         return
     import sys
 
-    rows = [(f"{r.rank}", f"{r.score:.3f}", r.modality, r.caption, str(r.path)) for r in results]
+    captions = [f"{r.caption} ({r.label})" if r.label else r.caption for r in results]
+    rows = [
+        (f"{r.rank}", f"{r.score:.3f}", r.modality, caption, str(r.path))
+        for r, caption in zip(results, captions, strict=True)
+    ]
     if not sys.stdout.isatty():
         captions = [row[3] if len(row[3]) <= 40 else row[3][:37] + "..." for row in rows]
         width = max(map(len, captions))

@@ -8,12 +8,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from one_peace.search.filters import Filters as Filters
     from one_peace.search.library import Library as Library
+    from one_peace.search.queries import Part as Part
+    from one_peace.search.queries import Query as Query
+    from one_peace.search.queries import QueryError as QueryError
+    from one_peace.search.records import Item as Item
     from one_peace.search.records import Result as Result
     from one_peace.search.sheet import contact_sheet as contact_sheet
 
-_HOMES = {"Library": "library", "Result": "records", "contact_sheet": "sheet"}
-__all__ = ["Library", "Result", "contact_sheet"]
+_HOMES = {
+    "Filters": "filters",
+    "Item": "records",
+    "Library": "library",
+    "Part": "queries",
+    "Query": "queries",
+    "QueryError": "queries",
+    "Result": "records",
+    "contact_sheet": "sheet",
+}
+__all__ = ["Filters", "Item", "Library", "Part", "Query", "QueryError", "Result", "contact_sheet"]
 
 
 def __getattr__(name: str) -> Any:

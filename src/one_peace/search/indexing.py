@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from one_peace.errors import InputError, MissingExtraError
-from one_peace.search.kinds import KINDS, Content
+from one_peace.search.encoding import Encoded, Encoder, encode_contents, row_id, rows_of
+from one_peace.search.filters import Condition
+from one_peace.search.kinds import Content, Kind
 from one_peace.search.manifest import Rejected
 from one_peace.search.records import Entry, Record
 from one_peace.search.store import VectorStore
@@ -21,28 +25,17 @@ from one_peace.search.walk import Found, Walk, reason
 _BATCH = 128  # files that are encoded and committed together, fewer if they are big:
 _BATCH_BYTES = 1 << 27  # decoded
 _READ_AHEAD = 4  # files decoded at the same time
+_PATHS_AT_ONCE = 500  # in a question to the store
 
 Track: TypeAlias = Callable[[Iterator[Any], int], Iterable[Any]]
 
 
-class Encoder(Protocol):
-    """What indexing and searching need of a model; `one_peace.OnePeace` is one."""
-
-    @property
-    def modalities(self) -> tuple[str, ...]: ...
-    @property
-    def dim(self) -> int: ...
-    @property
-    def fingerprint(self) -> str: ...
-    def encode_modality(self, name: str, inputs: Any, /, *, progress: bool | None, on_error: Any) -> Any: ...
-    def encode(self, *, weights: Any, **inputs: Any) -> Any: ...
-
-
 @dataclass
 class IndexReport:
-    """What a run did, in numbers of files; `problems` says by path why a file is not in the library.
+    """What a run did, in numbers of files; `problems` says by path why a file, or a part of it, is not in the library.
 
-    `changed` counts new contents, new captions and new times of change.
+    `changed` counts new contents, new captions, new tags and new times of change. `items` has the id of every file of
+    this run that is in the library, by path.
     """
 
     added: int = 0
@@ -51,16 +44,19 @@ class IndexReport:
     removed: int = 0
     unchanged: int = 0
     problems: dict[str, str] = field(default_factory=dict)
+    items: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         names = ("added", "changed", "renamed", "removed", "unchanged")
-        counts = {name: getattr(self, name) for name in names} | {"not readable": len(self.problems)}
+        unread = len(self.problems.keys() - self.items.keys())
+        counts = {name: getattr(self, name) for name in names}
+        counts |= {"not readable": unread, "read in part": len(self.problems) - unread}
         return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "nothing to index"
 
 
 @dataclass(frozen=True, eq=False)
 class _Reading:
-    """A file after reading: its hash, and its contents, or None where the store has their embedding."""
+    """A file after reading: its hash, and its contents, or None where the store has their embeddings."""
 
     file: Found
     digest: str
@@ -80,6 +76,10 @@ class Indexing:
     Everything is committed batch by batch, so that a run that was killed is continued by the next one.
 
     Args:
+        kinds: how files are read, by kind.
+        home: the folder of the library; what lies in it is not taken for lost when it is not walked through.
+        only: the paths that this run is about; by default all. To look at few is quick in a library of many, but
+            copies and renamed files are not recognised.
         rejected: files that could not be used before, by path; brought up to date.
         save_rejected: keeps that.
     """
@@ -88,26 +88,37 @@ class Indexing:
         self,
         store: VectorStore,
         encoder: Encoder,
+        kinds: dict[str, Kind],
+        home: Path,
         rejected: dict[str, Rejected],
         save_rejected: Callable[[dict[str, Rejected]], None],
+        only: Sequence[str] | None = None,
     ) -> None:
         self.store = store
         self.encoder = encoder
+        self.kinds = kinds
+        self.home = os.path.join(home, "")
         self.rejected = rejected
         self.save_rejected = save_rejected
         self.report = IndexReport()
-        entries = store.entries()
-        self._by_path = {entry.path: entry for entry in entries}
-        self._by_digest = {(entry.modality, entry.digest): entry for entry in entries}
-        self._ids = {entry.id for entry in entries}
-        self._vanished: dict[tuple[str, str], list[Entry]] = {}  # by modality and digest
+        self._by_path: dict[str, list[Entry]] = {}  # the rows of the file's item, in order
+        self._by_digest: dict[tuple[str, str], list[Entry]] = {}  # the same by modality and digest
+        self._ids: set[str] = set()  # of items
+        self._broken: set[str] = set()  # paths of items whose rows a crash left incomplete
+        self._leftover: list[str] = []  # rows of earlier contents that a crash kept from being removed
+        self._vanished: dict[tuple[str, str], list[list[Entry]]] = {}  # by modality and digest
+        self._all_known = only is None
+        for where in [()] if only is None else _among(only):
+            for rows in _items(store.entries(where)):
+                self._know(rows)
 
     def run(self, walk: Walk, folder: Path | None, track: Track) -> IndexReport:
-        """Takes in the files that were found; rows of other files below `folder` are renamed or removed.
+        """Takes in the files that were found; items of other files below `folder` are renamed or removed.
 
         `track` is handed the files as they are read, with their number, and passes them on.
         """
         self.report.problems.update(walk.problems)
+        self.store.delete(self._leftover)
         if folder is not None:
             self._miss(walk, os.path.join(folder, ""))
         todo = self._new_and_changed(walk)
@@ -116,23 +127,38 @@ class Indexing:
             if isinstance(outcome, _Failure):
                 self._reject(outcome)
                 continue
-            if batch and (batch[0].file.modality != outcome.file.modality or _full(batch)):
+            if _full(batch):
                 self._commit(batch)
                 batch = []
             batch.append(outcome)
         self._commit(batch)
-        gone = [entry.id for entries in self._vanished.values() for entry in entries]
-        self.store.delete(gone)
+        gone = [rows for twins in self._vanished.values() for rows in twins]
+        self.store.delete([row.id for rows in gone for row in rows])
         self.report.removed += len(gone)
         if todo or gone:
             self.store.finish()
         return self.report
 
+    def _know(self, rows: list[Entry]) -> None:
+        """Notes the rows of an item, by part."""
+        first = rows[0]
+        belongs = [row.digest == first.digest and row.part < first.parts for row in rows]
+        whole = [row for row, does in zip(rows, belongs, strict=True) if does]
+        self._leftover += [row.id for row, does in zip(rows, belongs, strict=True) if not does]
+        self._ids.add(first.item)
+        self._by_path[first.path] = whole
+        if len(whole) == first.parts:
+            self._by_digest[first.modality, first.digest] = whole
+        else:
+            self._broken.add(first.path)
+
     def _miss(self, walk: Walk, inside: str) -> None:
         """Notes what is known of `inside` and was not found there."""
-        for path, entry in self._by_path.items():
+        for path, rows in self._by_path.items():
             if path.startswith(inside) and path not in walk.found and not walk.could_hold(path):
-                self._vanished.setdefault((entry.modality, entry.digest), []).append(entry)
+                if path.startswith(self.home) and os.path.lexists(path):
+                    continue
+                self._vanished.setdefault((rows[0].modality, rows[0].digest), []).append(rows)
         forgotten = [path for path in self.rejected if path.startswith(inside) and path not in walk.found]
         for path in forgotten:
             del self.rejected[path]
@@ -140,24 +166,36 @@ class Indexing:
             self.save_rejected(self.rejected)
 
     def _new_and_changed(self, walk: Walk) -> list[Found]:
-        """Files to read, grouped by modality. A caption that alone has changed is stored right here."""
+        """Files to read, grouped by kind. A caption or tags that alone have changed are stored right here."""
         todo: list[Found] = []
-        captions: dict[str, str] = {}
+        described: dict[str, Found] = {}  # by the id of the row
         for file in walk.found.values():
-            entry, reject = self._by_path.get(file.path), self.rejected.get(file.path)
+            rows, reject = self._by_path.get(file.path, []), self.rejected.get(file.path)
             if reject is not None and (reject.size, reject.mtime) == (file.size, file.mtime):
                 self.report.problems[file.path] = reject.problem
-            elif entry is None or (entry.size, entry.mtime) != (file.size, file.mtime):
+                continue
+            if not rows or (rows[0].size, rows[0].mtime) != (file.size, file.mtime) or file.path in self._broken:
                 todo.append(file)
-            elif file.caption and file.caption != entry.caption:
-                captions[entry.id] = file.caption
+                continue
+            self.report.items[file.path] = rows[0].item
+            tags = file.tags or rows[0].tags
+            if (_caption(rows[0], file.caption), tags) != (rows[0].caption, rows[0].tags):
+                described |= {row.id: replace(file, tags=tags) for row in rows}
+                self.report.changed += 1
             else:
                 self.report.unchanged += 1
-        rows = self.store.rows(list(captions))
-        self.store.add([replace(row, entry=replace(row.entry, caption=captions[id_])) for id_, row in rows.items()])
-        self.report.changed += len(rows)
-        order = list(KINDS)
+        self._describe(described)
+        order = list(self.kinds)
         return sorted(todo, key=lambda file: order.index(file.modality))
+
+    def _describe(self, files: dict[str, Found]) -> None:
+        """Gives rows, by id, the captions and tags of these files."""
+        records = []
+        for id_, row in self.store.rows(list(files)).items():
+            entry = replace(row.entry, caption=_caption(row.entry, files[id_].caption), tags=files[id_].tags)
+            records.append(replace(row, entry=entry))
+        if records:
+            self.store.add(records)
 
     def _read_all(self, files: list[Found]) -> Iterator[_Reading | _Failure]:
         """In the order of `files`, a few ahead of the caller."""
@@ -179,7 +217,8 @@ class Indexing:
             digest = digest_of(file.path)
             if reuse and (file.modality, digest) in self._by_digest:
                 return _Reading(file, digest, None)
-            return _Reading(file, digest, KINDS[file.modality].read(Path(file.path)))
+            read = self.kinds[file.modality].read
+            return _Reading(file, digest, read(Path(file.path), self.encoder.modalities))
         except InputError as error:
             return _Failure(file, error.problem, lasting=True)
         except OSError as error:  # of the disk or of permissions, which may get better
@@ -188,69 +227,111 @@ class Indexing:
             return _Failure(file, str(error), lasting=False)
 
     def _commit(self, batch: Sequence[_Reading]) -> None:
-        """Puts a batch of one modality into the store. On return it is on disk."""
-        known = [self._by_digest[r.file.modality, r.digest].id for r in batch if r.content is None]
-        twins = {row.entry.digest: row for row in self.store.rows(known).values()}
+        """Puts a batch into the store, all rows of an item at once. On return it is on disk."""
+        known = [row.id for r in batch if r.content is None for row in self._by_digest[r.file.modality, r.digest]]
+        twins = self.store.rows(known)
         records: list[Record] = []
         fresh: list[tuple[_Reading, Content]] = []
         for reading in batch:
-            twin = twins.get(reading.digest)
-            if reading.content is None and twin is None:  # its twin was overwritten in this very run
-                again = self._read(reading.file, reuse=False)
-                if isinstance(again, _Failure):
-                    self._reject(again)
-                    continue
-                reading = again
+            twin: list[Record] = []
+            if reading.content is None:
+                rows = self._by_digest[reading.file.modality, reading.digest]
+                twin = [
+                    twins[row.id] for row in rows if row.id in twins and twins[row.id].entry.digest == reading.digest
+                ]
+                if len(twin) < len(rows):  # overwritten in this very run
+                    again = self._read(reading.file, reuse=False)
+                    if isinstance(again, _Failure):
+                        self._reject(again)
+                        continue
+                    reading = again
             if reading.content is not None:
                 fresh.append((reading, reading.content))
-            elif twin is not None:
-                content = Content(None, 0, twin.entry.caption, twin.entry.duration, twin.thumbnail)
-                records += self._record(reading, content, twin.vector)
-        if fresh:
-            modality, sources = fresh[0][0].file.modality, [content.source for _, content in fresh]
-            result = self.encoder.encode_modality(modality, sources, progress=False, on_error="skip")
-            for i, error in result.errors.items():
-                self._reject(_Failure(fresh[i][0].file, error.problem, lasting=True))
-            for i, vector in zip(result.kept, result.vectors.numpy(), strict=True):
-                reading, content = fresh[i]
-                records += self._record(reading, content, vector)
-        self.store.add(records)
+            else:
+                records += self._like(reading, twin)
+        for (reading, content), encoded in zip(fresh, self._encode(fresh), strict=True):
+            whole = self._item(reading, content.caption, content.duration) if encoded.pieces else None
+            if whole is not None:
+                records += rows_of(whole, content, encoded)
+        if records:
+            self.store.add(records)
+        items = _items([record.entry for record in records])
+        written = {record.entry.id for record in records}
+        before = [row for rows in items for row in self._by_path.get(rows[0].path, [])]
+        self.store.delete([row.id for row in before if row.id not in written])  # it had more parts
+        for rows in items:
+            self._by_path[rows[0].path] = self._by_digest[rows[0].modality, rows[0].digest] = rows
         forgiven = [record.entry.path for record in records if self.rejected.pop(record.entry.path, None)]
         if forgiven:
             self.save_rejected(self.rejected)
 
-    def _record(self, reading: _Reading, content: Content, vector: Any) -> list[Record]:
-        """The row of a file, under the id that it had before; none if the file changed while it was read."""
+    def _encode(self, files: list[tuple[_Reading, Content]]) -> list[Encoded]:
+        """The contents through the model; a file of which nothing comes out is rejected."""
+        found = encode_contents(self.encoder, [content for _, content in files])
+        for (reading, _), encoded in zip(files, found, strict=True):
+            if not encoded.pieces:
+                self._reject(_Failure(reading.file, encoded.problem, lasting=True))
+            elif encoded.problem:
+                self.report.problems[reading.file.path] = encoded.problem
+        return found
+
+    def _like(self, reading: _Reading, twin: list[Record]) -> list[Record]:
+        """The rows of a file of the same contents as another one."""
+        first = twin[0].entry
+        whole = self._item(reading, first.caption, first.duration)
+        if whole is None:
+            return []
+        records = []
+        for row in twin:
+            part = row.entry
+            entry = replace(
+                whole,
+                id=row_id(whole.item, part.part),
+                caption=_caption(part, whole.caption),
+                branch=part.branch,
+                part=part.part,
+                parts=part.parts,
+                label=part.label,
+                start=part.start,
+            )
+            records.append(replace(row, entry=entry))
+        return records
+
+    def _item(self, reading: _Reading, caption: str, duration: float | None) -> Entry | None:
+        """What all rows of a file share, under the id that it had before; None if it changed while it was read."""
         file, digest = reading.file, reading.digest
         if not _is_still(file):
             self.report.problems[file.path] = "changed while it was read; index again"
-            return []
+            return None
         before = self._by_path.get(file.path)
         moved = self._vanished.get((file.modality, digest))
-        if before is not None:
-            identity = before.id
+        if before:
             self.report.changed += 1
         elif moved:
-            identity = moved.pop().id
+            before = moved.pop()
             self.report.renamed += 1
         else:
-            identity = self._new_id(file.path)
             self.report.added += 1
-        entry = Entry(
-            id=identity,
+        item = before[0].item if before else self._new_id(file.path)
+        self.report.items[file.path] = item
+        return Entry(
+            id=item,
+            item=item,
             path=file.path,
             modality=file.modality,
             digest=digest,
             size=file.size,
             mtime=file.mtime,
-            caption=file.caption or content.caption,
-            duration=content.duration,
+            caption=file.caption or caption,
+            duration=duration,
+            tags=file.tags or (before[0].tags if before else ()),
+            added=before[0].added if before else time.time_ns(),
         )
-        self._by_path[file.path] = self._by_digest[file.modality, digest] = entry
-        return [Record(entry, vector, content.thumbnail)]
 
     def _new_id(self, path: str) -> str:
-        """Made of the path, so that equal folders give equal ids; unlike the id of any other file."""
+        """Unlike that of any other item; made of the path, so that equal folders give equal ids, if all are known."""
+        if not self._all_known:
+            return secrets.token_hex(12)
         attempt = 0
         while (identity := hashlib.sha256(f"{path}\0{attempt}".encode()).hexdigest()[:24]) in self._ids:
             attempt += 1
@@ -266,7 +347,7 @@ class Indexing:
         self.save_rejected(self.rejected)
         before = self._by_path.pop(file.path, None)
         if before is not None:  # what was indexed is not in the file any more
-            self.store.delete([before.id])
+            self.store.delete([row.id for row in before])
             self.report.removed += 1
 
 
@@ -274,6 +355,24 @@ def digest_of(path: str) -> str:
     """SHA-256 of a file's contents, hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _caption(row: Entry, caption: str) -> str:
+    """What a row of a file with this caption shows: a passage of a text what it says."""
+    return row.caption if not caption or (row.modality == "text" and row.label) else caption
+
+
+def _items(entries: Iterable[Entry]) -> list[list[Entry]]:
+    """Rows by item, in order of their parts."""
+    items: dict[str, list[Entry]] = {}
+    for entry in entries:
+        items.setdefault(entry.item, []).append(entry)
+    return [sorted(rows, key=lambda row: row.part) for rows in items.values()]
+
+
+def _among(paths: Sequence[str]) -> Iterator[tuple[Condition, ...]]:
+    for start in range(0, len(paths), _PATHS_AT_ONCE):
+        yield (Condition("path", "in", tuple(paths[start : start + _PATHS_AT_ONCE])),)
 
 
 def _full(batch: Sequence[_Reading]) -> bool:

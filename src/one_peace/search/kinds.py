@@ -3,60 +3,91 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from one_peace.errors import InputError
+from one_peace.modalities import get_modality
 from one_peace.modalities.pictures import decode_picture
 from one_peace.modalities.sounds import SAMPLE_RATE, decode_sound
-from one_peace.modalities.sources import describe, looks_like_text
+from one_peace.search.documents import passages_of
 from one_peace.search.waveform import draw_waveform
 
 THUMBNAIL = 256  # pixels of its longer side
-_TEXT_BYTES = 8_000
-_TEXT_LENGTH = 2_000  # characters that are read of a text; the model takes fewer
+SEGMENT = 30.0  # seconds; a sound of more than two of these is cut into such
+CAPTION = 200  # characters that are kept of a text, to show
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """What the model sees of a file as one input: all of a picture, a frame of a video, a passage of a text.
+
+    `source` is for `encode_modality` of `branch`, `nbytes` is what it takes in memory. `label` says what it is and
+    `start` where it begins, in seconds, if it is not the whole file; then it may have its own caption and thumbnail.
+    """
+
+    branch: str
+    source: Any
+    nbytes: int
+    label: str = ""
+    start: float | None = None
+    caption: str = ""
+    thumbnail: bytes | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """A file as read: `source` is for the model's `encode_modality`, `nbytes` is what it takes in memory.
+    """A file as read, in one or more pieces.
 
-    `caption` is "" where the contents say nothing readable; `duration` is in seconds.
+    `caption` is "" where the contents say nothing readable; `duration` is in seconds. `problem` is what was left out
+    because it could not be read.
     """
 
-    source: Any
-    nbytes: int
+    pieces: list[Piece]
     caption: str = ""
     duration: float | None = None
     thumbnail: bytes | None = None
+    problem: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        """Of all pieces."""
+        return sum(piece.nbytes for piece in self.pieces)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Files of one modality: the endings of their names, and a reader, which may raise `InputError`."""
+    """Files of one sort: the endings of their names, and a reader, which may raise `InputError`.
+
+    `branches` are those of a model of which it takes at least one; the reader is told which there are.
+    """
 
     endings: str  # separated by spaces
-    read: Callable[[Path], Content]
+    branches: tuple[str, ...]
+    read: Callable[[Path, Collection[str]], Content]
 
 
-def kind_of(path: Path) -> str | None:
-    """The modality of a file by its name, or None."""
-    return _BY_ENDING.get(path.suffix.lower())
+def kinds_for(modalities: Collection[str]) -> dict[str, Kind]:
+    """By name, the kinds that a model of these modalities can take in, with those of registered modalities."""
+    known = {name: kind for name, kind in KINDS.items() if any(branch in modalities for branch in kind.branches)}
+    for name in modalities:
+        if name not in KINDS and (endings := get_modality(name).endings):
+            known[name] = Kind(endings, (name,), partial(_read_other, name))
+    return known
 
 
-def caption_beside(path: Path) -> str:
-    """The caption of a picture or sound: the first line of the .txt file beside it, else its own name."""
-    try:
-        with open(path.with_suffix(".txt"), encoding="utf-8-sig", errors="replace") as file:
-            line = " ".join(file.readline(_TEXT_LENGTH).split())
-    except OSError:
-        line = ""
-    return line or describe(path.stem)
+def kind_of(path: Path, kinds: dict[str, Kind] | None = None) -> str | None:
+    """The kind of a file by its name, or None; of those built in, where no others are given."""
+    ending = path.suffix.lower()
+    for name, kind in (KINDS if kinds is None else kinds).items():
+        if ending and ending in kind.endings.split():
+            return name
+    return None
 
 
 def thumbnail_of(picture: Image.Image) -> bytes:
@@ -70,37 +101,78 @@ def thumbnail_of(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _read_picture(path: Path) -> Content:
+def sound_pieces(waveform: np.ndarray) -> list[Piece]:
+    """A waveform (n,) at 16 kHz as one piece, or if it is long as several that cover it."""
+    seconds = len(waveform) / SAMPLE_RATE
+    count = max(1, int(seconds // SEGMENT))
+    if count <= 2:
+        return [Piece("audio", waveform, waveform.nbytes)]
+    # A copy each, for none is to keep the whole recording in memory.
+    parts = [part.copy() for part in np.array_split(waveform, count)]
+    starts = np.cumsum([0, *(len(part) for part in parts[:-1])]) / SAMPLE_RATE
+    return [
+        Piece("audio", part, part.nbytes, label=f"from {clock(start)}", start=float(start))
+        for part, start in zip(parts, starts, strict=True)
+    ]
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, `1:05`."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
+def _read_picture(path: Path, branches: Collection[str]) -> Content:
     picture = decode_picture(path)
-    return Content(picture, 3 * picture.width * picture.height, thumbnail=thumbnail_of(picture))
+    piece = Piece("image", picture, 3 * picture.width * picture.height)
+    return Content([piece], thumbnail=thumbnail_of(picture))
 
 
-def _read_sound(path: Path) -> Content:
+def _read_sound(path: Path, branches: Collection[str]) -> Content:
     waveform: np.ndarray = decode_sound(path)
     drawing = thumbnail_of(draw_waveform(waveform, (THUMBNAIL, THUMBNAIL)))
-    return Content(waveform, waveform.nbytes, duration=len(waveform) / SAMPLE_RATE, thumbnail=drawing)
+    return Content(sound_pieces(waveform), duration=len(waveform) / SAMPLE_RATE, thumbnail=drawing)
 
 
-def _read_text(path: Path) -> Content:
-    with open(path, "rb") as file:
-        head = file.read(_TEXT_BYTES)
-    if not looks_like_text(head):
-        raise InputError(describe(path), "is not UTF-8 text")
-    text = head.decode("utf-8-sig", errors="ignore")[:_TEXT_LENGTH].strip()
-    if not text:
-        raise InputError(describe(path), "holds no text")
-    return Content(text, len(text), caption=" ".join(text.split())[:200])
+def _read_text(path: Path, branches: Collection[str]) -> Content:
+    passages = passages_of(path)
+    captions = [" ".join(passage.split())[:CAPTION] for passage in passages]
+    labels = [""] if len(passages) == 1 else [f"passage {n} of {len(passages)}" for n in range(1, len(passages) + 1)]
+    pieces = [
+        Piece("text", passage, len(passage), label=label, caption=caption if label else "")
+        for passage, label, caption in zip(passages, labels, captions, strict=True)
+    ]
+    return Content(pieces, caption=captions[0])
+
+
+def _read_video(path: Path, branches: Collection[str]) -> Content:
+    from one_peace.search.videos import read_video
+
+    return read_video(path, branches)
+
+
+def _read_other(name: str, path: Path, branches: Collection[str]) -> Content:
+    """A file of a modality that is known by its contract alone."""
+    picture = get_modality(name).picture(path)
+    thumbnail = None if picture is None else thumbnail_of(picture)
+    return Content([Piece(name, path, path.stat().st_size)], thumbnail=thumbnail)
 
 
 KINDS: dict[str, Kind] = {
     "image": Kind(
         ".jpg .jpeg .jpe .png .webp .gif .bmp .tif .tiff .avif .jp2 .ppm .pgm .pbm .qoi .ico",
+        ("image",),
         _read_picture,
     ),
     "audio": Kind(
         ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .au .caf .m4a .aac .wma .amr .weba .mka",
+        ("audio",),
         _read_sound,
     ),
-    "text": Kind(".txt .md", _read_text),
+    # Not .ts: most files of this name are TypeScript.
+    "video": Kind(
+        ".mp4 .m4v .mov .webm .mkv .avi .mpg .mpeg .ogv .wmv .flv .3gp .mts .m2ts",
+        ("video", "image", "audio"),
+        _read_video,
+    ),
+    "text": Kind(".txt .md .markdown .html .htm", ("text",), _read_text),
 }
-_BY_ENDING = {ending: modality for modality, kind in KINDS.items() for ending in kind.endings.split()}

@@ -1,32 +1,47 @@
-"""A library: a folder on disk that knows pictures, sounds and texts by their embeddings."""
+"""A library: pictures, sounds, videos and texts that are known, and found, by their embeddings."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from one_peace.search.engines import engine_here, open_store
-from one_peace.search.indexing import Encoder, Indexing, IndexReport, Track
-from one_peace.search.kinds import KINDS
+from one_peace.search.calibration import Calibration
+from one_peace.search.encoding import Encoder
+from one_peace.search.engines import find_space, open_store
+from one_peace.search.filters import Condition, Filters
+from one_peace.search.indexing import Indexing, IndexReport, Track
+from one_peace.search.kinds import Kind, kinds_for
 from one_peace.search.lock import writer_lock
 from one_peace.search.manifest import (
     LibraryError,
     Manifest,
+    kept_elsewhere,
     read_manifest,
     read_rejected,
+    remove_manifest,
     write_manifest,
     write_rejected,
 )
-from one_peace.search.records import Entry, Result
+from one_peace.search.queries import ITEM, MOST_ANSWERS, Part, Query, QueryError, check_name, check_whole, mix
+from one_peace.search.ranking import Ranked, rank_items
+from one_peace.search.records import Entry, Item, Record, Result, Space
 from one_peace.search.store import VectorStore
-from one_peace.search.walk import Walk, look_at_all, walk
+from one_peace.search.walk import Walk, look_at_all, unique, walk
 
 DEFAULT_MODEL = "one-peace-nano"
+
+_VECTORS = "vectors"
+_CALIBRATION = "calibration.npz"
+_DRIFT = 0.1  # share of rows that may come or go before the calibration is measured again
 
 
 class Library:
@@ -35,14 +50,15 @@ class Library:
     `model` is an encoder, or what to load one by (a name or path). Without it an existing library uses the
     model that it was made with, a new one `one-peace-nano`. `model_name` is what a new library notes down to
     load an encoder by that was handed over; by default its configuration's name. `device` is where an encoder that
-    is loaded by name runs.
+    is loaded by name runs. `store` is where the vectors of a new library are kept, if not in `path`: the address
+    of an object store or of a database (`engines.py`), which several libraries on several machines may share.
 
-    One process at a time may write; any number may search.
+    One process at a time may write; any number may search, and any number of threads of each.
 
     Raises:
         LibraryError: the library was made by a model with another fingerprint, or is damaged.
-        MissingExtraError: the library is kept in LanceDB and the extra `search` is not installed. Without it
-            new libraries are one SQLite file, for up to 200,000 files.
+        MissingExtraError: the library is kept in an engine that is not installed. Without the extra `search` new
+            libraries are one SQLite file.
     """
 
     def __init__(
@@ -51,28 +67,84 @@ class Library:
         model: Encoder | str | None = None,
         model_name: str | None = None,
         device: str = "cpu",
+        store: str | None = None,
     ) -> None:
         self.path = Path(path).expanduser().absolute()
+        self._address = store
         manifest = read_manifest(self.path)
+        if manifest is not None and store not in (None, manifest.address):
+            raise LibraryError(f"{self.path} keeps its vectors in {manifest.address or self.path}, not in {store}")
         if model is None:
-            model = manifest.model if manifest else DEFAULT_MODEL
+            shared = find_space(store) if manifest is None and store is not None else None
+            model = manifest.model if manifest else shared.model if shared else DEFAULT_MODEL
         if isinstance(model, str):
             self._model_name, self.model = model_name or model, _load(model, device)
         else:
             self._model_name = model_name or str(getattr(getattr(model, "config", None), "name", "unnamed"))
             self.model = model
         self._store = self._open(manifest) if manifest else None
+        self._calibration: tuple[int, Calibration] | None = None  # with the time of the file it was read from
+        self._calibrating = threading.Lock()
 
     def __len__(self) -> int:
-        """Number of files that can be found."""
-        return self._store.count() if self._store else 0
+        """Number of items that can be found."""
+        return len(self._firsts()) if self._store else 0
 
     def entries(self) -> list[Entry]:
+        """All rows, ordered by path and part: several to an item that has several parts."""
+        rows = self._store.entries() if self._store else []
+        return sorted(rows, key=lambda row: (row.path, row.part))
+
+    def items(self) -> list[Item]:
         """All files that can be found, ordered by path."""
-        return sorted(self._store.entries() if self._store else [], key=lambda entry: entry.path)
+        return sorted((Item.of(row) for row in self._firsts()), key=lambda item: item.path)
+
+    def item(self, id: str) -> Item:
+        """The item of this id; `LibraryError` if there is none."""
+        return Item.of(self._row(id).entry)
+
+    def content(self, id: str) -> Path:
+        """The file of an item: the one way from an id to the disk. `LibraryError` if there is no such item."""
+        return self.item(id).path
+
+    def find(self, path: str | os.PathLike[str]) -> Item | None:
+        """The item of a file, None if the library does not have it."""
+        name = os.fspath(Path(path).expanduser().absolute())
+        rows = self._store.entries((Condition("path", "in", (name,)),)) if self._store else []
+        return Item.of(min(rows, key=lambda row: row.part)) if rows else None
+
+    def thumbnail(self, id: str) -> bytes | None:
+        """A small JPEG of an item, None if it has none (texts). `LibraryError` if there is no such item."""
+        return self._row(id).thumbnail
+
+    def vectors(self, filters: Filters | None = None) -> Iterator[tuple[list[Entry], np.ndarray]]:
+        """All rows that pass, some thousands at a time: entries and embeddings (n, dim) float32, in any order."""
+        return iter(()) if self._store is None else self._store.vectors((filters or Filters()).conditions())
+
+    def statistics(self) -> dict[str, int]:
+        """Number of items by modality."""
+        counts: dict[str, int] = {}
+        for row in self._firsts():
+            counts[row.modality] = counts.get(row.modality, 0) + 1
+        return dict(sorted(counts.items()))
+
+    @property
+    def store(self) -> VectorStore:
+        """What keeps the rows; `LibraryError` if nothing has been indexed yet. Not to be written to."""
+        if self._store is None:
+            manifest = read_manifest(self.path)  # somebody else may have made it since
+            if manifest is None:
+                raise LibraryError(f"{self.path} holds no library yet; index a folder first")
+            self._store = self._open(manifest)
+        return self._store
+
+    @property
+    def space(self) -> Space:
+        """Whose vectors these are."""
+        return Space(self._model_name, self.model.fingerprint, self.model.dim)
 
     def index(self, folder: str | os.PathLike[str], *, progress: bool | None = None) -> IndexReport:
-        """Takes in pictures, sounds and texts below `folder`; files known from before are updated or removed.
+        """Takes in the files below `folder` that the model can read; those known from before are updated or removed.
 
         Only what is new or has changed (by size and time of change, then by contents) is encoded; renamed
         files are recognised by their contents. Work is committed as it goes: after an interruption the next
@@ -87,107 +159,282 @@ class Library:
         root = Path(folder).expanduser().absolute()
         if not root.is_dir():
             raise LibraryError(f"{root} is not a folder that can be indexed")
-        self.path.mkdir(parents=True, exist_ok=True)
-        with writer_lock(self.path / "writer.lock"):
-            return self._update(walk(root, self._modalities, self.path), root, progress)
+        with self._writing() as store:
+            return self._update(store, walk(root, self._kinds, self.path), root, progress)
 
-    def add(self, files: Iterable[tuple[str | os.PathLike[str], str]], *, progress: bool | None = None) -> IndexReport:
-        """Takes in single files, as (path, caption), and removes nothing; otherwise as `index`.
+    def add(self, files: Iterable[Sequence[Any]], *, progress: bool | None = None) -> IndexReport:
+        """Takes in single files, as (path, caption) or (path, caption, tags), and removes nothing; else as `index`.
 
         An empty caption stands for the one that `index` would find.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with writer_lock(self.path / "writer.lock"):
-            return self._update(look_at_all(files, self._modalities), None, progress)
+        with self._writing() as store:
+            return self._update(store, look_at_all(files, self._kinds), None, progress)
+
+    def remove(self, ids: Iterable[str]) -> int:
+        """Takes items out of the library, not off the disk; returns how many there were. Unknown ids are ignored.
+
+        Those that lie in a folder that is indexed again come back.
+        """
+        wanted = tuple(dict.fromkeys(ids))
+        if self._store is None or not wanted:
+            return 0
+        with self._writing() as store:
+            rows = store.entries((Condition("item", "in", wanted),))
+            store.delete([row.id for row in rows])
+            self._recalibrate(store)
+            return len({row.item for row in rows})
+
+    def set_tags(self, tags: Mapping[str, Iterable[str]]) -> None:
+        """Replaces the tags of items, by id; unknown ids are ignored.
+
+        They stay until a file's own (`walk.beside`) replace them.
+        """
+        if self._store is None or not tags:
+            return
+        with self._writing() as store:
+            rows = store.rows([row.id for row in store.entries((Condition("item", "in", tuple(tags)),))])
+            new = [replace(row, entry=replace(row.entry, tags=unique(tags[row.entry.item]))) for row in rows.values()]
+            store.add(new)
 
     def search(
         self,
+        query: Query | None = None,
         *,
-        text: Any = None,
-        image: Any = None,
-        audio: Any = None,
         weights: Mapping[str, float] | None = None,
         k: int = 10,
-        modality: str | None = None,
+        modality: str | Sequence[str] | None = None,
         folder: str | os.PathLike[str] | None = None,
+        filters: Filters | None = None,
+        calibrate: bool = True,
+        rerank: int = 0,
+        **inputs: Any,
     ) -> list[Result]:
-        """The k files nearest to a query of any mix of texts, pictures and sounds, each one input or a list.
+        """The items nearest to a query, or to a mix of texts, pictures, sounds, ..., each one input or a list of them.
 
-        The query is the unit-length mean of the inputs' unit-length features, with `weights` by modality
-        (default 1). `modality` and `folder` restrict the answers.
+        `library.search(text="a dog", audio="bark.wav", k=3)`: the unit-length mean of the inputs' unit-length
+        features, with `weights` by modality (default 1). `item="..."`, an id, finds more like this. `modality` and
+        `folder` restrict the answers, `filters` do by anything that is known of them. What else a `Query` can say
+        takes a `Query`.
 
         Raises:
-            ValueError: no query, k < 1, or an unknown modality.
+            QueryError: no query, a bad weight, k < 1, an unknown modality or item, parts that cancel out.
             InputError: an input that cannot be used.
+            LibraryError: there is no library here yet.
         """
-        given = {"text": text, "image": image, "audio": audio}
-        inputs = {name: value for name, value in given.items() if value is not None and value != []}
-        if not inputs:
-            raise ValueError("nothing to search by; give a text, a picture or a sound")
-        query = self.model.encode(weights=weights, **inputs)
-        return self.nearest(np.asarray(query, np.float32), k=k, modality=modality, folder=folder)
+        if query is None:
+            narrowed = self._narrowed(filters or Filters(), modality, folder)
+            query = Query.of(inputs, weights, k=k, filters=narrowed, calibrate=calibrate, rerank=rerank)
+        query.check(self.model.modalities)
+        query = replace(query, filters=self._narrowed(query.filters, None, query.filters.folder))
+        store = self.store
+        parts = list(zip(query.parts, self._embed(query.parts), strict=True))
+        mixed = mix([(part.weight, vector) for part, vector in parts])
+        shown = tuple(str(part.source) for part in query.parts if part.modality == ITEM)
+        narrowed = replace(query.filters, exclude=(*query.filters.exclude, *shown))
+        ranked = self._ranked(store, mixed, max(query.k, query.rerank), narrowed, query.calibrate)
+        if query.rerank:
+            from one_peace.search.reranking import rerank as joint_order
+
+            ranked = joint_order(self.model, parts, ranked[: query.rerank], self._source) + ranked[query.rerank :]
+        return _results(ranked[: query.k], [vector for _, vector in parts])
 
     def nearest(
         self,
-        query: np.ndarray,
+        vector: np.ndarray,
         *,
         k: int = 10,
-        modality: str | None = None,
+        modality: str | Sequence[str] | None = None,
         folder: str | os.PathLike[str] | None = None,
+        filters: Filters | None = None,
+        calibrate: bool = True,
     ) -> list[Result]:
         """As `search`, by an embedding: (dim,) or (1, dim) float32 of unit length."""
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
-        if modality is not None and modality not in KINDS:
-            raise ValueError(f"no modality {modality!r}; a library holds {', '.join(KINDS)}")
-        if self._store is None:
-            raise LibraryError(f"{self.path} holds no library yet; index a folder first")
-        prefix = None if folder is None else os.path.join(Path(folder).expanduser().absolute(), "")
-        hits = self._store.search(np.atleast_2d(query), k, modality=modality, prefix=prefix)[0]
-        rows = self._store.rows([hit.id for hit in hits])
-        # A row may have been removed by another process since.
-        found = [(hit.score, rows[hit.id]) for hit in hits if hit.id in rows]
-        return [
-            Result(
-                rank=rank,
-                score=score,
-                path=Path(row.entry.path),
-                modality=row.entry.modality,
-                caption=row.entry.caption,
-                duration=row.entry.duration,
-                thumbnail=row.thumbnail,
-            )
-            for rank, (score, row) in enumerate(found, start=1)
-        ]
+        narrowed = self._narrowed(filters or Filters(), modality, folder)
+        check_whole("k", k, 1, MOST_ANSWERS)
+        direction = np.asarray(vector, np.float32).reshape(-1)
+        if direction.shape != (self.model.dim,) or not np.isfinite(direction).all():
+            raise QueryError("vector", f"expected {self.model.dim} finite numbers, got shape {np.shape(vector)}")
+        return _results(self._ranked(self.store, mix([(1.0, direction)]), k, narrowed, calibrate), [direction])
+
+    def close(self) -> None:
+        """Waits for what is written in the background, and frees memory. The library stays usable."""
+        if self._store is not None:
+            self._store.close()
 
     @property
-    def _modalities(self) -> frozenset[str]:
-        return frozenset(self.model.modalities) & frozenset(KINDS)
+    def _kinds(self) -> dict[str, Kind]:
+        return kinds_for(self.model.modalities)
 
-    def _update(self, found: Walk, folder: Path | None, progress: bool | None) -> IndexReport:
-        rejected = read_rejected(self.path)
-        indexing = Indexing(self._writable(), self.model, rejected, lambda rows: write_rejected(self.path, rows))
-        return indexing.run(found, folder, _tracker(progress))
+    def _firsts(self) -> list[Entry]:
+        """The first row of each item."""
+        return self._store.entries((Condition("part", "in", (0,)),)) if self._store else []
 
-    def _writable(self) -> VectorStore:
-        if self._store is None:
-            manifest = read_manifest(self.path)  # somebody else may have made it since
-            if manifest is None:
-                manifest = Manifest(self._model_name, self.model.fingerprint, self.model.dim, engine_here())
-                self._store = self._open(manifest)
-                write_manifest(self.path, manifest)
+    def _row(self, id: str) -> Record:
+        rows = self._store.rows([id]) if self._store else {}
+        if id not in rows or rows[id].entry.part:
+            raise LibraryError(f"{self.path} has no item {id!r}")
+        return rows[id]
+
+    def _narrowed(
+        self, filters: Filters, modality: str | Sequence[str] | None, folder: str | os.PathLike[str] | None
+    ) -> Filters:
+        """With names that exist, and an absolute folder."""
+        if modality is not None:
+            filters = replace(filters, modality=(modality,) if isinstance(modality, str) else tuple(modality))
+        if folder is not None:
+            filters = replace(filters, folder=os.fspath(Path(folder).expanduser().absolute()))
+        for name in filters.modality:
+            check_name("modality", name, list(self._kinds))
+        for name in filters.branch:
+            check_name("branch", name, self.model.modalities)
+        return filters
+
+    def _embed(self, parts: Sequence[Part]) -> list[np.ndarray]:
+        """The embedding (dim,) of each part, of unit length."""
+        vectors: list[np.ndarray] = [np.empty(0)] * len(parts)
+        for modality in dict.fromkeys(part.modality for part in parts):
+            places = [i for i, part in enumerate(parts) if part.modality == modality]
+            sources = [parts[i].source for i in places]
+            if modality == ITEM:
+                found = [self._item_vector(source) for source in sources]
             else:
-                self._store = self._open(manifest)
-        return self._store
+                encoded = self.model.encode_modality(modality, sources, progress=False, on_error="raise")
+                found = list(np.asarray(encoded, np.float32))
+            for place, vector in zip(places, found, strict=True):
+                vectors[place] = vector
+        return vectors
+
+    def _item_vector(self, id: Any) -> np.ndarray:
+        """The unit-length mean of an item's rows."""
+        store = self.store
+        records = store.rows([row.id for row in store.entries((Condition("item", "in", (str(id),)),))])
+        if not records:
+            raise QueryError(ITEM, f"there is no item {id!r} in {self.path}")
+        return mix([(1 / len(records), record.vector) for record in records.values()])
+
+    def _ranked(
+        self, store: VectorStore, direction: np.ndarray, k: int, filters: Filters, calibrate: bool
+    ) -> list[Ranked]:
+        return rank_items(store, self._calibrated(store), direction, k, filters.conditions(), calibrate)
+
+    def _source(self, one: Ranked) -> Any:
+        """What the model is shown of an answer, read from its file; None if that cannot be read any more."""
+        entry = one.row.entry
+        if entry.modality == entry.branch and entry.parts == 1:
+            return Path(entry.path) if os.path.isfile(entry.path) else None
+        return None
+
+    def _calibrated(self, store: VectorStore) -> Calibration:
+        """The statistics of the branches, as last measured by whoever wrote to the library."""
+        file = self.path / _CALIBRATION
+        try:
+            time = file.stat().st_mtime_ns
+        except FileNotFoundError:
+            time = 0
+        with self._calibrating:
+            if self._calibration is None or self._calibration[0] != time:
+                read = Calibration.load(file) if time else None
+                self._calibration = (time, read or Calibration.measure(store.vectors()))
+            return self._calibration[1]
+
+    def _recalibrate(self, store: VectorStore) -> None:
+        """After writing: measures again if much has changed."""
+        file, rows = self.path / _CALIBRATION, store.count()
+        known = Calibration.load(file)
+        if known is None or abs(rows - known.rows) > _DRIFT * known.rows:
+            Calibration.measure(store.vectors()).save(file)
+
+    @contextmanager
+    def _writing(self) -> Iterator[VectorStore]:
+        """The store, made if it is not there, for one writer at a time."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with writer_lock(self.path / "writer.lock"):
+            if self._store is None:
+                manifest = read_manifest(self.path)  # somebody else may have made it since
+                if manifest is None:
+                    manifest = Manifest(self._model_name, self.model.fingerprint, self.model.dim, self._address or "")
+                    _remove_leftovers(self.path, self.space)
+                    self._store = self._open(manifest)
+                    write_manifest(self.path, manifest)
+                else:
+                    self._store = self._open(manifest)
+            yield self._store
+
+    def _update(self, store: VectorStore, found: Walk, folder: Path | None, progress: bool | None) -> IndexReport:
+        indexing = Indexing(
+            store,
+            self.model,
+            self._kinds,
+            self.path,
+            read_rejected(self.path),
+            lambda rows: write_rejected(self.path, rows),
+            only=None if folder else list(found.found),
+        )
+        report = indexing.run(found, folder, _tracker(progress))
+        self._recalibrate(store)
+        return report
 
     def _open(self, manifest: Manifest) -> VectorStore:
         if (manifest.fingerprint, manifest.dim) != (self.model.fingerprint, self.model.dim):
             raise LibraryError(
                 f"{self.path} was made with another model, {manifest.model} ({manifest.fingerprint}), than "
                 f"{self._model_name} ({self.model.fingerprint}); vectors of two models cannot be compared. "
-                "Open it with its own model, or remove it and index again"
+                "Open it with its own model, or index again: one-peace index --rebuild"
             )
-        return open_store(manifest.engine, self.path, manifest.dim)
+        return open_store(manifest.address or os.fspath(self.path / _VECTORS), self.space)
+
+
+def erase_library(path: str | os.PathLike[str]) -> None:
+    """Forgets what the library in the folder `path` holds, so that it can be made anew, with any model.
+
+    Raises:
+        LibraryBusyError: somebody is writing to it.
+        LibraryError: its vectors are kept elsewhere, where others may use them.
+    """
+    folder = Path(path).expanduser().absolute()
+    if not folder.is_dir():
+        return
+    with writer_lock(folder / "writer.lock"):
+        address = kept_elsewhere(folder)
+        if address:
+            raise LibraryError(f"{folder} keeps its vectors in {address}; index into another place instead")
+        remove_manifest(folder)  # first: what is left without it is removed by the next writer
+        shutil.rmtree(folder / _VECTORS, ignore_errors=True)
+        (folder / _CALIBRATION).unlink(missing_ok=True)
+
+
+def _remove_leftovers(folder: Path, space: Space) -> None:
+    """What an interrupted `erase_library` left of another model."""
+    found = find_space(os.fspath(folder / _VECTORS))
+    if found is not None and (found.fingerprint, found.dim) != (space.fingerprint, space.dim):
+        shutil.rmtree(folder / _VECTORS)
+        (folder / _CALIBRATION).unlink(missing_ok=True)
+
+
+def _results(ranked: Sequence[Ranked], parts: Sequence[np.ndarray]) -> list[Result]:
+    results = []
+    for rank, one in enumerate(ranked, start=1):
+        entry = one.row.entry
+        results.append(
+            Result(
+                rank=rank,
+                score=one.score,
+                path=Path(entry.path),
+                modality=entry.modality,
+                caption=entry.caption,
+                duration=entry.duration,
+                thumbnail=one.row.thumbnail,
+                id=entry.item,
+                tags=entry.tags,
+                size=entry.size,
+                mtime=entry.mtime,
+                standing=one.standing,
+                why=tuple(float(one.row.vector @ vector) for vector in parts),
+                label=entry.label,
+                start=entry.start,
+            )
+        )
+    return results
 
 
 def _load(name: str, device: str) -> Encoder:

@@ -11,7 +11,7 @@ from one_peace.errors import OnePeaceError
 
 _MANIFEST = "library.json"
 _REJECTED = "rejected.json"
-_FORMAT = 1
+_FORMAT = 2
 
 
 class LibraryError(OnePeaceError):
@@ -22,13 +22,13 @@ class LibraryError(OnePeaceError):
 class Manifest:
     """`model` is the name or path to load it by, `fingerprint` identifies its vector space of width `dim`.
 
-    `engine` is what keeps the vectors: a name of `engines.ENGINES`.
+    `address` is where its vectors are kept (`engines.py`), "" for a folder beside the manifest.
     """
 
     model: str
     fingerprint: str
     dim: int
-    engine: str
+    address: str = ""
     format: int = _FORMAT
 
 
@@ -48,9 +48,14 @@ def locate_library(path: Path) -> Path:
         LibraryError: neither is there.
     """
     for folder in (path, path / ".one-peace"):
-        if (folder / _MANIFEST).is_file():
+        if is_library(folder):
             return folder
     raise LibraryError(f"{path} holds no library; make one with: one-peace index {path}")
+
+
+def is_library(folder: Path) -> bool:
+    """Whether a library lies in `folder` itself."""
+    return (folder / _MANIFEST).is_file()
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -64,14 +69,32 @@ def read_manifest(folder: Path) -> Manifest | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise LibraryError(f"{folder / _MANIFEST} is damaged ({error}); remove it, index again") from error
+        raise LibraryError(
+            f"{folder / _MANIFEST} is damaged ({error}); index again: one-peace index --rebuild"
+        ) from error
     if not isinstance(fields, dict) or fields.get("format") != _FORMAT:
-        raise LibraryError(f"{folder} was made by another version of one-peace; update, or remove it and index again")
+        raise LibraryError(
+            f"{folder} was made by another version of one-peace; update, or index again: one-peace index --rebuild"
+        )
     return Manifest(**fields)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     _write(folder / _MANIFEST, asdict(manifest))
+
+
+def kept_elsewhere(folder: Path) -> str:
+    """The address of the vectors of a library, whatever version made it; "" if they lie in `folder`."""
+    try:
+        return str(json.loads((folder / _MANIFEST).read_bytes()).get("address", ""))
+    except (FileNotFoundError, ValueError, AttributeError):
+        return ""
+
+
+def remove_manifest(folder: Path) -> None:
+    """Makes of a library a mere folder; the list of files that cannot be read goes too."""
+    for name in (_MANIFEST, _REJECTED):
+        (folder / name).unlink(missing_ok=True)
 
 
 def read_rejected(folder: Path) -> dict[str, Rejected]:

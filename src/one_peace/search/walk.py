@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from one_peace.search.kinds import caption_beside, kind_of
+from one_peace.modalities.sources import describe
+from one_peace.search.kinds import Kind, kind_of
+
+_CAPTION_LENGTH = 2_000  # characters
+_TAGS = "tags="
 
 
 @dataclass(frozen=True)
 class Found:
-    """A file to be in the library: absolute path, modality, size in bytes, time of change in ns, caption.
+    """A file to be in the library: absolute path, modality, size in bytes, time of change in ns, caption and tags.
 
     The caption is "" where only the contents can tell (texts).
     """
@@ -22,6 +27,7 @@ class Found:
     size: int
     mtime: int
     caption: str
+    tags: tuple[str, ...] = ()
 
 
 @dataclass
@@ -35,7 +41,7 @@ class Walk:
         """Whether a file that was not found may be there all the same, in a place that could not be read."""
         return any(path == place or path.startswith(place + os.sep) for place in self.problems)
 
-    def look_at(self, path: Path, modality: str, caption: str) -> None:
+    def look_at(self, path: Path, modality: str, caption: str, tags: tuple[str, ...] = ()) -> None:
         """Notes the file at the absolute path `path`, or what is wrong with it."""
         name = os.fspath(path)
         try:
@@ -46,42 +52,63 @@ class Walk:
         except OSError as error:
             self.problems[name] = reason(error)
         else:
-            self.found[name] = Found(name, modality, status.st_size, status.st_mtime_ns, caption)
+            self.found[name] = Found(name, modality, status.st_size, status.st_mtime_ns, caption, tags)
 
 
-def walk(folder: Path, modalities: frozenset[str], skip: Path) -> Walk:
-    """Pictures, sounds and texts below `folder` (absolute), without hidden ones and those in `skip`.
+def walk(folder: Path, kinds: dict[str, Kind], skip: Path) -> Walk:
+    """Files of these kinds below `folder` (absolute), without hidden ones and those in `skip`.
 
     Links to folders are followed; every folder is visited once, by its own name if it has one below `folder`.
-    A .txt file beside a picture or sound of the same name is its caption and not a text of its own.
+    A .txt file beside a picture, sound or video of the same name is its caption and not a text of its own.
     """
     result = Walk()
     for paths in _folders(folder, skip, result.problems):
-        captioned = {path.with_suffix("") for path in paths if kind_of(path) not in (None, "text")}
+        captioned = {
+            path.with_suffix("") for path in paths if (kind_of(path, kinds) or kind_of(path) or "text") != "text"
+        }
         for path in paths:
-            modality = kind_of(path)
-            if modality is None or modality not in modalities:
+            kind = kind_of(path, kinds)
+            if kind is None:
                 continue
-            if modality != "text":
-                result.look_at(path, modality, caption_beside(path))
+            if kind != "text":
+                result.look_at(path, kind, *beside(path))
             elif path.suffix != ".txt" or path.with_suffix("") not in captioned:
-                result.look_at(path, modality, "")
+                result.look_at(path, kind, "")
     return result
 
 
-def look_at_all(files: Iterable[tuple[str | os.PathLike[str], str]], modalities: frozenset[str]) -> Walk:
-    """Single files as (path, caption); an empty caption is replaced by what stands beside the file."""
+def look_at_all(files: Iterable[Sequence[Any]], kinds: dict[str, Kind]) -> Walk:
+    """Single files as (path, caption) or (path, caption, tags); what is empty is taken from beside the file."""
     result = Walk()
-    for given, caption in files:
+    for given, caption, *tags in files:
         path = Path(given).expanduser().absolute()
-        modality = kind_of(path)
-        if modality is None or modality not in modalities:
+        kind = kind_of(path, kinds)
+        if kind is None:
             result.problems[os.fspath(path)] = "is not a kind of file that this model and library take"
-        elif modality == "text":
-            result.look_at(path, modality, caption)
-        else:
-            result.look_at(path, modality, caption or caption_beside(path))
+            continue
+        found = ("", ()) if kind == "text" else beside(path)
+        result.look_at(path, kind, caption or found[0], unique(tags[0]) if tags and tags[0] else found[1])
     return result
+
+
+def beside(path: Path) -> tuple[str, tuple[str, ...]]:
+    """Caption and tags of a file from the .txt beside it, or its own name and none.
+
+    The caption is the first line; tags are on a line of their own: `tags=red, flower`.
+    """
+    try:
+        with open(path.with_suffix(".txt"), encoding="utf-8-sig", errors="replace") as file:
+            lines = file.read(_CAPTION_LENGTH).splitlines()
+    except OSError:
+        lines = []
+    tags = unique(tag for line in lines if line.startswith(_TAGS) for tag in line.removeprefix(_TAGS).split(","))
+    first = lines[0] if lines and not lines[0].startswith(_TAGS) else ""
+    return " ".join(first.split()) or describe(path.stem), tags
+
+
+def unique(tags: Iterable[str]) -> tuple[str, ...]:
+    """Each tag once, without space around it, in alphabetical order."""
+    return tuple(sorted({" ".join(tag.split()) for tag in tags} - {""}))
 
 
 def reason(error: OSError) -> str:

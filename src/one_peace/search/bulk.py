@@ -1,0 +1,304 @@
+"""Embedding of large folders into files of vectors: in shards, over processes or a cluster, restartable.
+
+The list of files and how it is cut into shards are written down first (`plan.json`, `items.jsonl`). A shard is done
+when its output is there, which appears whole or not at all; a run does the shards that are missing. So every file is
+embedded exactly once, whatever was killed in between.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from one_peace.errors import InputError, MissingExtraError, OnePeaceError
+from one_peace.search.encoding import Encoder, encode_contents, rows_of
+from one_peace.search.indexing import digest_of
+from one_peace.search.kinds import Content, kinds_for
+from one_peace.search.lock import writer_lock
+from one_peace.search.records import Entry, Record, Space
+from one_peace.search.shard_files import FORMATS, ShardWriter
+from one_peace.search.walk import Found, reason, walk
+
+_PLAN = "plan.json"
+_ITEMS = "items.jsonl"
+_BATCH_BYTES = 1 << 27  # decoded contents that are encoded together
+
+
+class BulkError(OnePeaceError):
+    """Bulk embedding that cannot go on: another plan is there, or a worker died."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be embedded by which model, and how it is written.
+
+    `source` is the folder, `items` the number of files in it, `shard_size` how many of them make a shard, `format` one
+    of `FORMATS`. `model` is the name or path to load it by in every worker.
+    """
+
+    source: str
+    model: str
+    fingerprint: str
+    dim: int
+    items: int
+    shard_size: int
+    format: str
+
+    @property
+    def shards(self) -> int:
+        return -(-self.items // self.shard_size)
+
+    @property
+    def space(self) -> Space:
+        return Space(self.model, self.fingerprint, self.dim)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The rows of one shard, and by path what could not be read."""
+
+    number: int
+    records: list[Record]
+    problems: dict[str, str]
+
+
+@dataclass(frozen=True)
+class BulkReport:
+    """What is in the output when a run has ended: files, rows (a video has several), files that could not be read, and
+    shards that this run did; and the seconds that it took."""
+
+    items: int
+    rows: int
+    problems: int
+    shards: int
+    seconds: float
+
+
+Runner: TypeAlias = Callable[[Plan, Iterable[tuple[int, list[Found]]], int], Iterator[Shard]]
+"""Does shards, (number, files), with a number of workers, in any order."""
+
+
+def embed_folder(
+    folder: Path,
+    out: Path,
+    model: Encoder,
+    model_name: str,
+    *,
+    format: str = "parquet",
+    shard_size: int = 1000,
+    workers: int = 1,
+    run: Runner | None = None,
+    track: Callable[[Iterator[Shard], int], Iterable[Shard]] = lambda shards, total: shards,
+) -> BulkReport:
+    """Embeds all files below `folder` that the model can read into files in `out`, or goes on with what was begun.
+
+    `run` is who does the work: by default this process, or several on this machine if `workers` is more than 1. Each
+    of those loads the model by `model_name`.
+
+    Raises:
+        BulkError: `out` was begun with another folder, model, format or size of shards; a worker was killed.
+        LibraryBusyError: another process is writing to `out`.
+    """
+    started = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    with writer_lock(out / "writer.lock"):
+        plan = _planned(folder.expanduser().absolute(), out, model, model_name, format, shard_size)
+        writer: ShardWriter = FORMATS[format](out, plan.space, plan.shards)
+        done = writer.done()
+        todo = ((number, files) for number, files in _shards(out, plan) if number not in done)
+        made: Iterator[Shard]
+        if run is None and workers == 1:
+            made = (embed_shard(model, plan, *task) for task in todo)
+        else:
+            made = (run or run_here)(plan, todo, workers)
+        for shard in track(made, plan.shards - len(done)):
+            writer.write(shard.number, shard.records, shard.problems)
+        totals = writer.totals()
+        return BulkReport(
+            items=plan.items,
+            rows=totals.rows,
+            problems=totals.problems,
+            shards=plan.shards - len(done),
+            seconds=time.perf_counter() - started,
+        )
+
+
+def run_here(plan: Plan, shards: Iterable[tuple[int, list[Found]]], workers: int) -> Iterator[Shard]:
+    """As `Runner`: in processes of this machine, each with one thread per core that is its share, and on the next of
+    its cards if there are any.
+
+    Raises:
+        BulkError: a process was killed. What was written stays; the next run goes on from there.
+    """
+    context = get_context("spawn")  # threads and CUDA do not survive a fork
+    numbers = context.Value("i", 0)
+    waiting = iter(shards)
+    with ProcessPoolExecutor(workers, context, _begin, (plan, numbers, workers)) as pool:
+        running = {pool.submit(_do, *task) for task in islice(waiting, 2 * workers)}
+        try:
+            while running:
+                ready, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in ready:
+                    yield future.result()
+                    running |= {pool.submit(_do, *task) for task in islice(waiting, 1)}
+        except BrokenProcessPool as error:
+            raise BulkError("a worker was killed, for lack of memory perhaps; run it again to go on") from error
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def embed_shard(model: Encoder, plan: Plan, number: int, files: Sequence[Found]) -> Shard:
+    """The rows of the files of a shard."""
+    kinds = kinds_for(model.modalities)
+    problems: dict[str, str] = {}
+    records: list[Record] = []
+    batch: list[tuple[Entry, Content]] = []
+
+    def flush() -> None:
+        for (whole, content), encoded in zip(batch, encode_contents(model, [c for _, c in batch]), strict=True):
+            records.extend(rows_of(whole, content, encoded))
+            if encoded.problem:
+                problems[whole.path] = encoded.problem
+        batch.clear()
+
+    for file in files:
+        try:
+            content = kinds[file.modality].read(Path(file.path), model.modalities)
+            batch.append((_entry(file, content), content))
+        except (InputError, MissingExtraError) as error:
+            problems[file.path] = error.problem if isinstance(error, InputError) else str(error)
+        except OSError as error:
+            problems[file.path] = reason(error)
+        if sum(content.nbytes for _, content in batch) >= _BATCH_BYTES:
+            flush()
+    flush()
+    return Shard(number, records, problems)
+
+
+def load_worker(plan: Plan, device: str, threads: int) -> Callable[[int, list[Found]], Shard]:
+    """The model in a process that does shards; the result does one.
+
+    Raises:
+        BulkError: what is loaded there by the plan's name is another model.
+    """
+    import torch
+
+    import one_peace
+    from one_peace.nn.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    model = one_peace.from_pretrained(plan.model, device=device)
+    if model.fingerprint != plan.fingerprint:
+        raise BulkError(f"{plan.model} is another model here ({model.fingerprint}) than planned ({plan.fingerprint})")
+    return partial(embed_shard, model, plan)
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_work: Callable[[int, list[Found]], Shard] | None = None  # of a worker process
+
+
+def _begin(plan: Plan, numbers: Any, workers: int) -> None:
+    import torch
+
+    global _work
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with numbers.get_lock():
+        mine, numbers.value = numbers.value, numbers.value + 1
+    cards = torch.cuda.device_count()
+    device = f"cuda:{mine % cards}" if cards else "cpu"
+    _work = load_worker(plan, device, max(1, cores() // workers))
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its workers, which would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _do(number: int, files: list[Found]) -> Shard:
+    assert _work is not None
+    return _work(number, files)
+
+
+def _entry(file: Found, content: Content) -> Entry:
+    item = hashlib.sha256(file.path.encode()).hexdigest()[:24]
+    return Entry(
+        id=item,
+        item=item,
+        path=file.path,
+        modality=file.modality,
+        digest=digest_of(file.path),
+        size=file.size,
+        mtime=file.mtime,
+        caption=file.caption or content.caption,
+        duration=content.duration,
+        tags=file.tags,
+        added=time.time_ns(),
+    )
+
+
+def _planned(folder: Path, out: Path, model: Encoder, name: str, format: str, shard_size: int) -> Plan:
+    """The plan in `out`, made if there is none."""
+    try:
+        plan = Plan(**json.loads((out / _PLAN).read_bytes()))
+    except FileNotFoundError:
+        return _make_plan(folder, out, model, name, format, shard_size)
+    except (ValueError, TypeError) as error:
+        raise BulkError(f"{out / _PLAN} is damaged ({error}); choose another folder for the output") from error
+    asked = {
+        "source": str(folder),
+        "fingerprint": model.fingerprint,
+        "format": format,
+        "shard_size": shard_size,
+    }
+    for key, value in asked.items():
+        if getattr(plan, key) != value:
+            begun = f"was begun with {key} {getattr(plan, key)!r}, not {value!r}"
+            raise BulkError(f"{out} {begun}; go on with the same, or choose another folder for the output")
+    return plan
+
+
+def _make_plan(folder: Path, out: Path, model: Encoder, name: str, format: str, shard_size: int) -> Plan:
+    if not folder.is_dir():
+        raise BulkError(f"{folder} is not a folder that can be embedded")
+    if shard_size < 1:
+        raise BulkError(f"a shard has at least 1 file, not {shard_size}")
+    found = walk(folder, kinds_for(model.modalities), out)
+    files = [found.found[path] for path in sorted(found.found)]
+    with open(out / _ITEMS, "w", encoding="utf-8") as lines:
+        for file in files:
+            lines.write(json.dumps(asdict(file), ensure_ascii=False) + "\n")
+        lines.flush()
+        os.fsync(lines.fileno())
+    plan = Plan(str(folder), name, model.fingerprint, model.dim, len(files), shard_size, format)
+    partial_file = out / f".{_PLAN}.{os.getpid()}"
+    partial_file.write_text(json.dumps(asdict(plan), indent=1), encoding="utf-8")
+    os.replace(partial_file, out / _PLAN)  # last: its presence says that the list is whole
+    return plan
+
+
+def _shards(out: Path, plan: Plan) -> Iterator[tuple[int, list[Found]]]:
+    with open(out / _ITEMS, encoding="utf-8") as lines:
+        for number in range(plan.shards):
+            rows = [json.loads(line) for line in islice(lines, plan.shard_size)]
+            yield number, [Found(**{**row, "tags": tuple(row["tags"])}) for row in rows]

@@ -1,0 +1,125 @@
+"""Ranking across the modality gap: how far a score stands out among all rows of its branch.
+
+Embeddings of pictures, sounds and texts fill separate cones of the shared space, so that a text query scores nearly
+every text above nearly every picture, whatever they show. Comparable is the standing: for a query q and rows x of
+one branch with mean m and covariance C, scores q.x have mean q.m and variance q'Cq, and
+
+    standing = (q.x - q.m) / sqrt(q'Cq).
+
+It keeps the order within a branch, needs no labels and no second look at the rows. docs/search.md has what it
+changes, measured.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from one_peace.search.records import Entry
+
+_PRIOR_ROWS = 32  # of a branch with so many rows, its own statistics count as much as those of all branches together
+_MOST_ROWS = 100_000  # of a branch that are looked at
+_SMALLEST = 1e-9  # standard deviation: a query that scores all rows alike tells none of them from the others
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Of the rows of one branch: how many were looked at, their sum (dim,), and the sum of x x' (dim, dim), float64."""
+
+    count: int
+    total: np.ndarray
+    gram: np.ndarray
+
+    def plus(self, other: Moments) -> Moments:
+        return Moments(self.count + other.count, self.total + other.total, self.gram + other.gram)
+
+    @classmethod
+    def of(cls, vectors: np.ndarray) -> Moments:
+        rows = vectors.astype(np.float64)
+        return cls(len(rows), rows.sum(axis=0), rows.T @ rows)
+
+
+class Calibration:
+    """Statistics of the branches of a library of `rows` rows.
+
+    What a branch with few rows is like is not known well; its mean and covariance are drawn towards those of all rows,
+    by which a library of a few files is ranked by plain cosine similarity.
+    """
+
+    def __init__(self, branches: dict[str, Moments], rows: int) -> None:
+        self.branches = branches
+        self.rows = rows
+
+    @classmethod
+    def measure(cls, chunks: Iterable[tuple[list[Entry], np.ndarray]]) -> Calibration:
+        """From all rows, (entries, vectors (n, dim)) at a time."""
+        branches: dict[str, Moments] = {}
+        rows = 0
+        for entries, vectors in chunks:
+            rows += len(entries)
+            names = np.array([entry.branch for entry in entries], dtype=object)
+            for name in dict.fromkeys(names.tolist()):
+                seen = branches.get(name)
+                if seen is None or seen.count < _MOST_ROWS:
+                    found = Moments.of(vectors[names == name])
+                    branches[name] = found if seen is None else seen.plus(found)
+        return cls(branches, rows)
+
+    def standings(self, query: np.ndarray, branch: str, scores: np.ndarray) -> np.ndarray:
+        """Scores (n,) of rows of a branch with a query (dim,), in standard deviations above what is usual there."""
+        mean, deviation = self.usual(query, branch)
+        return (np.asarray(scores, np.float64) - mean) / deviation
+
+    def usual(self, query: np.ndarray, branch: str) -> tuple[float, float]:
+        """Mean and standard deviation of the scores of a query (dim,) with all rows of a branch."""
+        q = query.astype(np.float64)
+        count, mean, square = self._moments(q, list(self.branches))
+        n, own_mean, own_square = self._moments(q, [branch] if branch in self.branches else [])
+        variance = max(square - mean**2, 0.0)
+        own_variance = max(own_square - own_mean**2, 0.0)
+        share = n / (n + _PRIOR_ROWS)
+        mean += share * (own_mean - mean)
+        variance += share * (own_variance - variance)
+        return mean, max(float(np.sqrt(variance)), _SMALLEST)
+
+    def save(self, path: Path) -> None:
+        """Writes the file in one step."""
+        arrays: dict[str, np.ndarray] = {"rows": np.array(self.rows)}
+        for name, moments in self.branches.items():
+            arrays |= {
+                f"count/{name}": np.array(moments.count),
+                f"total/{name}": moments.total,
+                f"gram/{name}": moments.gram,
+            }
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        with open(partial, "wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # its allow_pickle has the same form
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Calibration | None:
+        """None if there is no file, or none that can be used: it is made anew then."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                names = [key.removeprefix("count/") for key in arrays if key.startswith("count/")]
+                branches = {
+                    name: Moments(int(arrays[f"count/{name}"]), arrays[f"total/{name}"], arrays[f"gram/{name}"])
+                    for name in names
+                }
+                return cls(branches, int(arrays["rows"]))
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+            return None
+
+    def _moments(self, q: np.ndarray, names: list[str]) -> tuple[int, float, float]:
+        """Number of rows, mean and mean square of their scores with q."""
+        count = sum(self.branches[name].count for name in names)
+        if not count:
+            return 0, 0.0, 0.0
+        total = sum(float(q @ self.branches[name].total) for name in names)
+        square = sum(float(q @ self.branches[name].gram @ q) for name in names)
+        return count, total / count, square / count

@@ -1,0 +1,99 @@
+"""Filters in words, as on a command line: `after=2024-05-01`, `tag=red,flower`, `max_size=10MB`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from datetime import date, datetime, time, timedelta
+from pathlib import Path
+from typing import Any
+
+from one_peace.search.filters import Filters
+from one_peace.search.queries import QueryError, check_name, filters_from
+
+_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_DURATION = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)\s*s?")
+
+
+def filters_from_words(words: Iterable[str]) -> Filters:
+    """`name=value` each, names as in `Filters`; dashes do for underscores. Several tags etc. are joined by commas.
+
+    Sizes have a unit or are bytes, durations are seconds or minutes:seconds, dates are days or moments (ISO 8601, local
+    time unless they say otherwise); `before` a day includes it.
+
+    Raises:
+        QueryError: an unknown name, with the nearest known one, or a value that cannot be read.
+    """
+    given: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not value.strip():
+            raise QueryError("filters", f"expected name=value, got {word!r}")
+        check_name("filters", name, list(_READERS))
+        read = _READERS[name](value.strip())
+        given[name] = (*given.get(name, ()), *read) if isinstance(read, tuple) else read
+    return filters_from(given)
+
+
+def _several(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _folder(value: str) -> str:
+    return str(Path(value).expanduser().absolute())
+
+
+def _size(value: str) -> int:
+    if not (match := _SIZE.fullmatch(value)):
+        raise QueryError("filters", f"{value!r} is no size; write 300kB, 10MB or a number of bytes")
+    number, unit, binary = match.groups()
+    factor = _UNITS[unit.lower()]
+    return round(float(number) * (1024 ** list(_UNITS).index(unit.lower()) if binary else factor))
+
+
+def _duration(value: str) -> float:
+    if not (match := _DURATION.fullmatch(value)):
+        raise QueryError("filters", f"{value!r} is no duration; write seconds or 1:30")
+    hours, minutes, seconds = match.groups()
+    return 3600 * int(hours or 0) + 60 * int(minutes or 0) + float(seconds)
+
+
+def _after(value: str) -> int:
+    moment, _ = _moment(value)
+    return round(moment.timestamp()) * 10**9
+
+
+def _before(value: str) -> int:
+    moment, whole_day = _moment(value)
+    if whole_day:
+        return round((moment + timedelta(days=1)).timestamp()) * 10**9 - 1
+    return round(moment.timestamp()) * 10**9
+
+
+def _moment(value: str) -> tuple[datetime, bool]:
+    """And whether it stands for a whole day."""
+    try:
+        if len(value) <= len("2024-05-01"):
+            return datetime.combine(date.fromisoformat(value), time()).astimezone(), True
+        return datetime.fromisoformat(value).astimezone(), False
+    except (ValueError, OverflowError) as error:
+        raise QueryError("filters", f"{value!r} is no date; write 2024-05-01 or 2024-05-01T12:30") from error
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "modality": _several,
+    "branch": _several,
+    "tag": _several,
+    "item": _several,
+    "exclude": _several,
+    "folder": _folder,
+    "caption": str,
+    "min_size": _size,
+    "max_size": _size,
+    "min_duration": _duration,
+    "max_duration": _duration,
+    "after": _after,
+    "before": _before,
+}
