@@ -1,4 +1,4 @@
-"""`one-peace demo`: real pictures and sounds, indexed and searched in three ways, each with a picture to look at."""
+"""`one-peace demo`: real pictures and sounds, indexed, searched in three ways, and the page to search them on."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ QUERIES = (
 
 
 def demo(
-    no_serve: Annotated[bool, typer.Option("--no-serve", help="Open no page at the end; so far none opens.")] = False,
+    no_serve: Annotated[bool, typer.Option("--no-serve", help="Open no page at the end.")] = False,
 ) -> None:
     """Fetch real pictures and sounds, index them, and search them by text, by a spoken word and by both."""
     from one_peace.data.sample_library import DEMO_SOURCES, build_sample_library
@@ -79,6 +79,25 @@ def demo(
     for query in QUERIES:
         _search(library, query, items)
     _say_what_next(clock)
+    if not no_serve:
+        _open_page(library.path, clock)
+
+
+def _open_page(library: Path, clock: Clock) -> None:
+    """Serves the page over the demo's library until it is stopped, in a browser where there is one."""
+    import webbrowser
+
+    from one_peace.cli.serve import say_address
+    from one_peace.server.running import serve
+    from one_peace.server.settings import Settings
+
+    def announce(url: str) -> None:
+        clock.say("the page, to search by typing, dropped files and the microphone")
+        say_address(url)
+        if sys.stdout.isatty():
+            webbrowser.open(url)
+
+    serve(library, Settings(port=0), announce=announce)
 
 
 def is_shown(item: Item) -> bool:

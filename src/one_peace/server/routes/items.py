@@ -1,0 +1,185 @@
+"""The items of the library: list, add, look at, remove."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path as FilePath
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Form, HTTPException, Path, Query, Response, UploadFile
+from fastapi.responses import FileResponse
+
+from one_peace.errors import InputError
+from one_peace.search.manifest import LibraryError
+from one_peace.server import schemas
+from one_peace.server.errors import RESPONSES
+from one_peace.server.service import Here, Service, item
+from one_peace.server.sniffing import type_of_file
+
+router = APIRouter(prefix="/v1/items", tags=["items"])
+
+Id = Annotated[str, Path(min_length=1, max_length=128)]
+# Shown by the browser alone, without scripts and without access to the page that it may be opened from.
+_MEDIA_HEADERS = {
+    "content-security-policy": "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; "
+    "style-src 'unsafe-inline'",
+    "cache-control": "private, no-cache",
+}
+
+
+@router.get("")
+async def list_items(
+    service: Here,
+    start: Annotated[int, Query(ge=0, le=2**31, description="`next` of the page before.")] = 0,
+    count: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> schemas.ItemPage:
+    """All items, a page at a time."""
+    items = await service.in_thread(service.library.items)
+    shown = items[start : start + count]
+    following = start + count if start + count < len(items) else None
+    return schemas.ItemPage(items=[item(service, one) for one in shown], total=len(items), next=following)
+
+
+@router.post("", status_code=201, responses={507: RESPONSES[507]})
+async def add_items(
+    service: Here,
+    files: Annotated[list[UploadFile], File(description="Pictures, sounds, texts, ...")],
+    caption: Annotated[str, Form(max_length=2000, description="Of all of them; else the file's name.")] = "",
+    tags: Annotated[list[str], Form(description="Of all of them.")] = [],  # noqa: B006 - FastAPI copies it
+) -> schemas.AddResponse:
+    """Adds files. What the answer lists is on disk and found by every search from then on."""
+    _writable(service)
+    if len(files) > service.settings.limits.upload_files:
+        raise HTTPException(413, f"{len(files)} files; at most {service.settings.limits.upload_files} at a time")
+    wanted = _tags(tags)
+    outcomes = await asyncio.gather(*(_add(service, file, caption, wanted) for file in files), return_exceptions=True)
+    added: list[schemas.Item] = []
+    refused: list[schemas.Refusal] = []
+    for file, outcome in zip(files, outcomes, strict=True):
+        if isinstance(outcome, InputError):
+            refused.append(schemas.Refusal(name=(file.filename or "")[:200], problem=outcome.problem))
+        elif isinstance(outcome, BaseException):
+            raise outcome
+        else:
+            added.append(outcome)
+    service.metrics.added.inc(len(added))
+    service.metrics.refused.inc(len(refused))
+    if not added:
+        raise InputError(refused[0].name or "the file", refused[0].problem)
+    return schemas.AddResponse(items=added, refused=refused)
+
+
+@router.get("/{id}", responses={404: RESPONSES[404]})
+async def get_item(id: Id, service: Here) -> schemas.Item:
+    """An item."""
+    return item(service, await _item(service, id))
+
+
+@router.delete("/{id}", status_code=204, responses={404: RESPONSES[404]})
+async def delete_item(id: Id, service: Here) -> None:
+    """Removes an item from the library. The file goes too if it was uploaded; other files are left where they are."""
+    _writable(service)
+    try:
+        await asyncio.wrap_future(service.writer.remove(id))
+    except LibraryError as error:
+        raise HTTPException(404, f"no item {id!r}") from error
+
+
+@router.get(
+    "/{id}/media",
+    response_class=FileResponse,
+    responses={
+        200: {"content": {"application/octet-stream": {}}, "description": "The file, with the type of its contents."},
+        206: {"description": "The bytes that Range asked for."},
+        404: RESPONSES[404],
+        410: RESPONSES[410],
+        416: RESPONSES[416],
+    },
+)
+async def get_media(id: Id, service: Here) -> Response:
+    """The file of an item, by ranges if wanted."""
+    found = await _item(service, id)
+    path, status, kind = await service.in_thread(_look, service, found)
+    headers = dict(_MEDIA_HEADERS)
+    return FileResponse(
+        path,
+        headers=headers,
+        media_type="application/octet-stream" if kind is None else kind.mime,
+        filename=path.name,
+        stat_result=status,
+        content_disposition_type="attachment" if kind is None or kind.family == "document" else "inline",
+    )
+
+
+@router.get(
+    "/{id}/thumbnail",
+    response_class=Response,
+    responses={200: {"content": {"image/jpeg": {}}, "description": "A small JPEG."}, 404: RESPONSES[404]},
+)
+async def get_thumbnail(id: Id, service: Here) -> Response:
+    """A small picture of an item; of a sound its waveform."""
+    await _item(service, id)
+    data = await service.in_thread(service.library.thumbnail, id)
+    if data is None:
+        raise HTTPException(404, "this item has no thumbnail")
+    return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=300"})
+
+
+async def _add(service: Service, file: UploadFile, caption: str, tags: Sequence[str]) -> schemas.Item:
+    service.writer.admit()
+    name = file.filename or "upload"
+    path, kind = await service.in_thread(service.uploads.keep, file.file, name)
+    indexed = False
+    try:
+        if kind != "text":  # read first where a bad file does no harm
+            await asyncio.wrap_future(service.decoders.submit(kind, path))
+        words = " ".join(caption.split()) or _spoken(name)
+        added = await asyncio.wrap_future(service.writer.add(path, words, tags))
+        indexed = True
+    except asyncio.CancelledError:
+        indexed = True  # it may still become so: better a file too many than an item without its file
+        raise
+    finally:
+        service.uploads.release(path, indexed)
+    return item(service, await _item(service, added))
+
+
+async def _item(service: Service, id: str) -> Any:
+    try:
+        return await service.in_thread(service.library.item, id)
+    except LibraryError as error:
+        raise HTTPException(404, f"no item {id!r}") from error
+
+
+def _look(service: Service, found: Any) -> tuple[FilePath, os.stat_result, Any]:
+    """The file of an item, if it is still the one that was indexed."""
+    try:
+        path = service.library.content(found.id)
+        status = os.stat(path)
+        kind = type_of_file(path)
+    except (OSError, LibraryError) as error:
+        raise HTTPException(410, "the file of this item is gone; index its folder again") from error
+    if (status.st_size, status.st_mtime_ns) != (found.size, found.mtime):
+        raise HTTPException(410, "the file of this item has changed since; index its folder again")
+    return path, status, kind
+
+
+def _writable(service: Service) -> None:
+    if service.settings.read_only:
+        raise HTTPException(403, "this service is read-only")
+
+
+def _spoken(name: str) -> str:
+    """A caption from a file's name."""
+    return " ".join(FilePath(name.replace("\\", "/")).stem.replace("_", " ").replace("-", " ").split())
+
+
+def _tags(given: Sequence[str]) -> tuple[str, ...]:
+    """Tags, also from one field with commas between them."""
+    tags = dict.fromkeys(" ".join(tag.split()) for field in given for tag in field.split(","))
+    tags.pop("", None)
+    if len(tags) > 64 or any(len(tag) > 64 for tag in tags):
+        raise InputError("tags", "at most 64 tags of at most 64 characters each are accepted")
+    return tuple(tags)

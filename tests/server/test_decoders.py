@@ -1,0 +1,99 @@
+"""Decoding apart from the service: right for good input, an error for bad, and no harm by hostile."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import one_peace
+from one_peace.errors import InputError
+from one_peace.server.decoders import Decoders
+from one_peace.server.settings import Limits
+from server import hostile
+
+LIMITS = Limits(pixels=1_000_000, sound_seconds=60, decode_seconds=10)
+
+
+@pytest.fixture(scope="module")
+def model() -> one_peace.OnePeace:
+    return one_peace.from_pretrained("one-peace-nano")
+
+
+@pytest.fixture(scope="module")
+def decoders(model: one_peace.OnePeace) -> Iterator[Decoders]:
+    opened = Decoders(model.processors, LIMITS, count=1)
+    yield opened
+    opened.close()
+
+
+def test_what_comes_out_is_what_the_model_would_make(decoders: Decoders, model: one_peace.OnePeace) -> None:
+    for name, data in (("image", hostile.picture()), ("audio", hostile.sound())):
+        (view,) = decoders.submit(name, data).result(30).views
+        expected = model.processors[name](data)
+        assert view.keys() == expected.keys()
+        assert all(torch.equal(view[key], expected[key]) for key in view)
+
+
+@pytest.mark.parametrize(
+    ("modality", "data", "problem"),
+    [
+        ("image", hostile.png_of_size(40_000, 40_000), "pixels"),
+        ("image", hostile.png_of_size(1_200, 1_000), "pixels"),
+        ("image", hostile.png_of_size(900, 900)[:500], "damaged"),
+        ("image", hostile.picture_and_zip(), "zip archive too"),
+        ("image", hostile.picture_and_page(), "two files in one"),
+        ("image", hostile.script_as_gif(), "not a picture|damaged"),
+        ("image", hostile.svg_with_entity(), "SVG"),
+        ("image", hostile.sound(), "sound file"),
+        ("image", b"", "empty"),
+        ("audio", hostile.silent_flac(3600), "beyond the 60 s"),
+        ("audio", hostile.playlist(), "it is text"),
+        ("audio", hostile.picture(), "it is a picture"),
+        ("audio", hostile.sound()[:200], "truncated"),
+    ],
+)
+def test_hostile_input_is_refused(decoders: Decoders, modality: str, data: bytes, problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        decoders.submit(modality, data).result(30)
+
+
+def test_a_compressed_comment_is_not_unpacked(decoders: Decoders) -> None:
+    bomb = hostile.text_chunk_bomb()
+    started = time.monotonic()
+    with contextlib.suppress(InputError):
+        decoders.submit("image", bomb).result(30)
+    assert time.monotonic() - started < 5
+
+
+def test_a_path_of_a_client_is_no_path_here(decoders: Decoders) -> None:
+    with pytest.raises(InputError):
+        decoders.submit("image", b"/etc/passwd").result(30)
+
+
+def test_a_codec_that_hangs_or_crashes_is_replaced() -> None:
+    decoders = Decoders({"smell": hostile.Slow()}, replace(LIMITS, decode_seconds=0.5), count=1)  # type: ignore[dict-item]
+    jobs = [decoders.submit("smell", data) for data in (b"hang", b"fine", b"die", b"fine")]
+    with pytest.raises(InputError, match="longer than 0.5 s"):
+        jobs[0].result(60)
+    assert jobs[1].result(60).views[0]["pixels"].tolist() == [1, 1]
+    with pytest.raises(InputError, match="failed"):
+        jobs[2].result(60)
+    assert len(jobs[3].result(60).views) == 1
+    decoders.close()
+
+
+def test_files_are_read_as_the_library_would(decoders: Decoders, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(hostile.picture())
+    assert decoders.submit("image", path).result(30).views == []
+    for kind in ("audio", "video", "image"):
+        path.write_bytes(hostile.picture()[:90])
+        with pytest.raises(InputError) as caught:
+            decoders.submit(kind, path).result(30)
+        assert str(tmp_path) not in str(caught.value)

@@ -1,0 +1,195 @@
+"""The service as a process: it starts, is stopped, is killed, and keeps what it promised."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+import one_peace
+from one_peace.cli.main import app
+from one_peace.cli.serve import read_keys
+from one_peace.errors import InputError
+from one_peace.search.kinds import KINDS
+from one_peace.search.library import Library
+from one_peace.server.service import Service
+from one_peace.server.settings import Settings
+from one_peace.server.uploads import Uploads
+from server import hostile
+from server.conftest import LIMITS, running
+
+
+@contextmanager
+def process(library: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`one-peace serve` on a free port, and its address once it says that."""
+    command = [sys.executable, "-m", "one_peace.cli.main", "serve", str(library), "--port", "0"]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    try:
+        assert started.stdout is not None
+        found = re.search(r"http://\S+", started.stdout.readline())
+        assert found, "the service did not start"
+        yield started, found[0]
+    finally:
+        started.kill()
+        started.wait()
+
+
+def test_acknowledged_items_survive_a_kill_and_a_stop_finishes_what_was_accepted(
+    tmp_path: Path, model: one_peace.OnePeace
+) -> None:
+    (tmp_path / "first.txt").write_text("the first text", encoding="utf-8")
+    Library(tmp_path / ".one-peace", model).index(tmp_path, progress=False)
+    acknowledged: list[str] = []
+
+    with process(tmp_path) as (started, url), httpx.Client(base_url=url, timeout=120) as client:
+
+        def add() -> None:
+            for number in range(1000):
+                files = [("files", (f"{number}.txt", f"text number {number}".encode()))]
+                try:
+                    answer = client.post("/v1/items", files=files)
+                except httpx.TransportError:
+                    return
+                acknowledged.append(answer.json()["items"][0]["id"])
+
+        thread = threading.Thread(target=add)
+        thread.start()
+        while len(acknowledged) < 5:
+            time.sleep(0.01)
+        started.send_signal(signal.SIGKILL)
+        thread.join()
+    assert len(acknowledged) >= 5
+
+    with process(tmp_path) as (started, url), httpx.Client(base_url=url, timeout=120) as client:
+        for id in acknowledged:
+            assert client.get(f"/v1/items/{id}").status_code == 200
+            assert client.get(f"/v1/items/{id}/media").text.startswith("text number")
+        statuses: list[int] = []
+        inputs = {"inputs": [{"modality": "text", "source": f"words {i} and more of them"} for i in range(40)]}
+
+        def encode() -> None:
+            statuses.append(httpx.post(f"{url}/v1/encode", json=inputs, timeout=120).status_code)
+
+        threads = [threading.Thread(target=encode) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        while 'one_peace_batch_inputs_count{modality="text"}' not in client.get("/metrics").text:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        client.close()
+        started.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join()
+        assert statuses == [200, 200, 200]
+        assert started.wait(60) in (0, -signal.SIGTERM)
+
+
+def test_too_much_is_refused_with_429(folder: Path, model: one_peace.OnePeace) -> None:
+    service = Service(model, folder / ".one-peace", Settings(limits=replace(LIMITS, in_flight=1), decoders=1))
+    body = {"inputs": [{"modality": "text", "source": "a cow"}]}
+    with running(service) as url:
+        busy, go = threading.Event(), threading.Event()
+        embed = service.encoder.batcher._embed
+        service.encoder.batcher._embed = lambda name, examples: (busy.set(), go.wait(), embed(name, examples))[2]
+        statuses: list[int] = []
+        waiting = threading.Thread(
+            target=lambda: statuses.append(httpx.post(f"{url}/v1/encode", json=body, timeout=180).status_code)
+        )
+        waiting.start()
+        assert busy.wait(60)
+        refused = httpx.post(f"{url}/v1/encode", json=body, timeout=60)
+        assert refused.status_code == 429 and refused.json()["error"]["code"] == "overloaded"
+        assert int(refused.headers["retry-after"]) >= 1
+        assert httpx.get(f"{url}/health", timeout=60).status_code == 200  # still to be seen
+        go.set()
+        waiting.join()
+        assert statuses == [200]
+        assert httpx.post(f"{url}/v1/encode", json=body, timeout=60).status_code == 200
+
+
+def test_what_takes_too_long_ends(folder: Path, model: one_peace.OnePeace) -> None:
+    service = Service(model, folder / ".one-peace", Settings(limits=replace(LIMITS, request_seconds=0.5), decoders=1))
+    service.encoder._seconds = 60  # of the first text, before requests are answered
+    with running(service) as url:
+        go = threading.Event()
+        embed = service.encoder.batcher._embed
+        service.encoder.batcher._embed = lambda name, examples: (go.wait(60), embed(name, examples))[1]
+        body = {"inputs": [{"modality": "text", "source": "a cow"}]}
+        answer = httpx.post(f"{url}/v1/encode", json=body, timeout=60)
+        assert answer.status_code == 504 and answer.json()["error"]["code"] == "timed_out"
+        go.set()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_said_and_leaves_nothing(
+    tmp_path: Path, folder: Path, model: one_peace.OnePeace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service(model, folder / ".one-peace", Settings(limits=LIMITS, decoders=1))
+    fdopen = os.fdopen
+
+    def full(descriptor: int, mode: str) -> object:
+        os.close(descriptor)
+        return fdopen(os.open("/dev/full", os.O_WRONLY), mode)
+
+    with running(service) as url:
+        monkeypatch.setattr("one_peace.server.uploads.os.fdopen", full)
+        answer = httpx.post(f"{url}/v1/items", files=[("files", ("x.txt", b"a text"))], timeout=60)
+        assert answer.status_code == 507 and answer.json()["error"]["code"] == "disk_full"
+    assert not [path for path in service.uploads.folder.rglob("*") if path.is_file()]
+
+
+def test_uploads_keep_equal_contents_once_and_sweep_what_a_kill_left(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path, KINDS)
+    (uploads.folder / "left.part").write_bytes(b"half")
+    uploads = Uploads(tmp_path, KINDS)
+    assert not list(uploads.folder.iterdir())
+    first, kind = uploads.keep(io.BytesIO(hostile.picture()), "A photo.PNG")
+    assert (first.name, kind) == ("A photo.png", "image")
+    for name in ("again.png", "disguised.exe", "no ending", "../.."):
+        assert uploads.keep(io.BytesIO(hostile.picture()), name) == (first, "image")
+        uploads.release(first, indexed=False)
+    assert first.exists()  # the first one holds it still
+    with pytest.raises(InputError, match="named like audio and holds image"):
+        uploads.keep(io.BytesIO(hostile.picture()), "song.wav")
+    outside = tmp_path / "outside.png"
+    outside.write_bytes(hostile.picture())
+    uploads.drop(outside)
+    uploads.drop(first)
+    assert outside.exists() and first.exists()
+    uploads.release(first, indexed=True)
+    uploads.keep(io.BytesIO(hostile.picture()), "the same once more.png")
+    uploads.release(first, indexed=False)
+    assert first.exists()  # it is an item's
+    uploads.drop(first)
+    assert not first.exists()
+    second, _ = uploads.keep(io.BytesIO(hostile.picture()), "x.png")
+    uploads.release(second, indexed=False)
+    assert not second.exists()
+
+
+def test_command_line(tmp_path: Path) -> None:
+    def call(*words: object) -> str:
+        result = CliRunner().invoke(app, ["serve", *map(str, words)])
+        assert result.exit_code == 1
+        return result.output
+
+    assert "one-peace index" in call(tmp_path)
+    assert "API keys" in call(tmp_path, "--host", "0.0.0.0")
+    keys = tmp_path / "keys"
+    keys.write_text("# for the office\nabcdefghijklmnop-1\n\nabcdefghijklmnop-2  # Anna\n", encoding="utf-8")
+    assert read_keys(keys) == ("abcdefghijklmnop-1", "abcdefghijklmnop-2")
+    keys.write_text("# none yet\n", encoding="utf-8")
+    assert "no API key" in call(tmp_path, "--api-keys", keys)

@@ -1,0 +1,46 @@
+// Filters: a form that becomes the `filters` of a search.
+
+import { byId, el, icon } from "./dom.js";
+
+export class Filters {
+  /** @param {HTMLFormElement} form @param {() => void} changed */
+  constructor(form, changed) {
+    this.form = form;
+    this.box = byId("filters");
+    this.box.addEventListener("change", () => {
+      this.count();
+      changed();
+    });
+    form.addEventListener("reset", () => setTimeout(() => {
+      this.count();
+      changed();
+    }));
+  }
+
+  /** @param {Record<string, number>} items how many there are of each kind */
+  offer(items) {
+    const field = byId("filter-modality");
+    field.replaceChildren(el("legend", {}, "Kind"), ...Object.entries(items).map(([name, count]) =>
+      el("label", {}, el("input", { type: "checkbox", name: "modality", value: name }), icon(name), `${name} (${count})`)));
+  }
+
+  value() {
+    const data = new FormData(this.form);
+    const text = (name) => String(data.get(name) ?? "").trim();
+    const filters = {};
+    const modality = data.getAll("modality").map(String);
+    if (modality.length) filters.modality = modality;
+    const tag = text("tag").split(",").map((one) => one.trim()).filter(Boolean);
+    if (tag.length) filters.tag = tag;
+    for (const name of ["caption", "folder"]) if (text(name)) filters[name] = text(name);
+    if (text("after")) filters.after = `${text("after")}T00:00:00Z`;
+    if (text("before")) filters.before = `${text("before")}T23:59:59Z`;
+    for (const name of ["min_duration", "max_duration"]) if (text(name)) filters[name] = Number(text(name));
+    return filters;
+  }
+
+  count() {
+    const number = Object.keys(this.value()).length;
+    byId("filter-count").textContent = number ? `(${number})` : "";
+  }
+}

@@ -1,0 +1,58 @@
+// The microphone: press to record, press again (or wait) to search by what was heard.
+
+import { byId } from "./dom.js";
+
+const LONGEST = 15; // seconds; what the model hears at once
+
+export class Microphone {
+  /** @param {(file: File) => void} done @param {(message: string) => void} failed */
+  constructor(done, failed) {
+    this.button = byId("microphone");
+    this.clock = byId("recorded");
+    this.done = done;
+    this.failed = failed;
+    this.recorder = null;
+    this.button.hidden = !navigator.mediaDevices?.getUserMedia; // only on https and on this machine
+    this.button.addEventListener("click", () => (this.recorder ? this.stop() : this.start()));
+  }
+
+  async start() {
+    let stream;
+    try {
+      stream = await navigator.mediaDevices.getUserMedia({ audio: true });
+    } catch {
+      this.failed("The microphone cannot be used; allow it for this page.");
+      return;
+    }
+    const pieces = [];
+    const started = performance.now();
+    this.recorder = new MediaRecorder(stream);
+    this.recorder.addEventListener("dataavailable", (event) => pieces.push(event.data));
+    this.recorder.addEventListener("stop", () => {
+      clearInterval(this.timer);
+      for (const track of stream.getTracks()) track.stop();
+      const type = (this.recorder.mimeType || "audio/webm").split(";")[0];
+      const seconds = (performance.now() - started) / 1000;
+      this.recorder = null;
+      this.show(false, "");
+      if (pieces.some((piece) => piece.size)) this.done(new File(pieces, `recording, ${seconds.toFixed(1)} s`, { type }));
+    });
+    this.recorder.start();
+    this.show(true, "0 s");
+    this.timer = setInterval(() => {
+      const seconds = (performance.now() - started) / 1000;
+      this.clock.textContent = `${seconds.toFixed(0)} s`;
+      if (seconds >= LONGEST) this.stop();
+    }, 200);
+  }
+
+  stop() {
+    if (this.recorder?.state === "recording") this.recorder.stop();
+  }
+
+  show(recording, text) {
+    this.button.setAttribute("aria-pressed", String(recording));
+    this.button.setAttribute("aria-label", recording ? "Stop recording and search" : "Record with the microphone");
+    this.clock.textContent = text;
+  }
+}
