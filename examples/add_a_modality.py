@@ -8,9 +8,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -51,12 +53,14 @@ class MotionAdapter(Adapter):
 
 
 class MotionProcessor(Processor):
-    """Arrays (samples, 3) -> examples `trace` (tokens, 3 * window)."""
+    """Arrays (samples, 3), or .npy files of such, by path or as bytes -> examples `trace` (tokens, 3 * window)."""
 
     def __init__(self, config: MotionConfig) -> None:
         self.config = config
 
     def __call__(self, source: Any) -> Example:
+        if isinstance(source, str | Path | bytes):
+            source = np.load(BytesIO(source) if isinstance(source, bytes) else source)
         trace = torch.as_tensor(source, dtype=torch.float32)
         if trace.dim() != 2 or trace.shape[1] != 3 or len(trace) < self.config.window or not trace.isfinite().all():
             raise InputError(
@@ -81,6 +85,7 @@ class MotionProcessor(Processor):
 class Motion(Modality):
     name = "motion"
     Config = MotionConfig
+    endings = ".npy"
 
     def adapter(self, config: MotionConfig, width: int, heads: int, tables: int) -> MotionAdapter:
         return MotionAdapter(config, width, heads, tables)

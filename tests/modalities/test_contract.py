@@ -25,6 +25,7 @@ from one_peace.modalities.base import Adapter, Embedded, Example, Modality, Proc
 from one_peace.modalities.image import ImageConfig, patch_mask
 from one_peace.modalities.text import TextConfig
 from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
+from one_peace.modalities.video import VideoConfig
 from one_peace.models.one_peace.config import DecoderConfig, OnePeaceConfig
 from one_peace.models.one_peace.embedding import OnePeace
 from one_peace.models.one_peace.model import OnePeaceEncoder
@@ -64,6 +65,12 @@ SAMPLES = {
         0.1 * noise(48000),
         0.1 * noise(20000),
         b"no sound",
+    ),
+    "video": Sample(
+        VideoConfig(64, 4),
+        (noise(9, 40, 50, 3) * 255).astype(np.uint8),
+        (noise(2, 16, 16, 3) * 255).astype(np.uint8),
+        b"no video",
     ),
 }
 REGISTERED = list_modalities()
@@ -196,6 +203,15 @@ def test_processors_can_be_sent_to_another_process(name: str, processor: Process
     copy = pickle.loads(pickle.dumps(processor))
     here, there = processor(SAMPLES[name].long), copy(SAMPLES[name].long)
     assert all(torch.equal(here[key], there[key]) for key in here)
+
+
+def test_training_varies_what_it_keeps_in_memory(name: str, processor: Processor, adapter: Adapter) -> None:
+    loaded = processor.load(SAMPLES[name].long)
+    for strength in (0.0, 1.0):
+        example = processor.vary(loaded, torch.Generator().manual_seed(3), strength)
+        again = processor.vary(loaded, torch.Generator().manual_seed(3), strength)
+        assert all(torch.equal(example[key], again[key]) for key in example)
+        assert adapter(processor.collate([example])).features.shape[1] == processor.length(example) + 1
 
 
 def test_a_batch_changes_no_embedding(name: str, processor: Processor) -> None:

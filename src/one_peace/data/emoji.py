@@ -40,7 +40,9 @@ _NO_GROUP = ("regional indicator",)
 
 
 @dataclass(frozen=True)
-class _Emoji:
+class Emoji:
+    """What is known of one emoji; `texts` maps a language to its names, the group is one of the package's."""
+
     code: str  # hexadecimal code points joined by `-`, without the variation selector
     character: str
     tags: list[str]
@@ -51,7 +53,7 @@ class _Emoji:
 def emoji_items(packages: list[Fetched], media: Path) -> list[Item]:
     """One item for every emoji and style that has it, without a style's repeated pictures."""
     by_name = {package.name: package for package in packages}
-    emojis = _read_emojis(by_name[NAMES.name].files / "package", by_name[ANNOTATIONS.name].files)
+    emojis = read_emojis(by_name[NAMES.name].files / "package", by_name[ANNOTATIONS.name].files)
     items = []
     for package in packages:
         if package.name in (NAMES.name, ANNOTATIONS.name):
@@ -75,7 +77,7 @@ def emoji_items(packages: list[Fetched], media: Path) -> list[Item]:
     return items
 
 
-def _item(emoji: _Emoji, package: Fetched, media: Path) -> Item:
+def _item(emoji: Emoji, package: Fetched, media: Path) -> Item:
     style = package.name.rpartition("/")[2]
     group = normalise_caption(emoji.texts["en"][0])
     return Item(
@@ -94,7 +96,7 @@ def _item(emoji: _Emoji, package: Fetched, media: Path) -> Item:
     )
 
 
-def _code(hexcode: str) -> str:
+def code_of(hexcode: str) -> str:
     """One spelling for all packages: lower case, without the variation selector that some leave out."""
     return "-".join(part for part in hexcode.lower().split("-") if part != "fe0f")
 
@@ -106,22 +108,23 @@ def _read_json(path: Path) -> Any:
         raise InputError(str(path), "the package lacks this file; remove its folder to fetch it anew") from None
 
 
-def _read_emojis(names: Path, annotations: Path) -> list[_Emoji]:
+def read_emojis(names: Path, annotations: Path) -> list[Emoji]:
+    """All emoji by code, without skin tones, from the folders of the two packages that name them."""
     labels: dict[str, dict[str, str]] = {}
     for language, folder in _LANGUAGES.items():
         for row in _read_json(names / folder / "data.json"):
-            labels.setdefault(_code(row["hexcode"]), {})[language] = row["label"]
+            labels.setdefault(code_of(row["hexcode"]), {})[language] = row["label"]
     further = {language: _read_annotations(annotations, language) for language in _FURTHER_LANGUAGES}
     group_names = {int(k): v for k, v in _read_json(names / "meta" / "groups.json")["groups"].items()}
     emojis = []
     for row in _read_json(names / "en" / "data.json"):
         if "group" not in row or group_names[row["group"]] == "component":
             continue  # letters that only make sense in pairs, and bare skin tones
-        code = _code(row["hexcode"])
+        code = code_of(row["hexcode"])
         character = row["emoji"].replace("\ufe0f", "")
         texts = {language: [text] for language, text in labels[code].items()}
         texts |= {language: [table[character]] for language, table in further.items() if character in table}
-        emojis.append(_Emoji(code, character, list(row.get("tags", [])), group_names[row["group"]], texts))
+        emojis.append(Emoji(code, character, list(row.get("tags", [])), group_names[row["group"]], texts))
     return sorted(emojis, key=lambda emoji: emoji.code)
 
 
@@ -135,7 +138,7 @@ def _read_annotations(folder: Path, language: str) -> dict[str, str]:
 def _drawn(package: Fetched) -> Callable[[str], Any]:
     folder = package.files / "package"
     icons = _read_json(folder / "icons.json")
-    characters = {_code(code): name for code, name in _read_json(folder / "chars.json").items()}
+    characters = {code_of(code): name for code, name in _read_json(folder / "chars.json").items()}
 
     def draw(code: str) -> Any:
         name = characters.get(code)
@@ -152,7 +155,7 @@ def _drawn(package: Fetched) -> Callable[[str], Any]:
 
 
 def _rendered(package: Fetched) -> Callable[[str], Any]:
-    files = {_code(path.stem): path for path in (package.files / "package" / "assets").glob("*.webp")}
+    files = {code_of(path.stem): path for path in (package.files / "package" / "assets").glob("*.webp")}
 
     def draw(code: str) -> Any:
         return open_raster(files[code]) if code in files else None

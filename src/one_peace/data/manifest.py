@@ -1,4 +1,4 @@
-"""The manifest of a sample library: one JSON line per picture or sound, and the rule that splits them.
+"""The manifest of a sample library: one JSON line per picture, sound or video, and the rule that splits them.
 
 An item's `group` is its English caption, normalised; `split_of` hashes the group, so every item with the same
 caption is on the same side whatever package it came from and in whatever order the packages were read.
@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from one_peace.errors import InputError
 
-Kind = Literal["image", "audio"]
+Kind = Literal["image", "audio", "video"]
 Track = Literal["effect", "speech", "synthetic"]
 Split = Literal["train", "val", "test"]
 
@@ -27,7 +27,7 @@ _ARTICLES = re.compile(r"^(?:a|an|the|some) (?=.)")
 
 @dataclass(frozen=True)
 class Item:
-    """One picture or sound of the library, with everything known of it.
+    """One picture, sound or video of the library, with everything known of it.
 
     `path` is absolute once loaded; in the file it is relative to the cache, so that the cache can move.
     `texts` maps a language (`en`, `pt_BR`, ...) to its captions, best first; `tags` are English keywords.

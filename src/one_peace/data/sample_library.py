@@ -1,4 +1,4 @@
-"""Builds the sample library: real pictures and sounds with words, from packages fetched by name.
+"""Builds the sample library: real pictures, sounds and videos with words, from packages fetched by name.
 
 <cache>/packages/...                      the packages, unpacked
 <cache>/library/media/<source>/...        pictures made ready, synthetic speech
@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from one_peace.data import clipart, emoji, speech_synthesis, stamps
+from one_peace.data import animations, clipart, emoji, speech_synthesis, stamps
 from one_peace.data.manifest import Item, keep_captions_apart, load_manifest, write_manifest
 from one_peace.data.packages import Fetched, Package, default_cache, fetch
 
@@ -25,9 +25,11 @@ SOURCES: dict[str, tuple[Package, ...]] = {
     "clipart": (clipart.PACKAGE,),
     "emoji": emoji.PACKAGES,
     "speech": (speech_synthesis.PACKAGE,),
+    "animations": animations.PACKAGES,
 }
 DEMO_SOURCES = ("stamps",)
-ALL_SOURCES = tuple(SOURCES)
+ON_REQUEST = ("animations",)  # large, and of use for videos only
+ALL_SOURCES = tuple(name for name in SOURCES if name not in ON_REQUEST)
 
 # Raised whenever the code would make of the same packages a different manifest, or different media.
 _MANIFEST_VERSION = 1
@@ -70,7 +72,8 @@ def build_sample_library(
 
     folder = root / "library" / "+".join(chosen)
     manifest, record_file = folder / "manifest.jsonl", folder / "packages.json"
-    packages = [package.as_record() for name in chosen for package in fetched[name]]
+    # Some packages serve two sources.
+    packages = list({package.name: package.as_record() for name in chosen for package in fetched[name]}.values())
     record = json.dumps({"manifest_version": _MANIFEST_VERSION, "packages": packages}, indent=2) + "\n"
     if not (manifest.is_file() and record_file.is_file() and record_file.read_text(encoding="utf-8") == record):
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,6 +84,12 @@ def build_sample_library(
         write_manifest(keep_captions_apart(items), manifest, root)
         record_file.write_text(record, encoding="utf-8")  # last: its presence says that the manifest is whole
     return Library(root, manifest, load_manifest(manifest, root=root), packages)
+
+
+def sources_with(names: Collection[str]) -> tuple[str, ...]:
+    """All sources but those on request, of which only those that have a package of one of these names."""
+    asked = (source for source in ON_REQUEST if any(package.name in names for package in SOURCES[source]))
+    return (*ALL_SOURCES, *asked)
 
 
 def clean(root: Path | None = None) -> None:
@@ -103,4 +112,6 @@ def _build(name: str, packages: list[Fetched], earlier: list[Item], media: Path)
         return clipart.clipart_items(packages[0], media, earlier)
     if name == "emoji":
         return emoji.emoji_items(packages, media)
+    if name == "animations":
+        return animations.animation_items(packages)
     return speech_synthesis.synthetic_items(packages[0], media, earlier)

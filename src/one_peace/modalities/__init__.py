@@ -4,8 +4,9 @@ from one_peace.modalities.audio import Audio
 from one_peace.modalities.base import get_modality, list_modalities, register_modality
 from one_peace.modalities.image import Image
 from one_peace.modalities.text import Text
+from one_peace.modalities.video import Video
 
-for _modality in (Text(), Image(), Audio()):
+for _modality in (Text(), Image(), Audio(), Video()):
     register_modality(_modality)
 
 __all__ = ["get_modality", "list_modalities", "register_modality"]

@@ -6,6 +6,7 @@ A modality is one file that defines
 * a `Processor`: raw input -> example (a dict of tensors), batching, and masking for the denoising objective;
 * an `Adapter`: a batch of examples -> token features, positions, padding and attention bias;
 * the positions of its tokens in the pretraining decoder;
+* for search, the endings of its files and how an input looks;
 
 ties them together in a `Modality` and calls `register_modality`. Encoder, pretraining, checkpoints and search take
 it from there.
@@ -17,12 +18,15 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from one_peace.nn.initialization import truncated_normal_
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SMALL_WIDTH = 384
 """Below this width a preset trades input resolution for the speed that training on a laptop needs."""
@@ -36,7 +40,7 @@ class Embedded:
     """An input as token features, before cls, positions and bias.
 
     features: (batch, length, width). padding: (batch, length) bool, True = padding, or None when there is none.
-    layout: arrangement of the tokens, (length,) or (height, width).
+    layout: arrangement of the tokens, (length,), (height, width) or (frames, height, width).
     """
 
     features: Tensor
@@ -51,7 +55,7 @@ class Tokens:
     features: (batch, tokens, width), cls first.
     padding: (batch, tokens) bool, True = padding, or None when there is none.
     bias: attention bias per table, each (1 or batch, heads, tokens, tokens).
-    layout: the arrangement of the *unmasked* input without cls: (length,) or (height, width).
+    layout: the arrangement of the *unmasked* input without cls, as in `Embedded`.
     full_padding: padding of the unmasked input, for the decoder.
     """
 
@@ -80,6 +84,13 @@ class Adapter(nn.Module, ABC):
     def attention_bias(self, layout: tuple[int, ...], kept: Tensor | None) -> list[Tensor]:
         """Attention bias per table, (1 or batch, heads, tokens, tokens). Default: none."""
         return []
+
+    def start_from(self, other: Adapter) -> dict[str, Tensor]:
+        """First values of parameters, by name, from the trained adapter of another modality. Default: none.
+
+        Used where a recipe says `expert_from`, beside experts, norms, projection and cls, which all have alike.
+        """
+        return {}
 
     def arrange(self, embedded: Embedded, keep: Tensor | None = None) -> Tokens:
         """Adds cls, positions and bias, for all positions or for those in `keep`.
@@ -161,6 +172,18 @@ class Processor(ABC):
         """The examples whose mean embedding represents the input: more than one for inputs over the length limit."""
         return [self(source)]
 
+    def load(self, source: Any) -> Any:
+        """One input decoded as far as training keeps it in memory, for `vary`. Default: the finished example."""
+        return self(source)
+
+    def vary(self, loaded: Any, generator: torch.Generator, strength: float) -> Example:
+        """An example of what `load` gave, augmented in proportion to `strength`; 0 is as for encoding.
+
+        Default: the example as it is.
+        """
+        example: Example = loaded
+        return example
+
     def save(self, folder: Path) -> None:  # noqa: B027
         """Writes files that the processor needs beside its config (a vocabulary, say). Default: none."""
 
@@ -170,6 +193,8 @@ class Modality(ABC):
 
     name: ClassVar[str]
     Config: ClassVar[type]
+    endings: ClassVar[str] = ""
+    """Of the names of files that hold this modality and no other, separated by spaces: `.mp4 .webm`."""
 
     @abstractmethod
     def adapter(self, config: Any, width: int, heads: int, tables: int) -> Adapter:
@@ -186,6 +211,10 @@ class Modality(ABC):
     def preset(self, width: int) -> Any:
         """The config for a model of this width. Default: `Config()`."""
         return self.Config()
+
+    def picture(self, source: Any) -> Image | None:
+        """How an input looks, RGB, for a thumbnail. Raises `InputError`. Default: None, like nothing."""
+        return None
 
 
 _REGISTRY: dict[str, Modality] = {}

@@ -10,6 +10,9 @@ import numpy as np
 
 from one_peace.errors import InputError, MissingExtraError
 
+NO_SOUND = "has no sound track"
+"""What is wrong with a container of pictures alone."""
+
 _ISO_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\x1a\x45\xdf\xa3", "matroska"),
@@ -68,7 +71,7 @@ def decode_container(
         raise InputError(name, f"is a damaged or truncated {container} file ({error})") from error
     if not opened.streams.audio:
         opened.close()
-        raise InputError(name, "has no sound track")
+        raise InputError(name, NO_SOUND)
     track = opened.streams.audio[0]
     if track.codec_context is None or not track.rate:
         opened.close()

@@ -36,6 +36,19 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+def patch_stem(width: int) -> nn.Sequential:
+    """Hierarchical MLP stem, three steps from 16 x 16 pixels to a token (paper, section 3.1)."""
+    return nn.Sequential(
+        nn.Conv2d(3, width // 4, 4, 4),
+        ChannelNorm(width // 4),
+        nn.GELU(),
+        nn.Conv2d(width // 4, width // 4, 2, 2),
+        ChannelNorm(width // 4),
+        nn.GELU(),
+        nn.Conv2d(width // 4, width, 2, 2),
+    )
+
+
 class GridPositions(nn.Module):
     """A learned row per patch of a square grid, cls first, resized for other grids."""
 
@@ -51,7 +64,7 @@ class GridPositions(nn.Module):
 
 
 class ImageAdapter(Adapter):
-    """Hierarchical MLP stem, three steps from 16 x 16 pixels to a token (paper, section 3.1).
+    """A patch stem, positions and relative bias on the grid (paper, section 3.1).
 
     Inputs: `pixels` (batch, 3, height, width), sides multiples of 16. Other grids than the trained one, square or
     not, use resized positions.
@@ -60,15 +73,7 @@ class ImageAdapter(Adapter):
     def __init__(self, config: ImageConfig, width: int, heads: int, tables: int) -> None:
         super().__init__(width)
         self.bias_grid = config.bias_grid
-        self.patches = nn.Sequential(
-            nn.Conv2d(3, width // 4, 4, 4),
-            ChannelNorm(width // 4),
-            nn.GELU(),
-            nn.Conv2d(width // 4, width // 4, 2, 2),
-            ChannelNorm(width // 4),
-            nn.GELU(),
-            nn.Conv2d(width // 4, width, 2, 2),
-        )
+        self.patches = patch_stem(width)
         self.positions = GridPositions(config.grid, width)
         self.bias = RelativeBias(grid_rows(config.bias_grid), heads, tables)
 

@@ -44,7 +44,7 @@ class Embedded:
 
 
 def embed_items(model: OnePeace, items: Sequence[Item]) -> Embedded:
-    """Embeddings of pictures or of sounds; unreadable ones are left out."""
+    """Embeddings of pictures, sounds or videos; unreadable ones are left out."""
     result = model.encode_modality(items[0].kind, [item.path for item in items], on_error="skip")
     return Embedded([items[i] for i in result.kept], result.vectors)
 
@@ -62,7 +62,7 @@ def report(model: OnePeace, items: Sequence[Item]) -> list[Row]:
 
 def picture_text_rows(model: OnePeace, pictures: Embedded) -> list[Row]:
     rows = []
-    for subset, keep in (("seen captions", lambda i: i.split == "train"), ("held-out captions", _held_out)):
+    for subset, keep in (("seen captions", lambda i: i.split == "train"), ("held-out captions", held_out)):
         chosen = pictures.select(keep)
         groups = sorted({i.group for i in chosen.items}, key=lambda g: hashlib.sha256(g.encode()).digest())
         for count in sorted({min(CANDIDATES, len(groups)), len(groups)}):
@@ -70,10 +70,10 @@ def picture_text_rows(model: OnePeace, pictures: Embedded) -> list[Row]:
             subject = chosen.select(lambda i, some=some: i.group in some)  # type: ignore[misc]
             texts = {i.group: i.texts["en"][0] for i in reversed(subject.items)}
             captions = model.encode_text([texts[g] for g in some])
-            relevant = _same([i.group for i in subject.items], some)
+            relevant = same_groups([i.group for i in subject.items], some)
             name = f"{subset}, {count} captions"
-            rows.append(_row("image -> text", name, subject.vectors, captions, relevant))
-            rows.append(_row("text -> image", name, captions, subject.vectors, relevant.t()))
+            rows.append(recall_row("image -> text", name, subject.vectors, captions, relevant))
+            rows.append(recall_row("text -> image", name, captions, subject.vectors, relevant.t()))
     return rows
 
 
@@ -87,11 +87,11 @@ def sound_rows(
     trained = speech.select(lambda i: not i.heldout_speaker)
     subsets = {
         "seen clips": trained.select(lambda i: i.split == "train"),
-        "held-out captions": trained.select(_held_out),
+        "held-out captions": trained.select(held_out),
         "held-out voices, seen captions": speech.select(lambda i: i.heldout_speaker and i.split == "train"),
-        "held-out voices, held-out captions": speech.select(lambda i: i.heldout_speaker and _held_out(i)),
+        "held-out voices, held-out captions": speech.select(lambda i: i.heldout_speaker and held_out(i)),
         "sound effects, seen": sounds.select(lambda i: i.track == "effect" and i.split == "train"),
-        "sound effects, held out": sounds.select(lambda i: i.track == "effect" and _held_out(i)),
+        "sound effects, held out": sounds.select(lambda i: i.track == "effect" and held_out(i)),
     }
     for language in sorted({i.language for i in speech.items if i.language}):
         chosen = speech.select(lambda i, language=language: i.language == language and i.split == "train")  # type: ignore[misc]
@@ -103,18 +103,19 @@ def sound_rows(
     for subset, clips in subsets.items():
         if not clips.items:
             continue
-        relevant = _same([i.group for i in clips.items], groups)
-        rows.append(_row("sound -> image (never paired)", subset, clips.vectors, pictures.vectors, relevant))
+        relevant = same_groups([i.group for i in clips.items], groups)
+        rows.append(recall_row("sound -> image (never paired)", subset, clips.vectors, pictures.vectors, relevant))
         spoken = [_caption(i, captions) for i in clips.items]
         texts = sorted(set(spoken))
         vectors = model.encode_text(texts)
-        relevant = _same(spoken, texts)
-        rows.append(_row("sound -> text", subset, clips.vectors, vectors, relevant))
-        rows.append(_row("text -> sound", subset, vectors, clips.vectors, relevant.t()))
+        relevant = same_groups(spoken, texts)
+        rows.append(recall_row("sound -> text", subset, clips.vectors, vectors, relevant))
+        rows.append(recall_row("text -> sound", subset, vectors, clips.vectors, relevant.t()))
     return rows
 
 
-def _held_out(item: Item) -> bool:
+def held_out(item: Item) -> bool:
+    """Whether an item's caption is kept out of training."""
     return item.split != "train"
 
 
@@ -123,12 +124,14 @@ def _caption(item: Item, captions: dict[str, dict[str, list[str]]]) -> str:
     return texts.get(item.language or "en", texts["en"])[0]
 
 
-def _same(left: list[str], right: list[str]) -> Tensor:
+def same_groups(left: list[str], right: list[str]) -> Tensor:
+    """Which of two lists of names are equal: (left, right) bool."""
     ids = {name: n for n, name in enumerate(dict.fromkeys(left + right))}
     return torch.tensor([ids[x] for x in left])[:, None] == torch.tensor([ids[x] for x in right])[None, :]
 
 
-def _row(task: str, subset: str, queries: Tensor, candidates: Tensor, relevant: Tensor) -> Row:
+def recall_row(task: str, subset: str, queries: Tensor, candidates: Tensor, relevant: Tensor) -> Row:
+    """One line of the report, from unit-length embeddings."""
     return Row(
         task,
         subset,

@@ -1,0 +1,43 @@
+"""Modalities of a user's own: Python files that register them when they are imported."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+
+from one_peace.errors import InputError
+
+
+def import_modality(name: str) -> None:
+    """Imports a `.py` file, or a module by its dotted name, so that the modalities in it are registered.
+
+    Raises:
+        InputError: it is not there, or fails when it runs.
+    """
+    path = Path(name)
+    try:
+        if path.suffix != ".py":
+            importlib.import_module(name)
+            return
+        if path.stem in sys.modules:
+            known = getattr(sys.modules[path.stem], "__file__", None)
+            if known is not None and Path(known).resolve() == path.resolve():
+                return
+            raise InputError(name, f"there already is a module {path.stem!r}; rename the file")
+        specification = importlib.util.spec_from_file_location(path.stem, path)
+        assert specification is not None and specification.loader is not None
+        module = importlib.util.module_from_spec(specification)
+        sys.modules[path.stem] = module  # dataclasses and pickles look their module up here
+        try:
+            specification.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[path.stem]
+            raise
+    except FileNotFoundError as error:
+        raise InputError(name, "no such file") from error
+    except InputError:
+        raise
+    except Exception as error:  # it runs anything
+        raise InputError(name, f"cannot be imported ({type(error).__name__}: {error})") from error

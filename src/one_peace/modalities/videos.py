@@ -1,0 +1,343 @@
+"""Videos: frames of any usual input, picked by number or by time.
+
+MP4, WebM and the like are read with PyAV (the extra `video`), animated WebP, GIF, PNG and AVIF with Pillow.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from one_peace.errors import InputError, MissingExtraError
+from one_peace.modalities.containers import container_of
+from one_peace.modalities.pictures import decode_picture
+from one_peace.modalities.sources import describe, is_stored, open_source
+
+MAX_FRAMES = 216_000  # an hour at 60 frames a second
+MAX_PIXELS = 36_000_000  # of a frame: 8K and a little more
+_ANIMATIONS = ("WEBP", "GIF", "PNG", "AVIF")
+_UNTIMED = 0.1  # seconds: how long players show a frame of an animation that does not say
+
+
+def even_frames(count: int, wanted: int, generator: torch.Generator | None = None) -> list[int]:
+    """Indices of at most `wanted` of `count` frames, ascending, spread evenly.
+
+    The frames are cut into `wanted` runs, the first `count % wanted` of which are one longer, and each run gives its
+    middle frame (of an even number the earlier one), or with a generator a random one. A video with no more frames
+    than wanted gives all of them. (The rule of MiCo, which then repeats the last one.)
+    """
+    if count < 1 or wanted < 1:
+        raise ValueError(f"{wanted} of {count} frames: both must be at least 1")
+    wanted = min(count, wanted)
+    short, longer = divmod(count, wanted)
+    lengths = [short + 1] * longer + [short] * (wanted - longer)
+    starts = itertools.accumulate(lengths[:-1], initial=0)
+    if generator is None:
+        return [start + (length + 1) // 2 - 1 for start, length in zip(starts, lengths, strict=True)]
+    draws = torch.rand(wanted, generator=generator, dtype=torch.float64).tolist()
+    return [start + int(length * draw) for start, length, draw in zip(starts, lengths, draws, strict=True)]
+
+
+def frames_at(times: Sequence[float], instants: Sequence[float]) -> list[int]:
+    """The frame that is on screen at each instant: the last one whose time (ascending) is not later, else the first."""
+    return [max(0, bisect.bisect_right(times, instant) - 1) for instant in instants]
+
+
+class Clip(ABC):
+    """An opened video of `count` frames; `name` is for messages."""
+
+    name: str
+    count: int
+
+    @abstractmethod
+    def timing(self) -> tuple[Sequence[float], float]:
+        """When each frame appears, ascending from 0, and when the last one ends, in seconds."""
+
+    @abstractmethod
+    def pick(self, indices: Sequence[int]) -> Iterator[PIL.Image.Image]:
+        """Frames by index (ascending), as upright RGB pictures, one at a time."""
+
+
+@contextmanager
+def open_video(source: Any) -> Iterator[Clip]:
+    """A video to take frames from, in any of these forms.
+
+    * A path, file:// or data: URL, bytes or binary file object holding MP4, MOV, WebM, MKV, AVI, MPEG, ... (with the
+      extra `video`), or an animated WebP, GIF, PNG or AVIF; what is transparent comes out white;
+    * an array (frames, height, width, 3) or tensor (also (frames, 3, height, width)), of values as for pictures;
+    * a list or tuple of pictures in any form that `decode_picture` takes;
+    * (frames, frames per second), where the frames are one of the last two.
+
+    Raises:
+        InputError: not a video, damaged or truncated, no frames, NaN, more than `MAX_FRAMES` frames or `MAX_PIXELS`
+            pixels in one of them. Also while frames are picked.
+        MissingExtraError: a container that needs the extra `video`, which is not installed.
+    """
+    name = describe(source)
+    if is_stored(source):
+        with open_source(source) as stream, _open_stored(stream, name) as clip:
+            yield clip
+        return
+    rate = None
+    if isinstance(source, tuple) and len(source) == 2 and isinstance(source[1], int | float | np.integer | np.floating):
+        source, rate = source
+        if not 0 < rate < math.inf:
+            raise InputError(name, f"has {rate} frames per second; expected a positive number")
+    if isinstance(source, PIL.Image.Image):
+        raise InputError(name, "is a single picture; encode it as an image, or pass a tuple of the frames")
+    if isinstance(source, np.ndarray | Tensor):
+        if source.ndim != 4:
+            raise InputError(name, f"has rank {source.ndim}; the frames of a video are (frames, height, width, 3)")
+        _check_finite(source, name)
+    elif not isinstance(source, list | tuple):
+        raise InputError(name, "expected a video: a path, bytes, a file, an array of frames or a list of pictures")
+    yield _Frames(source, rate, name)
+
+
+class _Frames(Clip):
+    """Frames in memory."""
+
+    def __init__(self, frames: Any, rate: float | None, name: str) -> None:
+        self.name, self.frames, self.rate, self.count = name, frames, rate, len(frames)
+        _check_count(self.count, name)
+
+    def timing(self) -> tuple[Sequence[float], float]:
+        if self.rate is None:
+            raise InputError(self.name, "has no times, which this model chooses frames by; pass (frames, rate)")
+        return [index / self.rate for index in range(self.count)], self.count / self.rate
+
+    def pick(self, indices: Sequence[int]) -> Iterator[PIL.Image.Image]:
+        for index in indices:
+            yield _picture(self.frames[index], index, self.name)
+
+
+class _Animation(Clip):
+    """A picture file with several frames."""
+
+    def __init__(self, image: PIL.Image.Image, name: str) -> None:
+        self.image, self.name = image, name
+        _check_size(image.width, image.height, name)
+        with _damaged(name):
+            self.count = getattr(image, "n_frames", 1)
+        if self.count == 1:
+            raise InputError(name, "is a still picture; encode it as an image, or pass [picture] for one frame")
+        _check_count(self.count, name)
+
+    def timing(self) -> tuple[Sequence[float], float]:
+        ends = [0.0]
+        for index in range(self.count):
+            with _damaged(self.name):
+                self.image.seek(index)
+                self.image.load()  # some formats tell a frame's duration only then
+            ends.append(ends[-1] + (self.image.info.get("duration") or 1000 * _UNTIMED) / 1000)
+        return ends[:-1], ends[-1]
+
+    def pick(self, indices: Sequence[int]) -> Iterator[PIL.Image.Image]:
+        for index in indices:
+            with _damaged(self.name):
+                self.image.seek(index)
+            yield _picture(self.image, index, self.name)
+
+
+class _Film(Clip):
+    """The pictures of a container. Its packets say what frames there are; only those asked for are converted."""
+
+    def __init__(self, opened: Any, counted: bool, name: str) -> None:
+        from av.stream import Disposition
+
+        self.name, self.opened = name, opened
+        cover = Disposition.attached_pic  # of a song: a picture in a video stream of its own
+        tracks = [track for track in opened.streams.video if not track.disposition & cover]
+        if not tracks:
+            raise InputError(
+                name, "has no video stream" if opened.streams else "is damaged or truncated: nothing is in it"
+            )
+        self.track = track = tracks[0]
+        if track.codec_context is None or not track.time_base:
+            raise InputError(name, "is damaged, or its pictures are in a format that cannot be decoded")
+        _check_size(track.codec_context.width, track.codec_context.height, name)
+        _check_count(track.frames or 1, name)  # as the header says
+        with _damaged(name):
+            packets = list(self._packets())
+        self.count = len(packets)
+        _check_count(self.count, name)
+        # AVI and some other files say only when a frame is decoded, not when it is shown: there they are counted.
+        self.counted = counted or any(packet.pts is None for packet in packets)
+        self.stamps = sorted(packet.dts if packet.pts is None or self.counted else packet.pts for packet in packets)
+        self.keys = sorted((packet.pts or 0, packet.dts) for packet in packets if packet.key)
+        self.first = min(packet.dts for packet in packets)
+        self.end = max(self.stamps[-1] + 1, max(packet.end for packet in packets))
+        self._check_whole()
+
+    def _packets(self) -> Iterator[_Packet]:
+        for number, packet in enumerate(self.opened.demux(self.track)):
+            if packet.is_corrupt:
+                raise InputError(self.name, "is truncated: a frame in it is not whole")
+            stamps = [stamp for stamp in (packet.dts, packet.pts) if stamp is not None]
+            if not packet.size or packet.is_discard:
+                continue
+            if not stamps:
+                raise InputError(self.name, "has frames without a time; convert it to MP4 or WebM")
+            _check_count(number + 1, self.name)
+            yield _Packet(stamps[0], packet.pts, stamps[-1] + (packet.duration or 0), packet.is_keyframe)
+
+    def _check_whole(self) -> None:
+        track = self.track
+        if self.count < track.frames:
+            raise InputError(
+                self.name, f"is truncated: its header promises {track.frames} frames, {self.count} are there"
+            )
+        if track.duration:
+            stated = float(track.duration * track.time_base)
+        elif self.opened.duration and len(self.opened.streams) == 1:  # else another stream may be the long one
+            stated = self.opened.duration / 1e6
+        else:
+            return
+        _, seconds = self.timing()
+        if seconds < 0.98 * stated - max(0.1, 1.5 * seconds / self.count):
+            raise InputError(self.name, f"is truncated: its header promises {stated:.1f} s, {seconds:.1f} s are there")
+
+    def timing(self) -> tuple[Sequence[float], float]:
+        unit, begin = self.track.time_base, self.stamps[0]
+        return [float((stamp - begin) * unit) for stamp in self.stamps], float((self.end - begin) * unit)
+
+    def pick(self, indices: Sequence[int]) -> Iterator[PIL.Image.Image]:
+        with _damaged(self.name):
+            for frame in self._by_count(indices) if self.counted else self._by_time(indices):
+                _check_size(frame.width, frame.height, self.name)
+                picture = frame.to_image()
+                yield picture.rotate(frame.rotation, expand=True) if frame.rotation else picture
+
+    def _by_count(self, indices: Sequence[int]) -> Iterator[Any]:
+        decoded, frame, number = self._decode(self.first), None, -1
+        for index in indices:
+            while number < index:
+                frame, number = self._next(decoded, index), number + 1
+            yield frame
+
+    def _by_time(self, indices: Sequence[int]) -> Iterator[Any]:
+        """From the key frame before each."""
+        decoded: Iterator[Any] = iter(())
+        frame: Any = None
+        reached: int | None = None  # number of the key frame that decoding started from
+        for index in indices:
+            stamp = self.stamps[index]
+            key = bisect.bisect_right(self.keys, (stamp, math.inf)) - 1
+            if reached is None or key > reached:
+                decoded, reached = self._decode(self.keys[key][1] if key >= 0 else self.first), key
+                frame = next(decoded, None)
+                if frame is None or frame.pts is None or frame.pts > stamp:  # some containers seek inexactly
+                    decoded = self._decode(self.first)
+                    frame = self._next(decoded, index)
+            while frame.pts is None or frame.pts < stamp:
+                frame = self._next(decoded, index)
+            yield frame
+
+    def _decode(self, start: int) -> Iterator[Any]:
+        self.opened.seek(start, stream=self.track)
+        frames: Iterator[Any] = self.opened.decode(self.track)
+        return frames
+
+    def _next(self, decoded: Iterator[Any], index: int) -> Any:
+        frame = next(decoded, None)
+        if frame is None:
+            raise InputError(self.name, f"is damaged or truncated: frame {index + 1} of {self.count} is missing")
+        return frame
+
+
+@dataclass(frozen=True)
+class _Packet:
+    """When a frame is decoded, shown (None: unknown) and over, in units of its track's time base."""
+
+    dts: int
+    pts: int | None
+    end: int
+    key: bool
+
+
+def _open_stored(stream: BinaryIO, name: str) -> AbstractContextManager[Clip]:
+    head = stream.read(4096)
+    stream.seek(0)
+    if not head:
+        raise InputError(name, "the file is empty")
+    if head.startswith((b"GIF8", b"\x89PNG")) or head[8:12] in (b"WEBP", b"avis", b"avif"):
+        return _open_animation(stream, name)
+    return _open_film(stream, container_of(head), name)
+
+
+@contextmanager
+def _open_animation(stream: BinaryIO, name: str) -> Iterator[Clip]:
+    try:
+        image = PIL.Image.open(stream, formats=_ANIMATIONS)
+    except Exception as error:  # on damaged files Pillow's readers raise nearly every type there is
+        raise InputError(name, f"is a damaged or truncated animation ({error})") from error
+    with image:
+        yield _Animation(image, name)
+
+
+@contextmanager
+def _open_film(stream: BinaryIO, container: str | None, name: str) -> Iterator[Clip]:
+    if container is None:
+        raise InputError(name, "is not a video we can read (MP4, WebM, MKV, AVI, MPEG, animated WebP or GIF, ...)")
+    try:
+        import av
+    except ImportError as error:
+        raise MissingExtraError(f"reading {name} (a {container} file)", "video") from error
+    with _damaged(name):
+        opened = av.open(stream, mode="r", format=container)
+    with opened:
+        yield _Film(opened, container == "avi", name)
+
+
+@contextmanager
+def _damaged(name: str) -> Iterator[None]:
+    """What decoders raise as an `InputError`; their errors derive from many built-in ones."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise InputError(name, f"is a damaged or truncated video ({reason})") from error
+
+
+def _picture(source: Any, index: int, name: str) -> PIL.Image.Image:
+    try:
+        return decode_picture(source, max_pixels=MAX_PIXELS)
+    except InputError as error:
+        raise InputError(name, f"frame {index + 1} {error.problem}") from error
+
+
+def _check_finite(array: Any, name: str) -> None:
+    try:
+        if isinstance(array, Tensor):
+            finite = bool(array.isfinite().all())
+        else:
+            finite = array.dtype.kind != "f" or bool(np.isfinite(array).all())
+    except (RuntimeError, NotImplementedError) as error:  # meta, sparse or quantised tensors
+        raise InputError(name, f"has no plain values to read ({error})") from error
+    if not finite:
+        raise InputError(name, "holds NaN or infinite values")
+
+
+def _check_count(count: int, name: str) -> None:
+    if count < 1:
+        raise InputError(name, "has no frames")
+    if count > MAX_FRAMES:
+        raise InputError(name, f"has {count:,} frames or more (at most {MAX_FRAMES:,} are accepted); cut it first")
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if not 0 < width * height <= MAX_PIXELS:
+        raise InputError(name, f"has frames of {width} x {height} pixels (1 to {MAX_PIXELS:,} are accepted)")
