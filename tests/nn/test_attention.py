@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from one_peace.nn.attention import BACKENDS, Attention, choose_backend, plain_attention
+from one_peace.nn import attention
+from one_peace.nn.attention import (
+    BACKENDS,
+    Attention,
+    AttentionBackend,
+    choose_backend,
+    plain_attention,
+    sdpa_attention,
+)
 
 
 def inputs(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
@@ -46,6 +54,26 @@ def test_masked_keys_have_no_influence() -> None:
 def test_the_plain_form_serves_half_precision_on_cpus() -> None:
     assert choose_backend(torch.device("cpu"), torch.bfloat16) is plain_attention
     assert choose_backend(torch.device("cpu"), torch.float32) is not plain_attention
+
+
+def test_the_dtype_of_products_decides_and_not_that_of_the_residual(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, asked = Attention(32, 4), []
+
+    def choose(device: torch.device, dtype: torch.dtype, bias_learns: bool = False) -> AttentionBackend:
+        asked.append((dtype, bias_learns))
+        return choose_backend(device, dtype, bias_learns)
+
+    monkeypatch.setattr(attention, "choose_backend", choose)
+    bias = torch.zeros(1, 4, 3, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(torch.randn(2, 3, 32), bias)
+    layer(torch.randn(2, 3, 32), bias.requires_grad_())
+    assert asked == [(torch.bfloat16, False), (torch.float32, True)]
+
+
+def test_a_bias_that_learns_takes_the_form_that_has_its_gradient() -> None:
+    assert choose_backend(torch.device("cpu"), torch.float32, bias_learns=True) is plain_attention
+    assert choose_backend(torch.device("cuda"), torch.bfloat16, bias_learns=True) is sdpa_attention
 
 
 def test_the_key_projection_has_no_bias() -> None:

@@ -6,11 +6,14 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from one_peace.objectives import denoising
 from one_peace.objectives.denoising import denoising_contrast
+from one_peace.objectives.smoothing import smoothed_cross_entropy
 
 
 def problem(batch: int, tokens: int, seed: int, padded: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -127,6 +130,24 @@ def test_gradient_equals_finite_differences() -> None:
         high = naive(student.detach().double() + step, teacher, masked, padding, 2.5, 0.1)
         low = naive(student.detach().double() - step, teacher, masked, padding, 2.5, 0.1)
         assert student.grad[0, 1, dim].item() == pytest.approx((high - low) / 2e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("logits", [1, 40, 2**24])  # a query at a time, a few, all
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_tiles_equal_all_logits_at_once(monkeypatch: pytest.MonkeyPatch, logits: int, smoothing: float) -> None:
+    monkeypatch.setattr(denoising, "TILE", logits)
+    student, teacher, masked, _ = problem(4, 7, 6, False)
+    student.requires_grad_()
+    loss = denoising_contrast(student, teacher, masked, smoothing=smoothing)
+    (3.0 * loss).backward()
+    tiled, student.grad = student.grad, None
+    rows = masked[:, 1:].flatten().nonzero().squeeze(1)
+    queries, keys = (F.normalize(x[:, 1:].flatten(0, 1), dim=1) for x in (student, teacher))
+    dense = smoothed_cross_entropy(2.5 * queries[rows] @ keys.t(), rows, smoothing)
+    (3.0 * dense).backward()
+    torch.testing.assert_close(loss, dense)
+    assert tiled is not None and student.grad is not None
+    torch.testing.assert_close(tiled, student.grad, atol=1e-7, rtol=1e-5)
 
 
 def test_half_precision_features_give_a_float32_loss() -> None:

@@ -56,6 +56,33 @@ def assert_close(ours: Tensor, theirs: Tensor, name: str) -> None:
     assert error <= 1e-6, (name, error)
 
 
+def without_alike(first: Tensor, second: Tensor, scale: Tensor, groups: Tensor, full: bool) -> Tensor:
+    """The loss with logits of pairs of one group left out, by definition."""
+    own = torch.eye(len(first), dtype=torch.bool)
+    alike = (groups[:, None] == groups) & ~own
+    candidates = (first, second) if full else (first.detach(), second.detach())
+    forward = (scale * first @ candidates[1].t()).masked_fill(alike, -torch.inf)
+    backward = (scale * second @ candidates[0].t()).masked_fill(alike, -torch.inf)
+    target = torch.arange(len(first))
+    return (F.cross_entropy(forward, target) + F.cross_entropy(backward, target)) / 2
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("tile", [1, 3, 64])
+def test_pairs_of_one_group_are_not_each_others_negatives(full: bool, tile: int) -> None:
+    groups = torch.tensor([5, -2, 5, 5, 9, -2, 1])
+    made = leaves(7)
+    expected = torch.autograd.grad(without_alike(*made, groups, full), made)
+    result = tiled_contrast(*made, full_gradients=full, tile=tile, groups=groups)
+    for name, ours, theirs in zip("abs", torch.autograd.grad(result.loss, made), expected, strict=True):
+        assert_close(ours, theirs, name)
+    assert_close(result.loss.detach(), without_alike(*made, groups, full).detach(), "loss")
+    alone = tiled_contrast(*made, full_gradients=full, tile=tile, groups=torch.zeros(7, dtype=torch.int64))
+    assert abs(alone.loss) < 1e-6 and alone.first_to_second_correct == 7, "nothing is left to tell them from"
+    with pytest.raises(ValueError, match="smoothing"):
+        tiled_contrast(*made, smoothing=0.1, groups=groups)
+
+
 @given(
     rows=st.integers(1, 20),
     tile=st.integers(1, 30),

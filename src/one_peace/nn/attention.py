@@ -15,7 +15,7 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tens
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """The same by two products and a float32 softmax: the oracle, and the faster form for bfloat16 on CPUs."""
+    """The same by two products and a float32 softmax: the oracle, and on CPUs sometimes the faster form."""
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if bias is not None:
         logits = logits + bias
@@ -26,9 +26,13 @@ AttentionBackend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 BACKENDS: dict[str, AttentionBackend] = {"sdpa": sdpa_attention, "plain": plain_attention}
 
 
-def choose_backend(device: torch.device, dtype: torch.dtype) -> AttentionBackend:
-    """The faster backend for a device and dtype: fused, except half precision on CPUs, where it is slower."""
-    if device.type == "cpu" and dtype != torch.float32:
+def choose_backend(device: torch.device, dtype: torch.dtype, bias_learns: bool = False) -> AttentionBackend:
+    """The faster backend for a device, the dtype of queries, and a bias that needs its gradient or not.
+
+    Fused, except on CPUs in half precision, where it is slower, and for learning biases, where PyTorch's kernel has no
+    gradient and its fallback takes a sixth longer than the plain form.
+    """
+    if device.type == "cpu" and (dtype != torch.float32 or bias_learns):
         return plain_attention
     return sdpa_attention
 
@@ -66,5 +70,7 @@ class Attention(nn.Module):
             kv = F.linear(x, self.qkv.weight[width:], v_bias)
             k, v = kv.view(batch, tokens, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
             bias = None if bias is None else bias[..., :queries, :]
-        heads = choose_backend(x.device, x.dtype)(q, k, v, bias)  # (batch, heads, queries, head_dim)
+        # by the dtype of the queries, which is autocast's and not that of x
+        backend = choose_backend(q.device, q.dtype, bias is not None and bias.requires_grad)
+        heads = backend(q, k, v, bias)  # (batch, heads, queries, head_dim)
         return self.out(self.norm(heads.transpose(1, 2).reshape(batch, -1, width)))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from one_peace.modalities.base import Embedded, Example, Processor
+from one_peace.models.one_peace.model import Inputs, OnePeaceEncoder
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.objectives.contrast import ContrastResult, cross_modal_contrast
 from one_peace.objectives.denoising import denoising_contrast
@@ -118,20 +119,28 @@ def pretraining_losses(
     stage: PretrainingStage,
     contrast: Contrast = cross_modal_contrast,
     denoise: bool = True,
+    teacher: OnePeaceEncoder | None = None,
 ) -> dict[str, Tensor]:
     """Weighted `total` and its terms (scalars), plus counts of correct retrievals in the batch.
 
     `contrast` takes (anchor, partner, temperature); distributed training passes one over the global batch.
-    Without `denoise` only the contrast is computed.
+    Without `denoise` only the contrast is computed. `teacher` is the encoder whose features of the whole inputs the
+    denoising terms ask for: the model's own, as published, or another of its shape.
     """
     anchor, partner = stage.anchor, stage.partner
     encoder = model.encoder
+    # Features of all positions are needed where they teach; elsewhere the last block computes cls alone.
+    teaches = denoise and stage.train_anchor and teacher is None
+
+    def encode(name: str) -> tuple[Embedded, Tensor]:
+        embedded = encoder.adapter(name).embed(batch.inputs[name])
+        tokens = encoder.arrange({name: embedded})
+        return embedded, encoder.fusion(tokens)[name] if teaches else encoder.fusion.cls(name, tokens[name])
+
     with torch.set_grad_enabled(stage.train_anchor and torch.is_grad_enabled()):
-        anchor_embedded = encoder.adapter(anchor).embed(batch.inputs[anchor])
-        anchor_full = encoder.fusion(encoder.arrange({anchor: anchor_embedded}))[anchor]
+        anchor_embedded, anchor_full = encode(anchor)
         anchor_vector = encoder.project(anchor, anchor_full)
-    partner_embedded = encoder.adapter(partner).embed(batch.inputs[partner])
-    partner_full = encoder.fusion(encoder.arrange({partner: partner_embedded}))[partner]
+    partner_embedded, partner_full = encode(partner)
     result = contrast(anchor_vector, encoder.project(partner, partner_full), encoder.temperature())
     losses = {
         "contrast": result.loss,
@@ -140,7 +149,10 @@ def pretraining_losses(
     }
     if denoise:
         embeddings = {anchor: anchor_embedded, partner: partner_embedded}
-        losses |= _denoising_terms(model, batch, stage, embeddings, anchor_full, partner_full)
+        alone = {anchor: anchor_full, partner: partner_full}
+        with torch.no_grad():
+            targets = _own_targets(encoder, embeddings, alone) if teacher is None else _targets(teacher, batch.inputs)
+        losses |= _denoising_terms(model, batch, stage, embeddings, targets)
     weights = {
         "denoise_anchor": stage.anchor_weight,
         "denoise_partner": stage.partner_weight,
@@ -152,23 +164,38 @@ def pretraining_losses(
     return losses
 
 
+@dataclass
+class _Targets:
+    """Features of whole inputs (batch, tokens, width) by modality: each alone, and in the joint sequence."""
+
+    alone: Mapping[str, Tensor]
+    joint: Mapping[str, Tensor]
+    padding: Mapping[str, Tensor | None]
+
+
+def _own_targets(encoder: OnePeaceEncoder, embeddings: Mapping[str, Embedded], alone: Mapping[str, Tensor]) -> _Targets:
+    tokens = encoder.arrange(embeddings)
+    return _Targets(alone, encoder.fusion(tokens), {name: t.full_padding for name, t in tokens.items()})
+
+
+def _targets(teacher: OnePeaceEncoder, inputs: Inputs) -> _Targets:
+    embeddings = teacher.embeddings(inputs)
+    alone = {name: teacher.fusion(teacher.arrange({name: e}))[name] for name, e in embeddings.items()}
+    return _own_targets(teacher, embeddings, alone)
+
+
 def _denoising_terms(
     model: OnePeaceForPretraining,
     batch: PretrainingBatch,
     stage: PretrainingStage,
     embeddings: Mapping[str, Embedded],
-    anchor_full: Tensor,
-    partner_full: Tensor,
+    targets: _Targets,
 ) -> dict[str, Tensor]:
     anchor, partner = stage.anchor, stage.partner
-    with torch.no_grad():
-        joint_tokens = model.encoder.arrange(embeddings)
-        teacher = model.encoder.fusion(joint_tokens)
-    padding = {name: tokens.full_padding for name, tokens in joint_tokens.items()}
 
     def term(student: Tensor, teacher: Tensor, masks: Masks, name: str) -> Tensor:
         return denoising_contrast(
-            student, teacher, masks.hidden, padding[name], stage.denoising_scale, stage.denoising_smoothing
+            student, teacher, masks.hidden, targets.padding[name], stage.denoising_scale, stage.denoising_smoothing
         )
 
     def alone(name: str, masks: Masks) -> Tensor:
@@ -177,12 +204,12 @@ def _denoising_terms(
     masks = batch.masks
     terms = {}
     if stage.train_anchor:
-        terms["denoise_anchor"] = term(alone(anchor, masks["anchor"]), anchor_full, masks["anchor"], anchor)
-    partner_teacher = partner_full if stage.train_anchor else teacher[partner]
+        terms["denoise_anchor"] = term(alone(anchor, masks["anchor"]), targets.alone[anchor], masks["anchor"], anchor)
+    partner_teacher = targets.alone[partner] if stage.train_anchor else targets.joint[partner]
     terms["denoise_partner"] = term(alone(partner, masks["partner"]), partner_teacher, masks["partner"], partner)
     joint = model.reconstruct(embeddings, {anchor: masks["joint_anchor"].keep, partner: masks["joint_partner"].keep})
-    terms["denoise_joint_anchor"] = term(joint[anchor], teacher[anchor], masks["joint_anchor"], anchor)
-    terms["denoise_joint_partner"] = term(joint[partner], teacher[partner], masks["joint_partner"], partner)
+    terms["denoise_joint_anchor"] = term(joint[anchor], targets.joint[anchor], masks["joint_anchor"], anchor)
+    terms["denoise_joint_partner"] = term(joint[partner], targets.joint[partner], masks["joint_partner"], partner)
     return terms
 
 
