@@ -18,15 +18,19 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from one_peace.modalities.base import Example
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
+from one_peace.tasks.held_out import HeldOut
 from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT
-from one_peace.training.distributed import join_processes
-from one_peace.training.pretrain import pretrain
+from one_peace.training.distributed import Processes, join_processes
+from one_peace.training.evaluation import Evaluator
+from one_peace.training.initial_values import empty_model, fill, fresh_values
+from one_peace.training.pretrain import Watch, pretrain
 from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, PretrainRecipe
 from one_peace.training.start import save_for_training
-from tiny_models import CONFIG, tiny_model, tiny_pairs, tiny_processors
+from tiny_models import CAPTIONS, CONFIG, tiny_model, tiny_pairs, tiny_processors
 
 RECIPE = PretrainRecipe(
     model="tiny",
@@ -56,6 +60,15 @@ def share(size: int, rank: int, world: int) -> slice:
 def fresh(drop_path: float = 0.3) -> OnePeaceForPretraining:
     """With drop path, so that the global generator has to be right after a resumption too."""
     return tiny_model(config=dataclasses.replace(CONFIG, drop_path=drop_path))
+
+
+def held_out() -> HeldOut:
+    """A picture of every caption, with noise that training never sees."""
+    return HeldOut([partner for _, partner in batches(5, 0, 999)], list(CAPTIONS), torch.eye(5, dtype=torch.bool))
+
+
+def evaluator_of(recipe: PretrainRecipe, processes: Processes | None = None) -> Evaluator:
+    return Evaluator(recipe, PROCESSORS, held_out(), held_out(), "cpu", processes or Processes())
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:
@@ -121,6 +134,11 @@ def changed(recipe: PretrainRecipe, settings: list[str]) -> PretrainRecipe:
     return recipe
 
 
+def whole_or_share(parameter: Tensor) -> Tensor:
+    """What this process has of a parameter."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+
+
 def main(folder: Path, source: str, settings: list[str]) -> None:
     torch.set_num_threads(1)
     recipe = changed(dataclasses.replace(RECIPE, engine=EngineRecipe()), settings)
@@ -131,11 +149,21 @@ def main(folder: Path, source: str, settings: list[str]) -> None:
         time.sleep(0.05)
         return batches(*place)
 
-    sources = {"batches": batches, "sounds": sounds, "slowly": slowly}
+    sources = {"batches": batches, "sounds": sounds, "slowly": slowly, "empty": batches}
+
+    def begin(model: OnePeaceForPretraining) -> None:
+        fill(model, fresh_values(CONFIG, recipe.seed, [name for name, _ in model.named_parameters()]))
+        share = sum(whole_or_share(parameter).numel() for parameter in model.parameters())
+        (folder / f"share-{processes.rank}.json").write_text(str(share))
+
     with join_processes() as (processes, device):
-        model = fresh()
-        pretrain(model, recipe, PROCESSORS, sources[source], folder, device, processes=processes)
-        save_for_training(model, PROCESSORS, folder / "model", write=processes.first)
+        model = empty_model(CONFIG) if source == "empty" else fresh()
+        started = begin if source == "empty" else None
+        watch = Watch(evaluator=evaluator_of(recipe, processes) if recipe.evaluation.every else None)
+        pretrain(
+            model, recipe, PROCESSORS, sources[source], folder, device, processes=processes, fill=started, watch=watch
+        )
+        save_for_training(model, PROCESSORS, folder / "model", processes)
 
 
 if __name__ == "__main__":

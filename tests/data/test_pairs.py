@@ -186,8 +186,15 @@ def test_a_batch_never_holds_a_caption_twice(pictures: list[Item], text: TextPro
     for step in range(20):
         chosen = sampler._draw(10, torch.Generator().manual_seed(step), step)
         groups = [sampler.items[i].group for i in chosen]
-        assert len(set(groups)) == len(groups)
-        assert 6 <= len(groups) <= 10
+        assert len(set(groups)) == len(groups) == 10
+
+
+def test_a_batch_is_never_smaller_than_asked(pictures: list[Item], text: TextProcessor) -> None:
+    sampler = sampler_of(pictures, text, set())
+    captions = len(set(sampler.group_names))
+    assert len(sampler.batch(captions, 1, 0)) == captions
+    with pytest.raises(ValueError, match=f"batch_size={captions + 1}, but at step 0 there are {captions} different"):
+        sampler.batch(captions + 1, 1, 0)
 
 
 def test_sources_are_drawn_by_weight(pictures: list[Item], text: TextProcessor) -> None:

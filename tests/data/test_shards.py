@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 
 from data.pair_files import caption, png, serving, wav, write_shards, write_tar
+from one_peace.data.opening import SourceRecipe, open_source
 from one_peace.data.shard_cache import ShardCache, expand_braces
-from one_peace.data.shards import ShardSource
+from one_peace.data.shards import ShardSource, lengths_by_index, media_endings
 from one_peace.data.source import UnusablePair
 from one_peace.errors import InputError
+
+IMAGE, AUDIO = media_endings("image"), media_endings("audio")
 
 
 def cache(tmp_path: Path, **settings: object) -> ShardCache:
@@ -42,7 +45,7 @@ def test_a_range_that_runs_backwards() -> None:
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_local_shards(tmp_path: Path, scheme: str) -> None:
-    source = ShardSource(scheme + write_shards(tmp_path, 3, 5), "image", cache(tmp_path))
+    source = ShardSource(scheme + write_shards(tmp_path, 3, 5), IMAGE, cache(tmp_path))
     assert source.blocks.tolist() == [0, 5, 10, 15]
     for number in (14, 0, 7):
         pair = source.read(number)
@@ -70,7 +73,7 @@ def test_what_a_pair_can_consist_of(tmp_path: Path) -> None:
         "set/e.wav": wav(0.1),
         "set/e.cls": b"-1",
     }
-    source = ShardSource(str(write_tar(tmp_path / "s.tar", members)), "audio", cache(tmp_path), labels=["cat", "dog"])
+    source = ShardSource(str(write_tar(tmp_path / "s.tar", members)), AUDIO, cache(tmp_path), labels=["cat", "dog"])
     assert len(source) == 5
     assert [source.read(n).text for n in (0, 2, 3)] == ["from json", "dog", "text first"]
     assert source.read(3).partner == b"OggS"
@@ -78,30 +81,44 @@ def test_what_a_pair_can_consist_of(tmp_path: Path) -> None:
         with pytest.raises(UnusablePair) as caught:
             source.read(number)
         assert caught.value.reason == reason
-    assert ShardSource(source.urls, "audio", cache(tmp_path)).read(2).text == "1"
+    assert ShardSource(source.urls, AUDIO, cache(tmp_path)).read(2).text == "1"
 
 
 def test_other_modalities_say_their_endings(tmp_path: Path) -> None:
     shard = str(write_tar(tmp_path / "s.tar", {"a.las": b"points", "a.txt": b"a tree"}))
-    assert ShardSource(shard, "points", cache(tmp_path), endings=["las"]).read(0).partner == b"points"
+    assert ShardSource(shard, [".LAS"], cache(tmp_path)).read(0).partner == b"points"
     with pytest.raises(ValueError, match="endings"):
-        ShardSource(shard, "points", cache(tmp_path))
+        media_endings("text")
     with pytest.raises(InputError, match="hold no pair of txt/json/cls and jpg"):
-        ShardSource(shard, "image", cache(tmp_path))
+        ShardSource(shard, IMAGE, cache(tmp_path))
+
+
+@pytest.mark.parametrize("labels", [["cat", "dog"], "labels.txt"])
+def test_a_recipe_says_labels_and_endings(tmp_path: Path, labels: list[str] | str) -> None:
+    members = {"a.las": b"points", "a.cls": b"1", "b.xyz": b"others", "b.cls": b"0", "c.xyz": b"none", "c.cls": b"2"}
+    shard = str(write_tar(tmp_path / "s.tar", members))
+    (tmp_path / "labels.txt").write_text("cat\ndog\n", encoding="utf-8")
+    named = str(tmp_path / labels) if isinstance(labels, str) else tuple(labels)
+    source = open_source("mine", SourceRecipe(shard, labels=named, endings=("las", "xyz")), "points", cache(tmp_path))
+    assert [(source.read(n).text, source.read(n).partner) for n in (0, 1)] == [("dog", b"points"), ("cat", b"others")]
+    with pytest.raises(UnusablePair, match=r"its .cls holds no caption"):
+        source.read(2)
+    with pytest.raises(InputError, match="nowhere.txt: no list of labels"):
+        open_source("mine", SourceRecipe(shard, labels="nowhere.txt", endings=("las",)), "points", cache(tmp_path))
 
 
 def test_a_shard_that_changed_is_indexed_anew(tmp_path: Path) -> None:
     pattern = write_shards(tmp_path, 1, 5)
-    assert len(ShardSource(pattern, "image", cache(tmp_path))) == 5
+    assert len(ShardSource(pattern, IMAGE, cache(tmp_path))) == 5
     write_shards(tmp_path, 1, 3)
-    assert len(ShardSource(pattern, "image", cache(tmp_path))) == 3
+    assert len(ShardSource(pattern, IMAGE, cache(tmp_path))) == 3
 
 
 def test_a_shard_that_breaks_off_is_used_up_to_there(tmp_path: Path) -> None:
     pattern = write_shards(tmp_path, 2, 5)
     shard = tmp_path / "train-000.tar"
     os.truncate(shard, 3 * 2048 + 100)
-    source = ShardSource(pattern, "image", cache(tmp_path))
+    source = ShardSource(pattern, IMAGE, cache(tmp_path))
     assert 3 <= source.blocks[1] < 5 and len(source) == source.blocks[1] + 5
     assert source.read(2).partner == png(2)
 
@@ -110,24 +127,24 @@ def test_missing_and_foreign_local_shards_are_named(tmp_path: Path, caplog: pyte
     pattern = write_shards(tmp_path, 3, 5)
     (tmp_path / "train-000.tar").unlink()
     (tmp_path / "train-002.tar").write_bytes(b"<html>not found</html>" * 100)
-    source = ShardSource(pattern, "image", cache(tmp_path))
+    source = ShardSource(pattern, IMAGE, cache(tmp_path))
     assert source.blocks.tolist() == [0, 0, 5, 5] and source.read(0).text == caption(5)
     assert "train-000.tar: no such file" in caplog.text and "train-002.tar: is not an uncompressed tar" in caplog.text
     (tmp_path / "train-001.tar").unlink()
     with pytest.raises(InputError, match=r"none of its 3 shards can be used.*train-000.tar: no such file"):
-        ShardSource(pattern, "image", cache(tmp_path))
+        ShardSource(pattern, IMAGE, cache(tmp_path))
 
 
 def test_remote_shards_over_connections_that_are_cut(tmp_path: Path) -> None:
     pattern = write_shards(tmp_path, 3, 5)
     with serving(tmp_path, cuts=2) as server:
-        source = ShardSource(pattern.replace(str(tmp_path), server.url), "image", cache(tmp_path))
-        assert len(server.requests) == 3 and len(source) == 15  # the first shard tells the number of pairs
+        source = ShardSource(pattern.replace(str(tmp_path), server.url), IMAGE, cache(tmp_path))
+        assert len(source) == 15
         assert [source.read(n).text for n in (0, 6, 14)] == [caption(n) for n in (0, 6, 14)]
         asked = [span for path, span in server.requests if path == "/train-002.tar"]
         assert asked[0] is None and all(span and span.startswith("bytes=") for span in asked[1:]) and len(asked) == 3
     # The server is gone; what was fetched is at hand, in other processes too.
-    again = ShardSource(source.urls, "image", cache(tmp_path))
+    again = ShardSource(source.urls, IMAGE, cache(tmp_path))
     assert [again.read(n).text for n in range(15)] == [caption(n) for n in range(15)]
 
 
@@ -135,7 +152,7 @@ def test_several_readers_fetch_a_shard_once(tmp_path: Path) -> None:
     write_shards(tmp_path, 2, 5)
     with serving(tmp_path) as server:
         sources = [
-            ShardSource(f"{server.url}/train-001.tar", "image", cache(tmp_path), pairs_per_shard=5) for _ in range(4)
+            ShardSource(f"{server.url}/train-001.tar", IMAGE, cache(tmp_path), pairs_per_shard=5) for _ in range(4)
         ]
         threads = [threading.Thread(target=source.read, args=(2,)) for source in sources]
         for thread in threads:
@@ -150,7 +167,7 @@ def test_dead_addresses_are_skipped_and_named(tmp_path: Path) -> None:
     (tmp_path / "train-000.tar").unlink()
     (tmp_path / "train-002.tar").unlink()
     with serving(tmp_path) as server:
-        source = ShardSource(pattern.replace(str(tmp_path), server.url), "image", cache(tmp_path))
+        source = ShardSource(pattern.replace(str(tmp_path), server.url), IMAGE, cache(tmp_path))
         assert len(source) == 20  # the number of pairs comes from the second shard
         for number in (0, 1, 12, 13):
             with pytest.raises(UnusablePair, match=r"train-00[02]\.tar: the server answers 404") as caught:
@@ -166,7 +183,7 @@ def test_a_dead_shard_is_tried_again_later(tmp_path: Path) -> None:
     hidden = (tmp_path / "train-001.tar").rename(tmp_path / "hidden")
     with serving(tmp_path) as server:
         url = pattern.replace(str(tmp_path), server.url)
-        source = ShardSource(url, "image", cache(tmp_path, retry_after=0.0))
+        source = ShardSource(url, IMAGE, cache(tmp_path, retry_after=0.0))
         with pytest.raises(UnusablePair):
             source.read(5)
         hidden.rename(tmp_path / "train-001.tar")
@@ -177,18 +194,71 @@ def test_nothing_left_is_one_error(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         pattern = f"{server.url}/none-{{00..02}}.tar"
         with pytest.raises(InputError, match=r"none of its 3 shards can be used.*none-00.tar: the server answers 404"):
-            ShardSource(pattern, "image", cache(tmp_path))
+            ShardSource(pattern, IMAGE, cache(tmp_path))
 
 
-def test_smaller_shards_say_so(tmp_path: Path) -> None:
-    write_shards(tmp_path, 2, 5)
+def uneven(tmp_path: Path) -> None:
+    """Shards of 5, 1 and 7 pairs."""
+    write_shards(tmp_path, 1, 5)
     write_tar(tmp_path / "train-001.tar", {"00005.png": png(5), "00005.txt": b"alone"})
+    members = {f"{n}.{ending}": made for n in range(7) for ending, made in (("png", png(n)), ("txt", b"many"))}
+    write_tar(tmp_path / "train-002.tar", members)
+
+
+def test_every_pair_of_uneven_remote_shards_is_there_once(tmp_path: Path) -> None:
+    uneven(tmp_path)
     with serving(tmp_path) as server:
-        source = ShardSource(f"{server.url}/train-{{000..001}}.tar", "image", cache(tmp_path))
-        assert source.read(5).text == "alone"
+        source = ShardSource(f"{server.url}/train-{{000..002}}.tar", IMAGE, cache(tmp_path))
+        assert source.blocks.tolist() == [0, 5, 6, 13]
+        assert source.read(5).text == "alone" and source.read(12).text == "many"
+        asked = len(server.requests)
+        # the numbers are kept: no later run, nor any other process of this one, counts again
+        (tmp_path / "train-002.tar").unlink()
+        again = ShardSource(f"{server.url}/train-{{000..002}}.tar", IMAGE, cache(tmp_path))
+        assert again.blocks.tolist() == [0, 5, 6, 13] and len(server.requests) == asked
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"train-000.tar": 5, "train-001.tar": 1, "train-002.tar": 7, "other.tar": 3},
+        {"shardlist": [{"url": f"train-00{n}.tar", "nsamples": k} for n, k in enumerate((5, 1, 7))]},
+    ],
+)
+@pytest.mark.parametrize("place", ["sizes.json", "elsewhere.json"])
+def test_an_index_saves_the_counting(tmp_path: Path, index: dict[str, object], place: str) -> None:
+    uneven(tmp_path)
+    (tmp_path / place).write_text(json.dumps(index))
+    with serving(tmp_path) as server:
+        named = None if place == "sizes.json" else f"{server.url}/{place}"
+        source = ShardSource(f"{server.url}/train-{{000..002}}.tar", IMAGE, cache(tmp_path), index=named)
+        assert [path for path, _ in server.requests] == [f"/{place}"]
+        assert source.blocks.tolist() == [0, 5, 6, 13] and source.read(12).text == "many"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "i.json.*is no JSON that says"),
+        ("[1]", "i.json.*is no JSON that says"),
+        ('{"b.tar": 1}', "i.json.*no number of pairs for 'a.tar'"),
+        ('{"a.tar": -1}', "i.json.*says that a shard holds -1"),
+        ('{"a.tar": "x"}', "i.json.*says that a shard holds 'x'"),
+    ],
+)
+def test_damaged_indexes(content: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        lengths_by_index(["http://host/a.tar"], "i.json", content.encode())
+
+
+def test_a_number_that_is_too_large_says_so(tmp_path: Path) -> None:
+    uneven(tmp_path)
+    with serving(tmp_path) as server:
+        url = f"{server.url}/train-{{000..001}}.tar"
+        source = ShardSource(url, IMAGE, cache(tmp_path), pairs_per_shard=5)
         with pytest.raises(UnusablePair, match="holds only 1 pairs") as caught:
             source.read(6)
-        assert caught.value.reason == "shard smaller than the others"
+        assert caught.value.reason == "shard smaller than said"
 
 
 def test_the_cache_is_bounded_and_what_was_thrown_out_is_fetched_again(tmp_path: Path) -> None:
@@ -197,12 +267,12 @@ def test_the_cache_is_bounded_and_what_was_thrown_out_is_fetched_again(tmp_path:
     with serving(tmp_path) as server:
         url = pattern.replace(str(tmp_path), server.url)
         bounded = cache(tmp_path, max_bytes=2 * size)
-        source = ShardSource(url, "image", bounded)
+        source = ShardSource(url, IMAGE, bounded)
         for number in [*range(30), *range(30)]:
             assert source.read(number).text == caption(number)
         kept = list((tmp_path / "cache" / "shards").glob("*.tar"))
         assert len(kept) <= 3
         # Another process, with none of the files open, finds most of them gone.
-        other = ShardSource(url, "image", bounded)
+        other = ShardSource(url, IMAGE, bounded)
         assert [other.read(n).text for n in range(30)] == [caption(n) for n in range(30)]
         assert len(server.requests) > 6

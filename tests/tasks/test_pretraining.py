@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from one_peace.modalities.base import Processor
+from one_peace.modalities.base import Processor, Tokens
+from one_peace.models.one_peace.encoder import FusionEncoder
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.objectives.denoising import denoising_contrast
 from one_peace.tasks.pretraining import (
@@ -219,3 +220,34 @@ def test_a_model_without_decoder_cannot_be_pretrained() -> None:
 def test_masks_move_together() -> None:
     moved = Masks(torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 1, dtype=torch.int64)).to(torch.device("meta"))
     assert moved.hidden.device.type == moved.keep.device.type == "meta"
+
+
+@pytest.mark.parametrize("partner", ["image", "audio"])
+@pytest.mark.parametrize("denoise", [True, False])
+def test_where_only_cls_is_needed_only_cls_is_computed(
+    processors: dict[str, Processor], partner: str, denoise: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last block leaves out what no loss asks for; losses and gradients are those of whole features."""
+    stage, model = STAGES[partner], tiny_model()
+    freeze_for_stage(model, stage)
+    batch = batch_of(processors, stage)
+    calls = []
+
+    def whole(fusion: FusionEncoder, name: str, tokens: Tokens) -> Tensor:
+        calls.append(name)
+        return fusion({name: tokens})[name]
+
+    results = []
+    for exact in (True, False):
+        model.zero_grad()
+        with monkeypatch.context() as patch:
+            if exact:
+                patch.setattr(FusionEncoder, "cls", whole)
+            losses = pretraining_losses(model, batch, stage, denoise=denoise)
+        losses["total"].backward()
+        grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+        results.append(losses | grads)
+    assert calls == ([] if denoise and stage.train_anchor else [stage.anchor, stage.partner])
+    assert results[0].keys() == results[1].keys()
+    for name, value in results[0].items():
+        assert (results[1][name] - value).abs().max() <= 1e-4 * value.abs().max(), name

@@ -20,11 +20,13 @@ from one_peace.data.manifest import Item, normalise_caption
 from one_peace.data.pairs import DataRecipe, PairSampler
 from one_peace.errors import InputError
 from one_peace.modalities.text import TextProcessor
+from one_peace.modalities.video import VideoConfig, VideoProcessor
 from one_peace.models.one_peace.embedding import EmbeddingResult
 from one_peace.tasks.sample_library import CANDIDATES, STAMPS, Row, as_table, report
 from one_peace.training.recipe import load_recipe
 from one_peace.training.run import training_items
 from tiny_models import tiny_processors
+from video_files import animation, grey_frames
 
 GROUPS = 160
 COLUMNS = 7
@@ -181,10 +183,12 @@ def test_the_table_has_every_row(rows: list[Row]) -> None:
     sorted(f.name for f in (files("one_peace.recipes") / "pretrain").iterdir() if f.name.endswith(".yaml")),
 )
 def test_a_picture_is_never_paired_with_a_sound(recipe: str, tmp_path: Path) -> None:
-    """What `sound -> image (never paired)` claims: in no shipped stage do the two meet in a pair."""
-    stage = load_recipe(recipe.removesuffix(".yaml")).stage
-    assert stage.anchor == "text" and stage.partner in ("image", "audio")
-    picture, sound = tmp_path / "thing 1.png", tmp_path / "thing 1.wav"
+    """What `(never paired)` claims: in no shipped stage do pictures, sounds and videos meet in a pair."""
+    chosen_partner = ["stage.partner=video"] if recipe == "further-modality.yaml" else []
+    stage = load_recipe(recipe.removesuffix(".yaml"), chosen_partner).stage
+    assert stage.anchor == "text" and stage.partner in ("image", "audio", "video")
+    picture, sound, video = tmp_path / "thing 1.png", tmp_path / "thing 1.wav", tmp_path / "thing 1.webp"
+    video.write_bytes(animation(grey_frames(3)))
     Image.new("RGB", (8, 8)).save(picture)
     with wave.open(str(sound), "wb") as file:
         file.setnchannels(1)
@@ -195,11 +199,15 @@ def test_a_picture_is_never_paired_with_a_sound(recipe: str, tmp_path: Path) -> 
     for item in library()[: 6 * 8]:
         path = picture if item.kind == "image" else sound
         items.append(Item(**{**item.__dict__, "path": path}))
+        if item.kind == "image":
+            items.append(Item(**{**item.__dict__, "kind": "video", "path": video}))
     chosen = training_items(items, stage.partner)
     assert chosen and {i.kind for i in chosen} == {stage.partner}
     text = tiny_processors()["text"]
     assert isinstance(text, TextProcessor)
-    sampler = PairSampler(chosen, text, DataRecipe({STAMPS: 1.0, "speech": 1.0}), stage.partner, 16)
+    weights = DataRecipe({STAMPS: 1.0, "speech": 1.0})
+    processor = tiny_processors().get(stage.partner, VideoProcessor(VideoConfig(32, 2)))
+    sampler = PairSampler(chosen, text, weights, stage.partner, 16, processor=processor)
     for anchor, partner in sampler.batch(3, 0, 0):
         assert set(anchor) == {"tokens"}
-        assert set(partner) == ({"pixels"} if stage.partner == "image" else {"waveform"})
+        assert set(partner) == {{"image": "pixels", "audio": "waveform", "video": "frames"}[stage.partner]}

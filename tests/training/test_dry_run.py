@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from one_peace.tasks.pretraining import (
     pretraining_losses,
 )
 from one_peace.training.dry_run import FlopCount, count_parameters, dry_run
+from one_peace.training.recipe import EngineRecipe
 from tiny_models import CONFIG, tiny_model, tiny_pairs, tiny_processors
 
 PROCESSORS = tiny_processors()
@@ -48,6 +50,27 @@ def test_memory_and_tokens() -> None:
     assert 1.9 < twice.memory["activations"] / run.memory["activations"] < 2.2
     in_turn = dry_run(CONFIG, IMAGE_TEXT, PROCESSORS, pairs, 16, micro_batch=8)
     assert in_turn.memory == run.memory and 0.9 < in_turn.flops / twice.flops <= 1.0
+
+
+def test_memory_of_each_device_follows_the_engine() -> None:
+    config = dataclasses.replace(CONFIG, layers=6)
+    pairs = tiny_pairs(PROCESSORS, "image")[:4]
+
+    def memory(devices: int = 1, **engine: Any) -> dict[str, int]:
+        run = dry_run(config, IMAGE_TEXT, PROCESSORS, pairs, 16, engine=EngineRecipe(**engine), devices=devices)
+        return run.memory
+
+    one, four = memory(), memory(4)
+    for part in ("weights", "gradients", "optimizer"):
+        assert four[part] == one[part] // 4
+    assert memory(4, shard_over=2)["weights"] == one["weights"] // 2
+    assert one["working copies"] == 0 < four["working copies"] < one["weights"]
+    assert 0.23 < four["activations"] / one["activations"] < 0.27  # a quarter of the pairs
+    assert memory(recompute=True)["activations"] < 0.5 * one["activations"]
+    half = memory(precision="bfloat16")
+    assert half["working copies"] == one["weights"] // 2 and half["activations"] < 0.8 * one["activations"]
+    with pytest.raises(ValueError, match="batch_size=16 is no multiple of the 3 devices"):
+        memory(3)
 
 
 def test_the_published_model_is_counted_without_its_memory() -> None:

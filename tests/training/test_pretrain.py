@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,10 @@ def test_the_log_has_a_row_for_every_interval_and_the_last_step(tmp_path: Path) 
     rows = log_of(tmp_path)
     assert rows == told
     assert [row["step"] for row in rows] == [3, 6, 7]
-    # steps count from 0: of 3, 6 and 7 only the last one is the seventh, number 6, and denoises
-    assert [("denoise_partner" in row) for row in rows] == [False, False, True]
+    # steps count from 0: number 0, 3 and 6 denoise, and a row has the newest terms
+    assert [("denoise_partner" in row) for row in rows] == [True, True, True]
+    assert rows[1]["denoise_partner"] not in (rows[0]["denoise_partner"], rows[2]["denoise_partner"])
+    assert rows[0]["total"] == rows[0]["contrast"] and rows[2]["total"] > rows[2]["contrast"]
     assert all({"lr", "grad_norm", "pairs_per_second", "contrast", "total", "temperature"} <= set(r) for r in rows)
     assert not list(tmp_path.glob("*.partial"))
 
@@ -123,7 +126,7 @@ def test_a_gradient_that_is_not_finite_is_passed_over_and_counted(tmp_path: Path
     assert rows[1]["total"] is None and rows[2]["total"] > 0
     assert "NaN" not in (tmp_path / "log.jsonl").read_text()
     assert read_state(tmp_path)["skipped"] == 2
-    assert all(value.isfinite().all() for value in read_state(tmp_path).values())
+    assert all(v.isfinite().all() for name, v in read_state(tmp_path).items() if name != "best")
 
 
 def test_too_many_in_a_row_stop_the_run_with_a_message(tmp_path: Path) -> None:
@@ -165,3 +168,19 @@ def test_micro_batches_share_one_contrast(tmp_path: Path) -> None:
 def test_a_batch_with_too_few_pairs_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="step 0: 1 usable pairs instead of 5"):
         pretrain(fresh(), RECIPE, PROCESSORS, lambda *_: batches(1, 0, 0), tmp_path)
+
+
+def test_pairs_with_one_caption_are_no_negatives_of_each_other(tmp_path: Path) -> None:
+    """Four times the same pair: nothing to tell apart, or as published a choice among four."""
+
+    def alike(size: int, seed: int, step: int) -> list[tuple[Example, Example]]:
+        return batches(size, seed, step)[:1] * size
+
+    for rule, loss in (("ignored", 0.0), ("negatives", math.log(4))):
+        recipe = dataclasses.replace(RECIPE, steps=1, batch_size=4, repeated_captions=rule)
+        pretrain(fresh(drop_path=0.0), recipe, PROCESSORS, alike, tmp_path / rule)
+        (row,) = log_of(tmp_path / rule)
+        assert row["contrast"] == pytest.approx(loss, abs=1e-4)
+    parts = dataclasses.replace(RECIPE, steps=1, batch_size=4, micro_batch=2)
+    pretrain(fresh(drop_path=0.0), parts, PROCESSORS, alike, tmp_path / "parts")
+    assert log_of(tmp_path / "parts")[0]["contrast"] == pytest.approx(0.0, abs=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from one_peace.checkpoints.convert import convert
 from one_peace.data.manifest import Item
 from one_peace.errors import CheckpointError
+from one_peace.modalities.text import TextProcessor
 from one_peace.models.one_peace.embedding import OnePeace
 from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.nn.block import Block
 from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT, collate_pairs, pretraining_losses
+from one_peace.training import start
 from one_peace.training.recipe import PretrainRecipe
 from one_peace.training.start import load_for_training, partner_is_new, save_for_training, start_model
 from tiny_models import CAPTIONS, CONFIG, tiny_model, tiny_pairs, tiny_processors
@@ -83,6 +87,18 @@ def test_experts_start_from_those_of_another_modality(plain: Path) -> None:
         assert image["up.weight"].data_ptr() != audio["up.weight"].data_ptr()
 
 
+def test_an_adapter_takes_over_what_it_can_use_of_another(plain: Path) -> None:
+    stage = dataclasses.replace(AUDIO_TEXT, partner="video")
+    model, _ = start_model(recipe(plain, stage=stage, expert_from="image"), [])
+    image, video = (weights(model.encoder.adapter(name)) for name in ("image", "video"))
+    assert all(torch.equal(image[name], video[name]) for name in image if name.startswith("patches.") or name == "cls")
+    assert torch.equal(image["positions.weight"], video["positions.weight"][:17])
+    again, _ = start_model(recipe(plain, stage=stage), [])  # nothing is said to start from
+    assert not torch.equal(weights(again.encoder.adapter("video"))["patches.0.weight"], image["patches.0.weight"])
+    speech, _ = start_model(recipe(plain, expert_from="image"), [])  # of pictures, sound takes cls alone
+    assert torch.equal(weights(speech.encoder.adapter("audio"))["cls"], image["cls"])
+
+
 def test_a_finished_run_is_read_whole_and_by_users(tmp_path: Path) -> None:
     model = tiny_model(seed=3)
     save_for_training(model, PROCESSORS, tmp_path / "run")
@@ -133,8 +149,12 @@ def test_tensors_that_do_not_fit_are_named(tmp_path: Path, plain: Path) -> None:
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file.pt").write_bytes(b"")
-    with pytest.raises(ValueError, match="neither a preset.*nano.*nor a saved model"):
+    with pytest.raises(CheckpointError, match="file.pt"):
         start_model(recipe(tmp_path / "file.pt"), [])
+    with pytest.raises(CheckpointError, match=r"no config.json in this folder"):
+        start_model(recipe(tmp_path), [])
+    with pytest.raises(ValueError, match="unknown model 'nanoo'.*presets are nano, tiny"):
+        start_model(recipe("nanoo"), [])
 
 
 def test_a_partner_is_new_until_it_was_trained(plain: Path, tmp_path: Path) -> None:
@@ -142,3 +162,63 @@ def test_a_partner_is_new_until_it_was_trained(plain: Path, tmp_path: Path) -> N
     assert partner_is_new(recipe("nano")) and partner_is_new(recipe(plain))
     save_for_training(*start_model(recipe(plain), []), tmp_path / "model")
     assert not partner_is_new(recipe(tmp_path / "model"))
+
+
+def test_the_temperature_starts_anew_where_the_recipe_says_so(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.encoder.logit_scale.data.fill_(1.25)
+    save_for_training(model, PROCESSORS, tmp_path / "model")
+    kept, renewed = (start_model(recipe(tmp_path / "model", reset_temperature=r), [])[0] for r in (False, True))
+    assert kept.encoder.logit_scale == 1.25
+    assert renewed.encoder.logit_scale.item() == pytest.approx(math.log(1 / 0.07))
+
+
+def test_an_unknown_source_of_experts_is_refused(plain: Path) -> None:
+    with pytest.raises(ValueError, match="expert_from='smell': the model has text, image"):
+        start_model(recipe(plain, expert_from="smell"), [])
+
+
+def test_an_official_file_starts_a_run_with_a_vocabulary(plain: Path, tmp_path: Path) -> None:
+    official = tmp_path / "official.pt"
+    convert(plain, official)
+    with pytest.raises(CheckpointError, match="no vocabulary beside it; give tokenizer=FOLDER"):
+        start_model(recipe(official), [])
+    model, processors = start_model(recipe(official, tokenizer=str(plain)), [])
+    expected, _ = start_model(recipe(plain), [])
+    assert isinstance(processors["text"], TextProcessor) and model.config.decoder is not None
+    assert all(torch.equal(value, weights(expected)[name]) for name, value in weights(model).items())
+
+
+def test_a_fresh_model_can_take_a_vocabulary(plain: Path, tmp_path: Path) -> None:
+    model, processors = start_model(recipe("nano", stage=IMAGE_TEXT, tokenizer=str(plain)), [])
+    text = processors["text"]
+    assert isinstance(text, TextProcessor)
+    assert len(weights(model)["encoder.adapters.text.tokens.weight"]) == text.tokenizer.vocab_size
+    with pytest.raises(ValueError, match=r"tokenizer=.*: holds no vocabulary .tokenizer.json"):
+        start_model(recipe("nano", stage=IMAGE_TEXT, tokenizer=str(tmp_path)), [])
+
+
+class NoRoom(Exception):
+    pass
+
+
+def test_a_model_is_written_tensor_by_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was there before stays when the disk is full half-way."""
+    model = tiny_model(seed=1)
+    save_for_training(model, PROCESSORS, tmp_path / "model")
+    before = load_file(tmp_path / "model" / "model.safetensors")
+    read = 0
+
+    def some(parameter: Tensor) -> Tensor:
+        nonlocal read
+        read += 1
+        if read > 20:
+            raise NoRoom
+        return parameter.detach()
+
+    monkeypatch.setattr(start, "whole_tensor", some)
+    with pytest.raises(NoRoom):
+        save_for_training(tiny_model(seed=2), PROCESSORS, tmp_path / "model")
+    after = load_file(tmp_path / "model" / "model.safetensors")
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

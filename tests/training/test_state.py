@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import random
+import resource
 import signal
 import time
 from pathlib import Path
@@ -77,6 +78,21 @@ def test_what_an_interrupted_save_left_is_ignored_and_removed(tmp_path: Path) ->
     assert pretrain(fresh(), recipe, PROCESSORS, batches, tmp_path) == 3
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-00000003"]
     assert [row["step"] for row in log_of(tmp_path)] == [1, 2, 3]
+
+
+def test_no_room_for_a_state_costs_nothing_saved(tmp_path: Path, whole: Path) -> None:
+    """The system itself refuses to write more, in the middle of a state."""
+    settings = (*LONG, "optimizer.ema_decay=0.9")
+    started = start(tmp_path, "slowly", settings)
+    wait_for(tmp_path / "log.jsonl", started, '"step": 5,')
+    resource.prlimit(started[0].pid, resource.RLIMIT_FSIZE, (100_000, 100_000))  # bytes of a file
+    _, errors = started[0].communicate(timeout=180)
+    assert started[0].returncode != 0
+    assert "the state of step 12 could not be saved (" in errors.decode() and "File too large" in errors.decode()
+    assert "is kept. Make room and run the same command again" in errors.decode()
+    assert 2 <= read_state(tmp_path)["step"] <= 6
+    finish(start(tmp_path, "batches", settings))
+    assert_same_run(tmp_path, whole)
 
 
 class FullDisk:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,12 +25,33 @@ DTYPES = {
 }
 
 
-def nbytes(pieces: Sequence[Tensor]) -> int:
+@dataclass(frozen=True)
+class DeferredTensor:
+    """A tensor that is only made when its values are written; its shape and dtype are known before."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    def element_size(self) -> int:
+        return self.dtype.itemsize
+
+    def is_floating_point(self) -> bool:
+        return self.dtype.is_floating_point
+
+
+Piece = Tensor | DeferredTensor
+
+
+def nbytes(pieces: Sequence[Piece]) -> int:
     """Bytes of a tensor in pieces."""
     return sum(p.numel() * p.element_size() for p in pieces)
 
 
-def write_tensor_file(path: Path, tensors: Mapping[str, Sequence[Tensor]]) -> None:
+def write_tensor_file(path: Path, tensors: Mapping[str, Sequence[Piece]]) -> None:
     """Writes a safetensors file; each tensor is given as pieces to be joined along dimension 0."""
     order = sorted(tensors, key=lambda name: (-tensors[name][0].element_size(), name))  # keeps every tensor aligned
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
@@ -53,8 +76,9 @@ def write_tensor_file(path: Path, tensors: Mapping[str, Sequence[Tensor]]) -> No
                 file.write(chunk)
 
 
-def _chunks(pieces: Sequence[Tensor]) -> Iterable[memoryview]:
+def _chunks(pieces: Sequence[Piece]) -> Iterable[memoryview]:
     for piece in pieces:
-        flat = piece.detach().cpu().contiguous().reshape(-1)
+        tensor = piece.read() if isinstance(piece, DeferredTensor) else piece
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
         if flat.numel():
             yield memoryview(flat.view(torch.uint8).numpy().data)

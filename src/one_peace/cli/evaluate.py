@@ -19,15 +19,19 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Also write the figures to this JSON file.")] = None,
 ) -> None:
     """Measure a model: recall with confidence intervals, beside what shuffled pairs give."""
-    from one_peace.data.sample_library import build_sample_library
+    from one_peace.data.sample_library import DEMO_SOURCES, build_sample_library
     from one_peace.models import from_pretrained
+    from one_peace.tasks import video_retrieval
     from one_peace.tasks.evaluation import load_evaluation
     from one_peace.tasks.sample_library import as_table, report
 
     chosen = load_evaluation(recipe, settings or [])
     model = from_pretrained(chosen.model, device=device)
-    items = build_sample_library(library, progress=lambda line: typer.echo(line, err=True)).items
+    sources = DEMO_SOURCES + (video_retrieval.SOURCES if "video" in model.modalities else ())
+    items = build_sample_library(library, sources, progress=lambda line: typer.echo(line, err=True)).items
     rows = report(model, items)
+    if "video" in model.modalities:
+        rows += video_retrieval.video_rows(model, items)
     typer.echo(as_table(rows))
     if out is not None:
         figures = {

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from one_peace.cli.imports import Imports
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 def info(
     model: Annotated[str, typer.Argument(help="Name or path of a model, or a preset to see its shape.")],
+    imports: Imports = None,
 ) -> None:
     """Show a model's configuration, the size of its parts, its fingerprint and its files."""
     import torch

@@ -12,7 +12,25 @@ from typer.core import TyperGroup
 import one_peace
 from one_peace.errors import OnePeaceError
 
-COMMANDS = ("demo", "index", "search", "embed", "samples", "pretrain", "evaluate", "convert", "info")
+COMMANDS = (
+    "demo",
+    "index",
+    "search",
+    "export",
+    "tag",
+    "duplicates",
+    "serve",
+    "embed",
+    "samples",
+    "pretrain",
+    "report",
+    "evaluate",
+    "prepare",
+    "finetune",
+    "predict",
+    "convert",
+    "info",
+)
 
 
 class _Group(TyperGroup):

@@ -32,7 +32,7 @@ def predict(
     tokenizer: Annotated[Path | None, typer.Option(help="Vocabulary of a published file.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples at once.")] = 16,
     skip: Annotated[bool, typer.Option("--skip", help="Leave out what cannot be read instead of stopping.")] = False,
 ) -> None:
     """Predict for one example, a table or a folder."""

@@ -1,4 +1,4 @@
-"""`one-peace prepare`: a published benchmark's own files to tables."""
+"""`one-peace prepare`: tables of tasks, from a published benchmark's own files or from data that installs by name."""
 
 from __future__ import annotations
 
@@ -9,11 +9,26 @@ import typer
 
 
 def prepare(
-    benchmark: Annotated[str, typer.Argument(help="coco, flickr30k, audiocaps, clotho, esc50, fsd50k, vggsound, ...")],
-    source: Annotated[Path, typer.Argument(help="The folder with the benchmark's files, as it is published.")],
+    name: Annotated[
+        str, typer.Argument(help="A benchmark (coco, vqa, refcoco, ...) or a sample task (scene-boxes, drums, ...).")
+    ],
     out: Annotated[Path, typer.Argument(help="Where the tables go.")],
+    source: Annotated[
+        Path | None, typer.Option("--from", help="The folder with the benchmark's files, as it is published.")
+    ] = None,
+    library: Annotated[
+        Path | None, typer.Option(help="Cache of the sample library.  [default: ~/.cache/one-peace]")
+    ] = None,
 ) -> None:
-    """Make the tables that `finetune`, `evaluate` and `predict` read; media stay where they are."""
-    from one_peace.data.published import convert_benchmark
+    """Make the tables that `finetune` and `predict` read; media of benchmarks stay where they are."""
+    from one_peace.data.published import BENCHMARKS, convert_benchmark
+    from one_peace.data.sample_tasks import SAMPLE_TASKS, make_sample_task
 
-    typer.echo(str(convert_benchmark(benchmark, source, out)))
+    if name in SAMPLE_TASKS:
+        typer.echo(str(make_sample_task(name, out, library, say=lambda line: typer.echo(line, err=True))))
+        return
+    if name not in BENCHMARKS:
+        raise typer.BadParameter(f"unknown {name!r}; known: {', '.join([*BENCHMARKS, *SAMPLE_TASKS])}")
+    if source is None:
+        raise typer.BadParameter(f"--from says where the files of {name} are")
+    typer.echo(str(convert_benchmark(name, source, out)))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from one_peace.cli.imports import Imports
 
 if TYPE_CHECKING:
     from one_peace.data.manifest import Item
@@ -19,37 +21,37 @@ def pretrain(
     library: Annotated[Path | None, typer.Option(help="root of the sample library's cache")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only tell what a step would cost")] = False,
+    devices: Annotated[int, typer.Option(min=1, help="with --dry-run: number of devices")] = 1,
+    imports: Imports = None,
 ) -> None:
-    """Pretrain a model on image-text or audio-text pairs."""
-    from one_peace.data.sample_library import ALL_SOURCES, build_sample_library
+    """Pretrain a model on pairs of a text and a picture, a sound, or anything else."""
+    from one_peace.data.sample_library import build_sample_library, sources_with
     from one_peace.nn.allocator import keep_freed_memory
     from one_peace.training.distributed import join_processes
     from one_peace.training.dry_run import plan_run
+    from one_peace.training.progress import Progress
     from one_peace.training.recipe import load_recipe, recipe_to_yaml
     from one_peace.training.run import run_pretraining
-
-    def report(row: dict[str, Any]) -> None:
-        typer.echo(
-            "  ".join(
-                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
-            )
-        )
 
     keep_freed_memory()
     chosen = load_recipe(recipe, settings or [])
 
     def sample_library() -> list[Item]:
-        return [] if chosen.files else build_sample_library(library, ALL_SOURCES, progress=typer.echo).items
+        if chosen.files:
+            return []
+        return build_sample_library(library, sources_with(chosen.data.sources), progress=typer.echo).items
 
     if dry_run:
         typer.echo(recipe_to_yaml(chosen))
-        _print_cost(plan_run(chosen, sample_library()))
+        _print_cost(plan_run(chosen, sample_library(), devices))
         return
     with join_processes(device) as (processes, place):
         if processes.first:
             sample_library()
         processes.wait()  # the others find it built
-        run_pretraining(chosen, sample_library(), out, place, report, processes)
+        items = sample_library()
+        with Progress(chosen.steps) as progress:
+            run_pretraining(chosen, items, out, place, progress.report, processes, progress.tick)
 
 
 def _print_cost(cost: DryRun) -> None:
@@ -61,7 +63,7 @@ def _print_cost(cost: DryRun) -> None:
     for modality, count in cost.tokens.items():
         typer.echo(f"  {modality + ' tokens':30} {count:15,}")
     typer.echo(f"  {'arithmetic':30} {cost.flops / 1e12:11,.2f} TFLOP")
-    typer.echo("\nmemory in float32 on one device, unsharded and without recomputation")
+    typer.echo(f"\nmemory per device, of {cost.devices}")
     for what, size in cost.memory.items():
         typer.echo(f"  {what:30} {size / 2**30:11,.2f} GiB")
     typer.echo(f"  {'in all':30} {sum(cost.memory.values()) / 2**30:11,.2f} GiB")

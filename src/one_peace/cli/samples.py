@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from one_peace.data.manifest import Item
 
 
 def samples(
     full: Annotated[
         bool, typer.Option("--full", help="Everything pretraining uses, not only the Tux Paint stamps.")
     ] = False,
+    videos: Annotated[bool, typer.Option("--videos", help="Animated emoji as well (165 MB more).")] = False,
     root: Annotated[
         Path | None, typer.Option(help="Cache folder.  [default: $ONE_PEACE_CACHE or ~/.cache/one-peace]")
     ] = None,
     clean: Annotated[bool, typer.Option("--clean", help="Remove the library and its packages instead.")] = False,
 ) -> None:
-    """Fetch real pictures and sounds with captions through the system's package clients, and list them."""
+    """Fetch real pictures, sounds and videos with captions through the system's package clients, and list them."""
     from one_peace.data import sample_library
 
     if clean:
@@ -26,6 +30,7 @@ def samples(
         typer.echo("sample library removed")
         return
     sources = sample_library.ALL_SOURCES if full else sample_library.DEMO_SOURCES
+    sources += sample_library.ON_REQUEST if videos else ()
     library = sample_library.build_sample_library(root, sources, progress=typer.echo)
 
     typer.echo("\npackages")
@@ -33,7 +38,7 @@ def samples(
         name = f"{package['name']} {package['version']}"
         typer.echo(f"  {name:50} {package['licence']:20} {package['client']}, sha256 {package['sha256'][:12]}")
     typer.echo("\nitems                                             train    val   test")
-    counts = Counter((_describe(item.source, item.track, item.symbol), item.split) for item in library.items)
+    counts = Counter((_describe(item), item.split) for item in library.items)
     for what in dict.fromkeys(what for what, _ in counts):
         row = "".join(f"{counts[what, split]:7}" for split in ("train", "val", "test"))
         typer.echo(f"  {what:46}{row}")
@@ -44,6 +49,7 @@ def samples(
     typer.echo(f"manifest: {library.manifest}")
 
 
-def _describe(source: str, track: str | None, symbol: bool) -> str:
-    kind = {None: "pictures", "effect": "sound effects", "speech": "speech", "synthetic": "synthetic speech"}[track]
-    return f"{source}: {kind}{' of symbols' if symbol else ''}"
+def _describe(item: Item) -> str:
+    sounds = {"effect": "sound effects", "speech": "speech", "synthetic": "synthetic speech"}
+    what = sounds[item.track] if item.track else {"image": "pictures", "video": "videos"}[item.kind]
+    return f"{item.source}: {what}{' of symbols' if item.symbol else ''}"

@@ -43,6 +43,29 @@ def augment_pictures(pictures: Tensor, size: int, generator: torch.Generator, st
     return ((x - grey) * factor(0.3) + grey).clamp_(0.0, 1.0)
 
 
+def random_crop(
+    width: int, height: int, area: tuple[float, float], generator: torch.Generator
+) -> tuple[int, int, int, int]:
+    """A random box (left, upper, right, lower) in pixels, of a share of the area between both ends of `area`.
+
+    The published crop: sides between 3:4 and 4:3, evenly in logarithms; where no such box fits in ten attempts, the
+    largest in the middle with sides between those.
+    """
+    low, high = math.log(3 / 4), math.log(4 / 3)
+    for _ in range(10):
+        share, shape = torch.rand(2, generator=generator).tolist()
+        pixels = width * height * (area[0] + (area[1] - area[0]) * share)
+        aspect = math.exp(low + (high - low) * shape)
+        w, h = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left = int(torch.randint(width - w + 1, (), generator=generator))
+            upper = int(torch.randint(height - h + 1, (), generator=generator))
+            return left, upper, left + w, upper + h
+    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    left, upper = (width - w) // 2, (height - h) // 2
+    return left, upper, left + w, upper + h
+
+
 def random_piece(waveform: Tensor, samples: int, generator: torch.Generator) -> Tensor:
     """A random piece of at most so many samples: (n,) -> (at most `samples`,)."""
     surplus = waveform.shape[0] - samples

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from one_peace.data.manifest import load_manifest
+from one_peace.data.manifest import Split, load_manifest
 from one_peace.data.row_index import RowFile, first_line
 from one_peace.data.source import RawPair, UnusablePair
 from one_peace.data.tables import ROWS_PER_BLOCK, TEXT_COLUMNS, column_number, even_blocks
@@ -66,17 +66,26 @@ class FolderSource:
 
 
 class ManifestSource:
-    """Training pairs of a sample library: each picture or sound once for each of its captions in some languages."""
+    """Pairs of a sample library: each picture or sound of a split once for each of its captions in some languages."""
 
-    def __init__(self, path: Path, partner: str, *, languages: tuple[str, ...] = ("en",)) -> None:
+    def __init__(
+        self, path: Path, partner: str, *, languages: tuple[str, ...] = ("en",), split: Split = "train"
+    ) -> None:
         self.name, self.path = str(path), path
-        items = [i for i in load_manifest(path) if i.kind == partner and i.split == "train" and not i.heldout_speaker]
-        self.pairs = [(i.path, text) for i in items for name in languages for text in i.texts.get(name, ())]
-        durations = [int(1000 * (i.duration or 0)) for i in items for name in languages for _ in i.texts.get(name, ())]
-        lengths = [[len(text), duration] for (_, text), duration in zip(self.pairs, durations, strict=True)]
+        every = load_manifest(path)
+        of_pictures = {i.id: i.texts for i in every if i.kind == "image"}
+        items = [i for i in every if i.kind == partner and i.split == split and not i.heldout_speaker]
+        self.pairs: list[tuple[Path, str]] = []
+        lengths: list[list[int]] = []
+        for item in items:
+            texts = item.texts or of_pictures.get(item.item or "", {})  # a sound is called as what it belongs to
+            captions = [text for name in languages for text in texts.get(name, ())]
+            self.pairs += [(item.path, text) for text in captions]
+            lengths += [[len(text.encode()), int(1000 * (item.duration or 0))] for text in captions]
         self._sizes = np.array(lengths, np.int64).reshape(-1, 2)
         if not self.pairs:
-            raise InputError(str(path), f"has no training pairs of {partner} and text in {', '.join(languages)}")
+            which = {"train": "training", "val": "validation", "test": "test"}[split]
+            raise InputError(str(path), f"has no {which} pairs of {partner} and text in {', '.join(languages)}")
         self.blocks = even_blocks(len(self.pairs), ROWS_PER_BLOCK)
 
     def __len__(self) -> int:

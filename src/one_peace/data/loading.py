@@ -22,7 +22,7 @@ from one_peace.modalities.base import Example
 
 Pair = tuple[Example, Example]
 ATTEMPTS = 1000  # replacements tried for one pair before a source counts as unusable
-GROUPED_STEPS = 8  # batches whose pairs are sorted by length together
+GROUPED_STEPS = 32  # batches whose pairs are sorted by length together
 
 
 class NoUsableData(OnePeaceError):

@@ -11,11 +11,12 @@ from pathlib import Path
 from one_peace.data.decoding import PairDecoder
 from one_peace.data.folders import FolderSource, ManifestSource, find_list
 from one_peace.data.loading import PairLoader
+from one_peace.data.manifest import Split
 from one_peace.data.mixture import Mixture
 from one_peace.data.prefetch import PrefetchedPairs
 from one_peace.data.row_index import first_line
 from one_peace.data.shard_cache import ShardCache, expand_braces
-from one_peace.data.shards import ShardSource
+from one_peace.data.shards import ShardSource, media_endings
 from one_peace.data.source import ConcatenatedSource, PairSource, UnusablePair
 from one_peace.data.tables import TableSource
 from one_peace.errors import InputError
@@ -29,7 +30,10 @@ class SourceRecipe:
 
     * `.tsv` files are tables as published; `text` and `media` name their columns, `root` is what paths in them start
       from.
-    * `.tar` files, local or behind http(s), are webdataset shards, of `pairs_per_shard`.
+    * `.tar` files, local or behind http(s), are webdataset shards. `endings` of file names tell the partner's files, by
+      default those of its modality; `labels` are texts for the numbers in `.cls` files, a list or a file with one a
+      line. Remote ones are counted once, unless `pairs_per_shard` says how many they hold, or `index` where a JSON file
+      is that does (by default `sizes.json` beside the first one).
     * A folder, or a `.csv` or `.jsonl` in it, is a list of files and texts, or the manifest of a sample library.
 
     `path` may have ranges: `train-{00..31}.tsv`. `weight` is the share of the source in batches, relative to the
@@ -42,6 +46,16 @@ class SourceRecipe:
     media: str | None = None
     root: str | None = None
     pairs_per_shard: int | None = None
+    index: str | None = None
+    endings: tuple[str, ...] = ()
+    labels: tuple[str, ...] | str = ()
+
+    def __post_init__(self) -> None:
+        for key in ("endings", "labels"):
+            if not isinstance(value := getattr(self, key), str):
+                object.__setattr__(self, key, tuple(value))
+        if isinstance(self.endings, str):
+            object.__setattr__(self, "endings", tuple(self.endings.split()))
 
 
 def open_pairs(
@@ -88,16 +102,26 @@ def sample_texts(recipes: Mapping[str, SourceRecipe], partner: str, cache: Path,
     return texts
 
 
-def open_source(name: str, recipe: SourceRecipe, partner: str, shards: ShardCache) -> PairSource:
-    """One source under its name in the recipe."""
+def open_source(
+    name: str, recipe: SourceRecipe, partner: str, shards: ShardCache, split: Split = "train"
+) -> PairSource:
+    """One source under its name in the recipe; of the manifest of a sample library one of its splits."""
     paths = expand_braces(recipe.path)
     if paths[0].endswith(".tar"):
-        return ShardSource(paths, partner, shards, pairs_per_shard=recipe.pairs_per_shard, name=name)
-    parts = [_open_local(Path(path), recipe, partner, shards.folder) for path in paths]
+        return ShardSource(
+            paths,
+            recipe.endings or media_endings(partner),
+            shards,
+            pairs_per_shard=recipe.pairs_per_shard,
+            index=recipe.index,
+            labels=_labels(recipe.labels),
+            name=name,
+        )
+    parts = [_open_local(Path(path), recipe, partner, shards.folder, split) for path in paths]
     return ConcatenatedSource(name, parts)
 
 
-def _open_local(path: Path, recipe: SourceRecipe, partner: str, cache: Path) -> PairSource:
+def _open_local(path: Path, recipe: SourceRecipe, partner: str, cache: Path, split: Split) -> PairSource:
     if path.suffix == ".tsv":
         root = None if recipe.root is None else Path(recipe.root)
         return TableSource(path, recipe.media or partner, cache, text=recipe.text, root=root)
@@ -105,8 +129,17 @@ def _open_local(path: Path, recipe: SourceRecipe, partner: str, cache: Path) -> 
         raise InputError(str(path), "is no .tsv, .csv, .jsonl or .tar file and no folder")
     listed = find_list(path)
     if listed.suffix == ".jsonl" and _is_library_manifest(listed):
-        return ManifestSource(listed, partner)
+        return ManifestSource(listed, partner, split=split)
     return FolderSource(path, cache, weigh=partner != "image")
+
+
+def _labels(given: tuple[str, ...] | str) -> tuple[str, ...] | None:
+    if not isinstance(given, str):
+        return given or None
+    try:
+        return tuple(Path(given).read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(given, f"no list of labels: {error}") from error
 
 
 def _is_library_manifest(path: Path) -> bool:

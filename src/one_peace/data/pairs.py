@@ -15,9 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from one_peace.data.augmentation import augment_pictures, augment_waveform, random_piece
+from one_peace.data.dropped import Padding
 from one_peace.data.manifest import Item, normalise_caption
 from one_peace.errors import InputError
-from one_peace.modalities.base import Example
+from one_peace.modalities.base import Example, Processor
 from one_peace.modalities.pictures import decode_picture, normalise_pixels
 from one_peace.modalities.sounds import SAMPLE_RATE, decode_sound, prepare_waveform
 from one_peace.modalities.text import TextProcessor
@@ -37,7 +38,8 @@ class DataRecipe:
     `word_dropout`: a small model would otherwise learn captions by heart and nothing of their words.
     `augmentation` is its strength, 0 for none. The first step draws from `first_items` items (0: from all), and from
     then on from more in each, until at step `all_items_by` every item takes part. `clip_seconds` and
-    `caption_tokens` bound the lengths.
+    `caption_tokens` bound the lengths. `crop` are the smallest and largest share of the area of a picture of `files`
+    that is shown.
     """
 
     sources: dict[str, float] = field(default_factory=dict)
@@ -50,13 +52,21 @@ class DataRecipe:
     all_items_by: int = 0
     clip_seconds: float = 3.0
     caption_tokens: int = 20
+    crop: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.crop is not None:
+            object.__setattr__(self, "crop", tuple(self.crop))
+            if len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1] <= 1:
+                raise ValueError(f"data.crop: two shares of the area, [0.9, 1.0] for instance, not {list(self.crop)}")
 
 
 class PairSampler:
-    """Draws batches of captioned pictures or sounds; batch `step` depends on the seed and the step alone.
+    """Draws batches of captioned pictures, sounds or videos; batch `step` depends on the seed and the step alone.
 
     A batch holds distinct captions only, since two pairs with one caption would be each other's negatives. No text
-    drawn is one of `withheld` (normalised captions, the held-out ones), however it came about.
+    drawn is one of `withheld` (normalised captions, the held-out ones), however it came about. Pictures are made
+    `size` pixels wide; modalities other than pictures and sounds are read and augmented by their `processor`.
     """
 
     def __init__(
@@ -67,10 +77,11 @@ class PairSampler:
         partner: str,
         size: int = 0,
         withheld: Set[str] = frozenset(),
+        processor: Processor | None = None,
     ) -> None:
         self.text, self.recipe, self.size, self.withheld = text, recipe, size, withheld
-        decode = self._picture if partner == "image" else self._sound
-        self.partner = partner
+        self.partner, self.processor, self.padding = partner, processor, Padding()
+        decode = {"image": self._picture, "audio": self._sound}.get(partner, self._loaded)
         # A caption may be a held-out one in another language, or the second one of a held-out picture.
         items = [item for item in map(self._without_withheld, items) if item.texts and self._weight(item)]
         with ThreadPoolExecutor() as pool:
@@ -92,8 +103,9 @@ class PairSampler:
             raise ValueError(f"no item of the sources {sorted(recipe.sources)} in the manifest")
 
     def summary(self) -> dict[str, Any]:
-        """What there is to draw from."""
-        return {"items": len(self.items), "captions": len(self.groups), "unreadable": self.skipped}
+        """What there is to draw from, and the share of padding in the batches so far, where a processor tells it."""
+        found: dict[str, Any] = {"items": len(self.items), "captions": len(self.groups), "unreadable": self.skipped}
+        return found | {"padding": round(self.padding.total, 3)} if self.padding.text_padded else found
 
     def batch(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[tuple[Example, Example]]:
         """`size` pairs as (text example, partner example), or the slice of them of process `rank` of `world`.
@@ -111,9 +123,15 @@ class PairSampler:
             pictures = torch.stack([self.media[i] for i in chosen])
             x = augment_pictures(pictures, self.size, generator, self.recipe.augmentation)
             partners: list[Example] = [{"pixels": p} for p in normalise_pixels(x)]
-        else:
+        elif self.partner == "audio":
             partners = [{"waveform": self._clip(self.media[i], generator)} for i in chosen]
-        return list(zip(texts, partners, strict=True))[rank * local : (rank + 1) * local]
+        else:
+            assert self.processor is not None
+            partners = [self.processor.vary(self.media[i], generator, self.recipe.augmentation) for i in chosen]
+        pairs = list(zip(texts, partners, strict=True))[rank * local : (rank + 1) * local]
+        if self.processor is not None:
+            self.padding.add([(self.text.length(text), self.processor.length(partner)) for text, partner in pairs])
+        return pairs
 
     def _joined(self, step: int) -> list[list[int]]:
         """The members of every group that take part in a step: a number of items that grows exponentially."""
@@ -127,17 +145,28 @@ class PairSampler:
     def _draw(self, size: int, generator: torch.Generator, step: int) -> list[int]:
         """Item indices, one per group, no caption twice; of sounds, those of similar length."""
         joined = self._joined(step)
-        surplus = SURPLUS["image" if self.partner == "image" else "audio"]
+        surplus = SURPLUS["audio" if self.partner == "audio" else "image"]
         weights = self.weights * torch.tensor([bool(members) for members in joined])
-        count = min(int((weights > 0).sum()), int(size * surplus))
-        order = torch.multinomial(weights, count, replacement=False, generator=generator).tolist()
-        distinct = {self.group_names[group]: group for group in reversed(order)}
-        groups = [group for group in order if distinct[self.group_names[group]] == group]
-        if self.partner == "image":
+        there = int((weights > 0).sum())
+        groups = self._distinct(weights, min(there, int(size * surplus)), generator)
+        if len(groups) < size:  # the same captions in several sources: look at all
+            groups = self._distinct(weights, there, generator)
+        if len(groups) < size:
+            raise ValueError(
+                f"batch_size={size}, but at step {step} there are {len(groups)} different captions to draw from, and a "
+                "batch holds none twice; use smaller batches, more sources, or more first_items"
+            )
+        if self.partner != "audio":
             return [self._any(joined[group], generator) for group in groups[:size]]
         target = self.media[int(torch.randint(len(self.media), (), generator=generator))].shape[0]
         members = [self._of_length(joined[group], target, generator) for group in groups]
         return sorted(members, key=lambda i: abs(self.media[i].shape[0] - target))[:size]
+
+    def _distinct(self, weights: Tensor, count: int, generator: torch.Generator) -> list[int]:
+        """Groups of different captions among `count` that are drawn by weight, in the order of the draw."""
+        order = torch.multinomial(weights, count, replacement=False, generator=generator).tolist()
+        first = {self.group_names[group]: group for group in reversed(order)}
+        return [group for group in order if first[self.group_names[group]] == group]
 
     def _of_length(self, members: list[int], target: int, generator: torch.Generator) -> int:
         """One of the few sounds of a caption whose length is nearest to the batch's target."""
@@ -193,6 +222,14 @@ class PairSampler:
         except InputError:
             return None
         return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+
+    def _loaded(self, path: Path) -> Any:
+        """Of any other modality, what its processor keeps for training."""
+        assert self.processor is not None
+        try:
+            return self.processor.load(path)
+        except InputError:
+            return None
 
     def _sound(self, path: Path) -> Tensor | None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -20,10 +21,18 @@ AHEAD = 2  # batches that each worker prepares in advance
 
 
 @dataclass
+class _Column:
+    """The tensors under one key: all values in one row, and the shapes by the number of the example."""
+
+    flat: Tensor
+    shapes: dict[int, tuple[int, ...]]
+
+
+@dataclass
 class _Packed:
     """A batch in a few large tensors: each tensor that changes processes takes a file descriptor."""
 
-    keys: list[dict[str, tuple[Tensor, list[int] | None]]]  # of texts and partners; sizes along the first dimension
+    sides: list[dict[str, _Column]]  # texts and partners
     lengths: list[tuple[int, int]]
     failures: list[tuple[str, str]]
 
@@ -162,26 +171,25 @@ def _pack(batch: LoadedBatch) -> _Packed:
     return _Packed([_pack_side(side) for side in sides], batch.lengths, batch.failures)
 
 
-def _pack_side(examples: Sequence[Example]) -> dict[str, tuple[Tensor, list[int] | None]]:
-    packed: dict[str, tuple[Tensor, list[int] | None]] = {}
-    for key in examples[0]:
-        tensors = [example[key] for example in examples]
-        if len({tensor.shape for tensor in tensors}) == 1:
-            packed[key] = torch.stack(tensors), None
-        else:
-            packed[key] = torch.cat(tensors), [tensor.shape[0] for tensor in tensors]
-    return packed
+def _pack_side(examples: Sequence[Example]) -> dict[str, _Column]:
+    """The tensors of each key one after the other; of any shapes, and not every example needs to have the key."""
+    columns: dict[str, _Column] = {}
+    for key in dict.fromkeys(key for example in examples for key in example):
+        tensors = {number: example[key] for number, example in enumerate(examples) if key in example}
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors.values()])
+        columns[key] = _Column(flat, {number: tuple(tensor.shape) for number, tensor in tensors.items()})
+    return columns
 
 
 def _unpack(packed: _Packed) -> LoadedBatch:
-    sides = [_unpack_side(side, len(packed.lengths)) for side in packed.keys]
+    sides = [_unpack_side(side, len(packed.lengths)) for side in packed.sides]
     return LoadedBatch(list(zip(*sides, strict=True)), packed.lengths, packed.failures)
 
 
-def _unpack_side(side: dict[str, tuple[Tensor, list[int] | None]], count: int) -> list[Example]:
+def _unpack_side(side: dict[str, _Column], count: int) -> list[Example]:
     examples: list[Example] = [{} for _ in range(count)]
-    for key, (tensor, sizes) in side.items():
-        parts = tensor.unbind() if sizes is None else tensor.split(sizes)
-        for example, part in zip(examples, parts, strict=True):
-            example[key] = part
+    for key, column in side.items():
+        parts = column.flat.split([math.prod(shape) for shape in column.shapes.values()])
+        for (number, shape), part in zip(column.shapes.items(), parts, strict=True):
+            examples[number][key] = part.view(shape)
     return examples

@@ -103,7 +103,7 @@ class ShardCache:
     def _fetched(self, url: str) -> Path:
         target = self.folder / "shards" / self.name(url)
         if not target.exists():
-            self._make_room()
+            self.make_room()
             download(
                 url,
                 target,
@@ -115,7 +115,7 @@ class ShardCache:
             os.utime(target)
         return target
 
-    def _make_room(self) -> None:
+    def make_room(self) -> None:
         """Deletes the longest unused shards beyond the limit. Processes that have one open go on reading it."""
         kept = 0
         for _, size, path in sorted(self._whole_shards(), reverse=True):

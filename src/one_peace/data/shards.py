@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from urllib.parse import urljoin, urlsplit
 
 import numpy as np
 
@@ -20,8 +21,9 @@ from one_peace.data.cache_files import built_once
 from one_peace.data.shard_cache import ShardCache, expand_braces, is_remote
 from one_peace.data.source import RawPair, UnusablePair
 from one_peace.errors import InputError
+from one_peace.modalities import get_modality
 
-MEDIA = {
+MEDIA = {  # those of a modality that search does not tell by its endings alone
     "image": ("jpg", "jpeg", "png", "webp", "gif", "bmp"),
     "audio": ("wav", "flac", "ogg", "opus", "mp3", "m4a"),
 }
@@ -29,9 +31,12 @@ TEXTS = ("txt", "json", "cls")
 CAPTION_FIELDS = ("caption", "text")  # of a .json
 ENTRY = np.dtype([("text", "<i8"), ("text_size", "<i8"), ("form", "u1"), ("media", "<i8"), ("media_size", "<i8")])
 OPEN_SHARDS = 64  # indexes and files kept open by a process
-TRIED_FIRST = 16  # remote shards tried for the number of pairs in one
 FETCHED_AT_ONCE = 8
+TRIED_FIRST = 16  # shards of which none can be had: the others are not asked for
+REPORTED = 100  # shards counted between two lines that say so
 _BLOCK = 512  # bytes of a tar header
+
+SIZES = "sizes.json"  # the usual name of a file that says how many pairs each shard beside it holds
 
 log = logging.getLogger("one_peace.data")
 
@@ -39,29 +44,32 @@ log = logging.getLogger("one_peace.data")
 class ShardSource:
     """Pairs of tar shards.
 
-    The place of a pair must be known without reading all shards. Local shards are indexed by reading their headers,
-    once. Remote ones are indexed as they are fetched: each is taken to hold `pairs_per_shard`, by default as many as
-    the first one that can be had; places beyond the end of a smaller shard are unusable, pairs beyond that number are
-    not drawn.
+    The place of a pair must be known without reading all shards, and must never change. Local shards are indexed by
+    reading their headers, once. How many pairs remote ones hold is said by `index`, or by `pairs_per_shard`, or they
+    are counted: then each is fetched once before the first pair is read, and the numbers are kept. Where numbers turn
+    out wrong, places beyond the end of a smaller shard are unusable, and what a larger one has beyond is not drawn.
 
     Args:
         pattern: paths or http, https and file URLs, with ranges such as `name-{000000..000123}.tar`.
-        partner: `image` or `audio`; other modalities give their file endings in `endings`.
+        endings: of the names of the partner's files, `("jpg", "png")`, best first.
+        index: path or URL of a JSON file, `{"name-000000.tar": 1000, ...}` or
+            `{"shardlist": [{"url": "name-000000.tar", "nsamples": 1000}, ...]}`. By default `sizes.json` beside the
+            first remote shard, if there is one.
         labels: texts for `KEY.cls`, which holds a number; without them the number itself is the text.
 
     Raises:
-        InputError: no shard can be had, or the first ones hold no pairs.
+        InputError: no shard can be had, they hold no pairs, or the index is damaged or lacks one.
     """
 
     def __init__(
         self,
         pattern: str | Sequence[str],
-        partner: str,
+        endings: Sequence[str],
         cache: ShardCache,
         *,
         pairs_per_shard: int | None = None,
+        index: str | None = None,
         labels: Sequence[str] | None = None,
-        endings: Sequence[str] | None = None,
         name: str | None = None,
     ) -> None:
         patterns = [pattern] if isinstance(pattern, str) else list(pattern)
@@ -69,16 +77,16 @@ class ShardSource:
         self.urls = [url for each in patterns for url in expand_braces(each)]
         self.cache = cache
         self.labels = None if labels is None else dict(enumerate(labels))
-        known = MEDIA.get(partner) if endings is None else tuple(endings)
-        if known is None:
-            raise ValueError(f"shards of {partner}: say by `endings` which file endings are a {partner}")
-        self.endings = known
+        self.endings = tuple(ending.lstrip(".").lower() for ending in endings)
         self._opened: OrderedDict[int, tuple[int, np.ndarray]] = OrderedDict()
-        if pairs_per_shard is None and not any(map(is_remote, self.urls)):
-            lengths = self._local_lengths()
+        if index is not None:
+            lengths = lengths_by_index(self.urls, *_fetched_index(index, cache))
+        elif pairs_per_shard is not None:
+            lengths = [pairs_per_shard] * len(self.urls)
+        elif any(map(is_remote, self.urls)):
+            lengths = json.loads(built_once(self._plan_path(), self._plan).read_text(encoding="utf-8"))
         else:
-            size = pairs_per_shard or built_once(self._plan_path(), self._plan).read_text(encoding="utf-8")
-            lengths = [int(size)] * len(self.urls)
+            lengths = self._counted()
         self.blocks = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         if not len(self):
             raise InputError(self.name, f"its shards hold no pair of {'/'.join(TEXTS)} and {'/'.join(self.endings)}")
@@ -95,7 +103,7 @@ class ShardSource:
         descriptor, entries = self._open(shard)
         url = self.urls[shard]
         if place >= len(entries):
-            raise UnusablePair(url, f"holds only {len(entries)} pairs", "shard smaller than the others")
+            raise UnusablePair(url, f"holds only {len(entries)} pairs", "shard smaller than said")
         entry = entries[place]
         key = f"{url}, {_member_name(descriptor, int(entry['media']))}"
         media = _contents(descriptor, int(entry["media"]), int(entry["media_size"]), key)
@@ -162,32 +170,91 @@ class ShardSource:
                 os.close(self._opened.popitem(last=False)[1][0])
         return self._opened[shard]
 
-    def _local_lengths(self) -> list[int]:
+    def _counted(self) -> list[int]:
+        """The number of pairs in each shard, by reading all headers; 0 for those that cannot be had."""
+        lengths: list[int] = []
         with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
-            lengths = [len(entries) for entries in pool.map(self._entries_if_any, range(len(self.urls)))]
-        missing = [url for url in self.urls if url in self.cache.failed]
-        if len(missing) == len(self.urls):
-            self._nothing_usable()
-        for url in missing:
-            log.warning("left out: the shard %s: %s", url, self.cache.failed[url][1])
+            for number, entries in enumerate(pool.map(self._entries_if_any, range(len(self.urls))), 1):
+                lengths.append(len(entries))
+                tried = number == min(TRIED_FIRST, len(self.urls))
+                if tried and all(url in self.cache.failed for url in self.urls[:number]):
+                    pool.shutdown(cancel_futures=True)
+                    why = f"{number} tried; {self.urls[0]}: {self.cache.failed[self.urls[0]][1]}"
+                    raise InputError(self.name, f"none of its {len(self.urls)} shards can be used ({why})")
+                if number % REPORTED == 0:
+                    log.warning("%s: counted the pairs of %d of %d shards", self.name, number, len(self.urls))
+        for url in self.urls:
+            if url in self.cache.failed:
+                log.warning("left out: the shard %s: %s", url, self.cache.failed[url][1])
         return lengths
 
     def _plan_path(self) -> Path:
         digest = hashlib.sha256("\n".join([*self.urls, *self.endings]).encode()).hexdigest()[:20]
-        return self.cache.folder / "indexes" / f"pairs-per-shard-{digest}.txt"
+        return self.cache.folder / "indexes" / f"sizes-{digest}.json"
 
     def _plan(self, target: Path) -> None:
-        """Writes down the number of pairs in the first shard that can be had, so that it stays the same."""
-        for shard in range(min(TRIED_FIRST, len(self.urls))):
-            if count := len(self._entries_if_any(shard)):
-                target.write_text(str(count), encoding="utf-8")
-                return
-        self._nothing_usable()
+        """Writes down the number of pairs in each remote shard, so that it stays the same."""
+        beside = urljoin(self.urls[0], SIZES)
+        try:
+            lengths = lengths_by_index(self.urls, *_fetched_index(beside, self.cache))
+        except UnusablePair:
+            log.warning(
+                "%s: no %s beside its %d shards, so all are fetched once to count their pairs; "
+                "pairs_per_shard or index in the recipe saves that",
+                *(self.name, SIZES, len(self.urls)),
+            )
+            lengths = self._counted()
+            self.cache.make_room()
+            # One that cannot be had today may be there tomorrow: it keeps a place for as many pairs as most have.
+            usual = int(np.median([length for length in lengths if length] or [0]))
+            lengths = [
+                usual if url in self.cache.failed else length for url, length in zip(self.urls, lengths, strict=True)
+            ]
+        target.write_text(json.dumps(lengths), encoding="utf-8")
 
-    def _nothing_usable(self) -> None:
-        tried = [url for url in self.urls if url in self.cache.failed]
-        why = f"; {tried[0]}: {self.cache.failed[tried[0]][1]}" if tried else ""
-        raise InputError(self.name, f"none of its {len(self.urls)} shards can be used ({len(tried)} not there{why})")
+
+def media_endings(modality: str) -> tuple[str, ...]:
+    """Endings of the files of a modality, best first.
+
+    Raises:
+        ValueError: no such modality, or it does not say.
+    """
+    found = MEDIA.get(modality) or tuple(ending.lstrip(".") for ending in get_modality(modality).endings.split())
+    if not found:
+        raise ValueError(f"shards of {modality}: say by `endings` which file endings are of that modality")
+    return found
+
+
+def lengths_by_index(urls: Sequence[str], place: str, content: bytes) -> list[int]:
+    """How many pairs each shard holds, by the content of the index at `place`.
+
+    Raises:
+        InputError: it is damaged, or lacks a shard.
+    """
+    try:
+        values = json.loads(content)
+        if isinstance(values.get("shardlist"), list):
+            values = {entry["url"]: entry["nsamples"] for entry in values["shardlist"]}
+        counts = {_base_name(name): count for name, count in values.items()}
+        lengths = [counts[_base_name(url)] for url in urls]
+    except KeyError as error:
+        raise InputError(place, f"has no number of pairs for {error}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(place, f"is no JSON that says how many pairs each shard holds ({error})") from error
+    if wrong := [length for length in lengths if not isinstance(length, int) or length < 0]:
+        raise InputError(place, f"says that a shard holds {wrong[0]!r} pairs")
+    return lengths
+
+
+def _base_name(url: str) -> str:
+    return urlsplit(url).path.rsplit("/", 1)[-1]
+
+
+def _fetched_index(place: str, cache: ShardCache) -> tuple[str, bytes]:
+    """Its place, and its content; `UnusablePair`, which is an `InputError`, if it cannot be had."""
+    descriptor = cache.open(place)
+    with os.fdopen(descriptor, "rb") as file:
+        return place, file.read()
 
 
 def _write_index(descriptor: int, endings: Sequence[str], target: Path) -> None:

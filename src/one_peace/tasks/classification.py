@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from one_peace.modalities.base import Processor
-from one_peace.models.one_peace.config import HeadConfig
+from one_peace.models.one_peace.config import HeadConfig, Pooling
 from one_peace.objectives.classification import classification_loss
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.metrics import average_precision
-from one_peace.tasks.task import Augmentation, BadRow, Figures, Row, Task, TaskBatch, TaskExample, column, prepare
+from one_peace.tasks.task import BadRow, Figures, Row, Task, TaskBatch, TaskExample, column, prepare
 
 SHOWN = 5  # labels of a prediction
 
@@ -33,16 +33,18 @@ class Classification(Task):
         multiple: bool = False,
         smoothing: float = 0.0,
         label_column: str = "label",
+        pooling: Pooling = "attention",
     ) -> None:
         self.modalities = (modality,)  # type: ignore[misc]
         super().__init__(processors)
         self.modality, self.labels, self.multiple, self.smoothing = modality, labels, multiple, smoothing
-        self.label_column = label_column
+        self.label_column, self.pooling = label_column, pooling
 
     def head(self, width: int) -> HeadConfig:
-        return HeadConfig(len(self.labels), self.modality, "attention", hidden=2 * width)
+        hidden = 2 * width if self.pooling == "attention" else None  # the published image classifier is linear
+        return HeadConfig(len(self.labels), self.modality, self.pooling, hidden=hidden)
 
-    def example(self, row: Row, key: str, augment: Augmentation | None = None) -> TaskExample:
+    def example(self, row: Row, key: str) -> TaskExample:
         made = prepare(self.processors[self.modality], column(row, self.modality, key), self.modality, key)
         target = self._target(row, key) if self.label_column in row else None
         return TaskExample(key, {self.modality: [made]}, target)
@@ -104,6 +106,8 @@ class Accuracy(Figures):
 
 class MeanAveragePrecision(Figures):
     """Mean over classes of the average precision; classes without a positive example do not count."""
+
+    main = "map"
 
     def __init__(self) -> None:
         self.scores: list[Tensor] = []

@@ -15,7 +15,7 @@ from one_peace.modalities.pictures import decode_picture, image_tensor
 from one_peace.modalities.text import TextProcessor
 from one_peace.models.one_peace.config import HeadConfig
 from one_peace.objectives.boxes import box_iou, grounding_loss
-from one_peace.tasks.task import Augmentation, BadRow, Figures, Row, Task, TaskBatch, TaskExample, column
+from one_peace.tasks.task import BadRow, Figures, Row, Task, TaskBatch, TaskExample, column
 
 FOUND = 0.5  # overlap from which a box counts as right
 
@@ -36,7 +36,7 @@ class Grounding(Task):
     def head(self, width: int) -> HeadConfig:
         return HeadConfig(4, self.reads, "attention", hidden=2 * width)
 
-    def example(self, row: Row, key: str, augment: Augmentation | None = None) -> TaskExample:
+    def example(self, row: Row, key: str) -> TaskExample:
         text, image = self.processors["text"], self.processors["image"]
         assert isinstance(text, TextProcessor) and isinstance(image, ImageProcessor)
         phrase = str(column(row, "text", key))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from one_peace.errors import InputError
 from one_peace.modalities.base import Processor
-from one_peace.models.one_peace.config import build_dataclass
+from one_peace.models.one_peace.config import Pooling, build_dataclass
 from one_peace.tasks.audio_question_answering import AudioQuestionAnswering
 from one_peace.tasks.classification import Classification
 from one_peace.tasks.grounding import Grounding
@@ -27,13 +27,15 @@ Processors = Mapping[str, Processor]
 class TaskSettings:
     """A task. Which settings count depends on its `kind`.
 
-    modality: what is classified. labels: names of the classes, or of the answers of visual question answering.
-    multiple: several labels per example. smoothing: of class numbers. label_column: where labels stand. reads: whose
-    features grounding reads. published_loss: with the published code's accidents (`objectives/hinge.py`, `boxes.py`).
+    modality: what is classified; pooling: how (`HeadConfig`; "mean" is the published image classifier's). labels: names
+    of the classes, or of the answers of visual question answering. multiple: several labels per example. smoothing:
+    of class numbers. label_column: where labels stand. reads: whose features grounding reads. published_loss: with the
+    published code's accidents (`objectives/hinge.py`, `boxes.py`).
     """
 
     kind: str
     modality: str = "image"
+    pooling: Pooling = "attention"
     labels: tuple[str, ...] = ()
     multiple: bool = False
     smoothing: float = 0.0
@@ -78,6 +80,7 @@ def _classification(settings: TaskSettings, processors: Processors) -> Task:
         multiple=settings.multiple,
         smoothing=settings.smoothing,
         label_column=settings.label_column,
+        pooling=settings.pooling,
     )
 
 

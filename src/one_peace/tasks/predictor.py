@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,9 +23,16 @@ Rows = Iterable[tuple[str, Row | InputError]]
 
 
 class Predictor:
-    """Scores rows in batches. `skipped` collects the errors of rows that were passed over."""
+    """Scores rows in batches, by `run` or else by the model itself. `skipped` collects the errors of rows that were
+    passed over."""
 
-    def __init__(self, model: OnePeaceForPrediction, task: Task, batch_size: int = BATCH_SIZE) -> None:
+    def __init__(
+        self,
+        model: OnePeaceForPrediction,
+        task: Task,
+        batch_size: int = BATCH_SIZE,
+        run: Callable[[TaskBatch], Tensor] | None = None,
+    ) -> None:
         head = task.head(model.config.width)
         own = model.head.config
         if (own.outputs, own.pictures) != (head.outputs, head.pictures):
@@ -39,6 +46,7 @@ class Predictor:
                 f"{', '.join(task.modalities)}"
             )
         self.model, self.task, self.batch_size = model.eval(), task, batch_size
+        self.run = run or (lambda batch: self.model(batch.inputs))
         self.skipped: list[InputError] = []
 
     @classmethod
@@ -108,7 +116,7 @@ class Predictor:
     def _score(self, examples: Sequence[TaskExample]) -> tuple[Tensor, TaskBatch]:
         parameter = next(self.model.parameters())
         batch = self.task.collate(examples).to(parameter.device)
-        return self.model(batch.inputs).float().cpu(), batch.to(torch.device("cpu"))
+        return self.run(batch).float().cpu(), batch.to(torch.device("cpu"))
 
 
 def _candidates(example: TaskExample) -> int:

@@ -12,7 +12,7 @@ from one_peace.models.one_peace.config import HeadConfig
 from one_peace.models.one_peace.prediction import SECOND_PICTURE
 from one_peace.objectives.classification import classification_loss
 from one_peace.tasks.classification import Accuracy
-from one_peace.tasks.task import Augmentation, BadRow, Figures, Row, Task, TaskBatch, TaskExample, column, prepare
+from one_peace.tasks.task import BadRow, Figures, Row, Task, TaskBatch, TaskExample, column, prepare
 
 TRUTH = {"true": 0, "false": 1}  # the published numbers of the classes
 
@@ -26,7 +26,7 @@ class Reasoning(Task):
     def head(self, width: int) -> HeadConfig:
         return HeadConfig(2, "text", "attention", hidden=2 * width, pictures=2)
 
-    def example(self, row: Row, key: str, augment: Augmentation | None = None) -> TaskExample:
+    def example(self, row: Row, key: str) -> TaskExample:
         statement = clean_caption(str(column(row, "text", key)))
         if not statement:
             raise BadRow(key, "column 'text' is empty")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,9 +18,6 @@ from one_peace.models.one_peace.prediction import SECOND_PICTURE
 
 Row = Mapping[str, Any]
 """Column -> text of a table; media are paths, contents or whatever else the modality's processor takes."""
-
-Augmentation = Callable[[Any, torch.Generator], Any]
-"""A decoded picture or waveform and a generator -> another one."""
 
 
 class BadRow(InputError):
@@ -56,7 +53,9 @@ class TaskBatch:
 
 
 class Figures(ABC):
-    """Scores of batches, added up to the figures that a task is judged by."""
+    """Scores of batches, added up to the figures that a task is judged by; `main` selects the best model."""
+
+    main: ClassVar[str] = "accuracy"
 
     @abstractmethod
     def add(self, scores: Tensor, batch: TaskBatch) -> None:
@@ -64,7 +63,7 @@ class Figures(ABC):
 
     @abstractmethod
     def result(self) -> dict[str, float]:
-        """Figures by name, the one that selects the best model first. `ValueError` without a single example."""
+        """Figures by name, `main` first. `ValueError` without a single example."""
 
 
 class Task(ABC):
@@ -84,7 +83,7 @@ class Task(ABC):
         """The published head for an encoder of this width."""
 
     @abstractmethod
-    def example(self, row: Row, key: str, augment: Augmentation | None = None) -> TaskExample:
+    def example(self, row: Row, key: str) -> TaskExample:
         """A row as an example. `BadRow` names what is wrong with it under `key`."""
 
     @abstractmethod

@@ -14,7 +14,7 @@ from one_peace.models.one_peace.config import HeadConfig
 from one_peace.objectives.classification import classification_loss
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.metrics import consensus_accuracy
-from one_peace.tasks.task import Augmentation, BadRow, Figures, Row, Task, TaskBatch, TaskExample, column, prepare
+from one_peace.tasks.task import BadRow, Figures, Row, Task, TaskBatch, TaskExample, column, prepare
 
 SHOWN = 5  # answers of a prediction
 
@@ -33,7 +33,7 @@ class VisualQuestionAnswering(Task):
     def head(self, width: int) -> HeadConfig:
         return HeadConfig(len(self.answers), "text", "attention", hidden=2 * width, pooler=True)
 
-    def example(self, row: Row, key: str, augment: Augmentation | None = None) -> TaskExample:
+    def example(self, row: Row, key: str) -> TaskExample:
         question = clean_caption(str(column(row, "question", key)))
         if not question:
             raise BadRow(key, "column 'question' is empty")

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
@@ -25,6 +25,8 @@ from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.nn.block import Block
 from one_peace.tasks.pretraining import Contrast, PretrainingBatch, PretrainingStage, pretraining_losses
 from one_peace.training.recipe import EngineRecipe
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,14 @@ class Processes:
         dist.all_reduce(value, dist.ReduceOp.MAX, group=self.group)
         return bool(value.item())
 
+    def share(self, value: T) -> T:
+        """What the first process calls this with, on every process; the others' own values do not matter."""
+        if self.group is None:
+            return value
+        box = [value if self.first else None]
+        dist.broadcast_object_list(box, src=0, group=self.group)
+        return cast(T, box[0])
+
     def wait(self) -> None:
         """Returns when all processes have come here."""
         if self.group is not None:
@@ -62,6 +72,12 @@ class Processes:
         gathered = rows.new_empty((self.count * rows.shape[0], *rows.shape[1:]))
         dist.all_gather_into_tensor(gathered, rows)
         return gathered
+
+    def sum(self, rows: Tensor) -> Tensor:
+        """The sum over processes of a tensor on the CPU, in place."""
+        if self.group is not None:
+            dist.all_reduce(rows, group=self.group)
+        return rows
 
     def mean(self, values: Mapping[str, Tensor], summed: Iterable[str] = ()) -> dict[str, float]:
         """Scalars averaged over processes, those named in `summed` added up."""
@@ -104,37 +120,65 @@ def join_processes(device: str = "cpu") -> Iterator[tuple[Processes, str]]:
         dist.destroy_process_group()
 
 
-class LossModule(nn.Module):
-    """The losses of a batch as one forward pass, which is what sharding hooks into.
+class ForwardPass(nn.Module):
+    """What is computed of a model in training, as one forward pass: sharding and precision hook into it.
 
-    The names of parameters are those of `model`, whether they are sharded or not.
+    The names of parameters are those of `model`, whether they are sharded or not. `others` are further methods that
+    run the model.
     """
 
-    def __init__(self, model: OnePeaceForPretraining, stage: PretrainingStage) -> None:
+    others: tuple[str, ...] = ()
+
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.stage = model, stage
+        self.model = model
         self.precision: AbstractContextManager[Any] = nullcontext()
+
+
+Forward = TypeVar("Forward", bound=ForwardPass)
+
+
+class LossModule(ForwardPass):
+    """The pretraining losses of a batch."""
+
+    model: OnePeaceForPretraining
+    others = ("embed",)
+
+    def __init__(self, model: OnePeaceForPretraining, stage: PretrainingStage) -> None:
+        super().__init__(model)
+        self.stage = stage
 
     def forward(self, batch: PretrainingBatch, contrast: Contrast, denoise: bool) -> dict[str, Tensor]:
         with self.precision:
             return pretraining_losses(self.model, batch, self.stage, contrast, denoise)
 
+    def embed(self, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Unit-length embeddings (batch, dim) of one modality; as a forward pass, so it works on sharded weights."""
+        encoder = self.model.encoder
+        with self.precision:
+            # The blocks run as in training; `encoder.embed` computes the last one in a way that sharding cannot see.
+            return encoder.project(name, encoder({name: inputs})[name])
 
-def prepare_model(
-    model: OnePeaceForPretraining, stage: PretrainingStage, engine: EngineRecipe, processes: Processes, device: str
-) -> LossModule:
+
+def prepare_model(losses: Forward, engine: EngineRecipe, processes: Processes, device: str) -> Forward:
     """Moves the model to its device and applies the engine's choices to it, in place.
+
+    A model on the meta device gets memory, on each process for its shards only, and no values yet.
 
     Raises:
         ValueError: the number of processes is no multiple of `shard_over`.
     """
-    model.to(device)
-    losses = LossModule(model, stage)
+    model = losses.model
+    hollow = any(parameter.is_meta for parameter in model.parameters())
+    if not hollow:
+        model.to(device)
     kind = torch.device(device).type
     half = engine.precision == "bfloat16"
     if half:
         losses.precision = torch.autocast(kind, torch.bfloat16)
     blocks = [block for block in model.modules() if isinstance(block, Block)]
+    if engine.compile:
+        _compile(blocks)
     if engine.recompute:
         for block in blocks:
             # inside the sharding's hooks, so that the second forward pass finds whole weights
@@ -148,15 +192,40 @@ def prepare_model(
             fully_shard(block, mesh=mesh, mp_policy=policy)
         scalars = {p for p in model.parameters() if p.ndim == 0}  # too small to be sharded: see `average_scalars`
         fully_shard(losses, mesh=mesh, mp_policy=policy, ignored_params=scalars, reshard_after_forward=False)
+        for name in losses.others:
+            register_fsdp_forward_method(losses, name)
+    if hollow:
+        losses.to_empty(device=device)
     return losses
 
 
-def _mesh(kind: str, count: int, shard_over: int | None) -> DeviceMesh:
-    if shard_over is None or shard_over == count:
-        return init_device_mesh(kind, (count,), mesh_dim_names=("shard",))
+def shards_over(count: int, shard_over: int | None) -> int:
+    """Number of processes, of `count`, that share one copy of the weights. `ValueError` if it does not divide them."""
+    if shard_over is None:
+        return count
     if shard_over < 1 or count % shard_over:
         raise ValueError(f"engine.shard_over={shard_over} does not divide the {count} processes of this run")
-    return init_device_mesh(kind, (count // shard_over, shard_over), mesh_dim_names=("copy", "shard"))
+    return shard_over
+
+
+def _compile(blocks: Iterable[Block]) -> None:
+    """Has the two branches of every block compiled; names of parameters stay.
+
+    Dropped branches, recomputation and sharding stay outside of the compiled code, which therefore is the same for all
+    blocks of one shape.
+    """
+    # One version of the code per combination of experts, bias and gradient, of encoder and decoder.
+    torch._dynamo.config.recompile_limit = 64
+    for block in blocks:
+        block.attend = torch.compile(block.attend, dynamic=True)  # type: ignore[method-assign]
+        block.feed = torch.compile(block.feed, dynamic=True)  # type: ignore[method-assign]
+
+
+def _mesh(kind: str, count: int, shard_over: int | None) -> DeviceMesh:
+    shards = shards_over(count, shard_over)
+    if shards == count:
+        return init_device_mesh(kind, (count,), mesh_dim_names=("shard",))
+    return init_device_mesh(kind, (count // shards, shards), mesh_dim_names=("copy", "shard"))
 
 
 def average_scalars(parameters: Iterable[nn.Parameter], processes: Processes) -> None:

@@ -42,6 +42,14 @@ class WeightAverage:
             self.averages[name].copy_(parameter)
 
     @torch.no_grad()
+    def swap(self) -> None:
+        """Exchanges the weights and their averages, exactly; doing it twice changes nothing."""
+        for name, parameter in self._parameters.items():
+            weights = parameter.clone()
+            parameter.copy_(self.averages[name])
+            self.averages[name].copy_(weights)
+
+    @torch.no_grad()
     def copy_to_model(self) -> None:
         """Puts the averages in place of the weights."""
         for name, parameter in self._parameters.items():

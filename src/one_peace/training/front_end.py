@@ -12,34 +12,43 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from one_peace.modalities import get_modality
 from one_peace.modalities.audio import AudioAdapter
 from one_peace.modalities.base import Example, Processor
 from one_peace.modalities.sounds import SAMPLE_RATE
-from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
+from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.objectives.spectrogram import BANDS, HOP, spectrogram_loss
+from one_peace.training.initial_values import fill, fresh_values
 
 BATCH, RATE, WARMUP, CLIP_NORM = 8, 3e-3, 20, 1.0
 
 
+PREFIX = "encoder.adapters.audio."
+
+
 def fit_front_end(
-    model: OnePeaceForPretraining,
+    config: OnePeaceConfig,
     processors: Mapping[str, Processor],
     batches: Callable[[int, int, int], list[tuple[Example, Example]]],
     steps: int,
     seed: int,
     report: Callable[[dict[str, Any]], None],
-) -> None:
-    """Trains the convolutions of the audio adapter, and their norm, to predict the spectrogram by one linear layer.
+) -> dict[str, Tensor]:
+    """Trains the convolutions of a fresh audio adapter, and their norm, to predict the spectrogram by one linear layer.
+
+    Returns their values, by their names in a pretraining model.
 
     Raises:
         ValueError: the model has no audio adapter, or its frames are no whole number of spectrogram columns.
     """
-    if "audio" not in model.encoder.adapters:
+    if "audio" not in config.modalities:
         raise ValueError("front_end_steps needs a model with an audio adapter")
-    adapter = model.encoder.adapters["audio"]
+    adapter = get_modality("audio").adapter(config.modalities["audio"], config.width, config.heads, config.bias_tables)
     assert isinstance(adapter, AudioAdapter)
+    names = [PREFIX + name for name, _ in adapter.named_parameters()]
+    fill(adapter, ((name.removeprefix(PREFIX), value) for name, value in fresh_values(config, seed, names)))
     stride = math.prod(stride for _, stride in adapter.frames.shapes)
     if stride % HOP:
         raise ValueError(f"front_end_steps: frames of {stride} samples are no multiple of {HOP}")
@@ -47,6 +56,7 @@ def fit_front_end(
     head = nn.Linear(adapter.frames_proj.in_features, stride // HOP * BANDS)
     with torch.no_grad():
         head.weight.normal_(std=head.in_features**-0.5, generator=generator)
+        head.bias.zero_()
     trained = [*adapter.frames.parameters(), *adapter.frames_norm.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(trained, lr=RATE, betas=(0.9, 0.98), fused=True)
     for step in range(steps):
@@ -61,3 +71,7 @@ def fit_front_end(
         optimizer.zero_grad(set_to_none=True)
         if (step + 1) % 100 == 0 or step + 1 == steps:
             report({"front_end_step": step + 1, "unexplained": round(loss.item(), 3)})
+    fitted = {
+        name: p.detach() for name, p in adapter.named_parameters() if name.startswith(("frames.", "frames_norm."))
+    }
+    return {PREFIX + name: value for name, value in fitted.items()}

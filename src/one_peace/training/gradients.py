@@ -9,6 +9,7 @@ which process computes it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -64,28 +65,40 @@ class Update:
             offset=processes.rank * self.local,
             full_gradients=recipe.contrast == "full",
         )
+        self.tiled = tiled
         self.contrast: Contrast = cross_modal_contrast if plain else tiled
 
     def gradients(self, step: int) -> dict[str, Tensor]:
         """Adds up the gradients of update `step` -> this process's losses and counts (scalars)."""
-        denoise = step % self.recipe.denoise_every == 0
-        micro_batches = self._draw(step)
+        denoise = self.recipe.denoise_every > 0 and step % self.recipe.denoise_every == 0
+        pairs = self._draw(step)
+        contrast = self._contrast([anchor for anchor, _ in pairs])
+        micro_batches = [
+            self._collate(pairs[start : start + self.micro], step, start) for start in range(0, self.local, self.micro)
+        ]
         if len(micro_batches) == 1:
             self._seed(step, 0)
-            losses = self.losses(micro_batches[0], self.contrast, denoise)
+            losses = self.losses(micro_batches[0], contrast, denoise)
             losses["total"].backward()
             return losses
-        return self._cached(micro_batches, step, denoise)
+        return self._cached(micro_batches, contrast, step, denoise)
 
-    def _draw(self, step: int) -> list[PretrainingBatch]:
+    def _contrast(self, anchors: Sequence[Example]) -> Contrast:
+        """The contrast over the global batch; of pairs with one caption, it may leave out each other as negatives."""
+        if self.recipe.repeated_captions == "negatives":
+            return self.contrast
+        groups = [fingerprint(anchor) for anchor in anchors]
+        if self.processes.count == 1 and len(set(groups)) == len(groups):
+            return self.contrast
+        return partial(self.tiled, groups=torch.tensor(groups, device=self.device))
+
+    def _draw(self, step: int) -> list[tuple[Example, Example]]:
         recipe, processes = self.recipe, self.processes
         place = () if processes.count == 1 else (processes.rank, processes.count)
         pairs = self.batches(recipe.batch_size, recipe.seed, step, *place)
         if len(pairs) < self.local:
             raise ValueError(f"step {step}: {len(pairs)} usable pairs instead of {self.local}")
-        return [
-            self._collate(pairs[start : start + self.micro], step, start) for start in range(0, self.local, self.micro)
-        ]
+        return pairs[: self.local]
 
     def _collate(self, pairs: Sequence[tuple[Example, Example]], step: int, start: int) -> PretrainingBatch:
         slot = self._slot(start // self.micro)
@@ -102,7 +115,9 @@ class Update:
         # drop path draws from the global generator
         torch.manual_seed(self.recipe.seed + step + self._slot(index) * SLOT_SEED)
 
-    def _cached(self, micro_batches: Sequence[PretrainingBatch], step: int, denoise: bool) -> dict[str, Tensor]:
+    def _cached(
+        self, micro_batches: Sequence[PretrainingBatch], contrast: Contrast, step: int, denoise: bool
+    ) -> dict[str, Tensor]:
         count = len(micro_batches)
         kept = _Vectors()
         with torch.no_grad():
@@ -110,7 +125,7 @@ class Update:
                 self._seed(step, index)
                 self.losses(batch, kept, False)
         leaves = kept.leaves()
-        result = self.contrast(*leaves)
+        result = contrast(*leaves)
         grads = torch.autograd.grad(result.loss, leaves, allow_unused=True)
         sums: dict[str, Tensor] = {}
         for index, batch in enumerate(micro_batches):
@@ -129,6 +144,15 @@ class Update:
             result.second_to_first_correct,
         )
         return sums
+
+
+def fingerprint(example: Example) -> int:
+    """A number that only equal examples share, the same in every process."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(example):
+        digest.update(f"{name}{tuple(example[name].shape)}".encode())
+        digest.update(example[name].contiguous().numpy().tobytes())
+    return int.from_bytes(digest.digest(), "little", signed=True)
 
 
 class _Vectors:

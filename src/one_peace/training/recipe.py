@@ -14,8 +14,9 @@ import yaml
 
 from one_peace.data.opening import SourceRecipe
 from one_peace.data.pairs import DataRecipe
-from one_peace.models.one_peace.config import build_dataclass
 from one_peace.tasks.pretraining import PretrainingStage
+from one_peace.training.recipe_checks import build_part
+from one_peace.training.trackers import TRACKERS
 
 
 class _Loader(yaml.SafeLoader):
@@ -51,12 +52,13 @@ class OptimizerRecipe:
 class EngineRecipe:
     """How the work is done on the devices at hand; of this only `precision` changes the numbers.
 
-    `recompute` keeps each block's input and computes the rest again for the gradient. `shard_over` is the number of
-    processes that share one copy of the weights, all by default.
+    `recompute` keeps each block's input and computes the rest again for the gradient. `compile` has PyTorch's compiler
+    make the blocks' code. `shard_over` is the number of processes that share one copy of the weights, all by default.
     """
 
     precision: str = "float32"
     recompute: bool = False
+    compile: bool = False
     shard_over: int | None = None
 
     def __post_init__(self) -> None:
@@ -65,17 +67,60 @@ class EngineRecipe:
 
 
 @dataclass(frozen=True)
+class EvaluationSchedule:
+    """Evaluation during training: after every `every` updates (0: never) and after the last one.
+
+    `pairs` is a source of held-out pairs, by default the validation split of the sample library. `labels` is one whose
+    texts are names of classes, put into each of `prompts`; the library has its categories. `size` bounds the pairs
+    taken of each. The model with the highest `best_by` is kept: by default `recall`, the mean of recall@k over both
+    directions, or without pairs `zero_shot@1`.
+    """
+
+    every: int = 0
+    pairs: SourceRecipe | None = None
+    labels: SourceRecipe | None = None
+    prompts: tuple[str, ...] = ("{}",)
+    size: int = 1000
+    best_by: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.every < 0 or self.size < 2:
+            raise ValueError(f"evaluation: every={self.every} and size={self.size}; at least 0 and 2 are needed")
+        prompts = (self.prompts,) if isinstance(self.prompts, str) else tuple(self.prompts)
+        object.__setattr__(self, "prompts", prompts)
+        wrong = [prompt for prompt in prompts if prompt.count("{}") != 1]
+        if wrong or not prompts:
+            raise ValueError(f"evaluation.prompts: each has {{}} once, where the label stands; got {wrong or 'none'}")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> EvaluationSchedule:
+        """Inverse of `dataclasses.asdict`."""
+        if not isinstance(values, dict):
+            raise ValueError(f"evaluation is a mapping of settings, not {values!r}")
+        fields = dict(values)
+        for key in ("pairs", "labels"):
+            if fields.get(key) is not None:
+                fields[key] = build_part(SourceRecipe, fields[key], f"evaluation.{key}")
+        return build_part(cls, fields, "evaluation")
+
+
+@dataclass(frozen=True)
 class PretrainRecipe:
     """A run. `model` names a preset, a built-in model or a saved one (a folder in our format) to start from.
 
+    `tokenizer` is the place of a vocabulary (tokenizer.json, or the published files) that a fresh model takes instead
+    of training one of `vocabulary` entries, and that an official file needs; `reset_temperature` starts the logit
+    scale of a saved model anew, as in the published second stage.
+
     `expert_from` starts the partner's experts from those of a trained modality. The denoising objective takes part
-    in every `denoise_every`-th step. `contrast` is over the global batch: "published" (gathered features are fixed)
-    or "full" (they get their gradient too). `micro_batch` pairs go through the model at once, as many times as it
-    takes; the denoising negatives of a pair are those of its micro-batch. Without it, a process takes its share of
-    the batch at once; with it, the result does not depend on the number of processes.
+    in every `denoise_every`-th step (0: in none). `contrast` is over the global batch: "published" (gathered features
+    are fixed) or "full" (they get their gradient too). Pairs whose texts are equal token for token are each other's
+    "negatives", as published, or "ignored" by each other (`repeated_captions`). `micro_batch` pairs go through the
+    model at once, as many times as it takes; the denoising negatives of a pair are those of its micro-batch. Without
+    it, a process takes its share of the batch at once; with it, the result does not depend on the number of processes.
 
     `files` are sources of pairs by name; without any, the sample library is drawn from. `workers` processes decode
-    them ahead of training.
+    them ahead of training. `trackers` get the figures of the log too: tensorboard, wandb, trackio.
     """
 
     model: str
@@ -88,20 +133,37 @@ class PretrainRecipe:
     workers: int = 0
     engine: EngineRecipe = field(default_factory=EngineRecipe)
     contrast: str = "published"
+    repeated_captions: str = "ignored"
     micro_batch: int | None = None
     expert_from: str | None = None
+    reset_temperature: bool = False
+    tokenizer: str | None = None
     vocabulary: int = 50264
     drop_path: float = 0.4
     denoise_every: int = 1
+    evaluation: EvaluationSchedule = field(default_factory=EvaluationSchedule)
+    trackers: tuple[str, ...] = ()
     log_every: int = 20
     save_every: int = 200
     seed: int = 3407
 
     def __post_init__(self) -> None:
+        least = {"steps": 0, "batch_size": 1, "workers": 0, "denoise_every": 0, "log_every": 1, "save_every": 1}
+        for key, lowest in least.items():
+            if getattr(self, key) < lowest:
+                raise ValueError(f"recipe: {key} is at least {lowest}, not {getattr(self, key)}")
         if self.contrast not in ("published", "full"):
             raise ValueError(f"contrast is published or full, not {self.contrast!r}")
+        if self.repeated_captions not in ("ignored", "negatives"):
+            raise ValueError(f"repeated_captions is ignored or negatives, not {self.repeated_captions!r}")
         if self.micro_batch is not None and (self.micro_batch < 1 or self.batch_size % self.micro_batch):
             raise ValueError(f"micro_batch={self.micro_batch} does not divide batch_size={self.batch_size}")
+        object.__setattr__(self, "trackers", tuple(self.trackers))
+        unknown = [name for name in self.trackers if name not in TRACKERS]
+        if unknown:
+            raise ValueError(f"trackers: unknown {unknown[0]!r}; a list of some of {', '.join(TRACKERS)}")
+        if self.files and self.evaluation.every and not (self.evaluation.pairs or self.evaluation.labels):
+            raise ValueError("evaluation.every: the recipe's own files need held-out pairs, set evaluation.pairs")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PretrainRecipe:
@@ -110,13 +172,14 @@ class PretrainRecipe:
         parts = {"stage": PretrainingStage, "optimizer": OptimizerRecipe, "data": DataRecipe, "engine": EngineRecipe}
         for key, part in parts.items():
             if key in fields:
-                fields[key] = build_dataclass(part, fields[key], key)
-        fields["files"] = {
-            name: build_dataclass(SourceRecipe, source, f"files.{name}")
-            for name, source in fields.get("files", {}).items()
-        }
-        recipe: PretrainRecipe = build_dataclass(cls, fields, "recipe")
-        return recipe
+                fields[key] = build_part(part, fields[key], key)
+        sources = fields.get("files", {})
+        if not isinstance(sources, dict):
+            raise ValueError(f"files is a mapping from names to sources of pairs, not {sources!r}")
+        fields["files"] = {name: build_part(SourceRecipe, source, f"files.{name}") for name, source in sources.items()}
+        if "evaluation" in fields:
+            fields["evaluation"] = EvaluationSchedule.from_dict(fields["evaluation"])
+        return build_part(cls, fields, "recipe")
 
 
 def load_recipe(name_or_path: str, settings: Sequence[str] = ()) -> PretrainRecipe:
@@ -128,14 +191,17 @@ def read_recipe(kind: str, name_or_path: str, settings: Sequence[str] = ()) -> d
     """The values of a recipe of one kind (a folder of `recipes/`), with settings applied; dotted keys reach inside."""
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: the recipe cannot be read ({getattr(error, 'strerror', error)})") from error
     else:
         shipped = files("one_peace.recipes") / kind
         names = sorted(f.name.removesuffix(".yaml") for f in shipped.iterdir() if f.name.endswith(".yaml"))
         if name_or_path not in names:
             raise ValueError(f"no {kind} recipe {name_or_path!r}; shipped: {', '.join(names)}, or give a .yaml file")
         text = (shipped / f"{name_or_path}.yaml").read_text(encoding="utf-8")
-    values = yaml.load(text, _Loader)
+    values = _yaml(text, name_or_path)
     if not isinstance(values, dict):
         raise ValueError(f"{name_or_path}: a recipe is a mapping of settings")
     for setting in settings:
@@ -148,19 +214,34 @@ def read_recipe(kind: str, name_or_path: str, settings: Sequence[str] = ()) -> d
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
                 raise ValueError(f"setting {setting!r}: {parent} is a plain value and holds no settings")
-        target[leaf] = yaml.load(value, _Loader)
+        target[leaf] = _yaml(value, f"setting {setting!r}")
     return values
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise ValueError(f"{where}: is no YAML ({problem})") from error
 
 
 def recipe_to_yaml(recipe: PretrainRecipe) -> str:
     """The recipe as text that `load_recipe` reads."""
-    text: str = yaml.safe_dump(_plain(dataclasses.asdict(recipe)), sort_keys=False)
+    text: str = yaml.safe_dump(recipe_values(recipe), sort_keys=False)
     return text
 
 
-def _plain(value: Any) -> Any:
+def recipe_values(recipe: PretrainRecipe) -> dict[str, Any]:
+    """The recipe as plain numbers, texts, lists and dicts."""
+    values: dict[str, Any] = plain_values(dataclasses.asdict(recipe))
+    return values
+
+
+def plain_values(value: Any) -> Any:
+    """The same with lists in place of tuples, as YAML and JSON have it."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain_values(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain_values(v) for v in value]
     return value

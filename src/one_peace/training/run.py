@@ -7,10 +7,12 @@ decoder included, which the next stage starts from. It is written before the fir
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+
+from torch import Tensor
 
 from one_peace.checkpoints.native import is_native
 from one_peace.data.decoding import PairDecoder
@@ -24,10 +26,22 @@ from one_peace.modalities.text import TextProcessor
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.training.distributed import Processes
+from one_peace.training.evaluation import open_evaluator
 from one_peace.training.front_end import fit_front_end
-from one_peace.training.pretrain import pretrain
+from one_peace.training.initial_values import empty_model, fill
+from one_peace.training.log import Report
+from one_peace.training.pretrain import Watch, pretrain
 from one_peace.training.recipe import PretrainRecipe, recipe_to_yaml
-from one_peace.training.start import load_for_training, partner_is_new, save_for_training, start_model
+from one_peace.training.start import (
+    partner_is_new,
+    plan_model,
+    save_for_training,
+    saved_plan,
+    saved_values,
+    start_values,
+)
+from one_peace.training.throughput import Utilisation
+from one_peace.training.trackers import require_trackers
 
 
 def training_items(items: Iterable[Item], partner: str) -> list[Item]:
@@ -51,38 +65,56 @@ def run_pretraining(
     items: list[Item],
     out: Path,
     device: str,
-    report: Callable[[dict[str, Any]], None],
+    report: Report,
     processes: Processes | None = None,
+    tick: Callable[[int], None] | None = None,
 ) -> OnePeaceForPretraining:
     """Trains and leaves the run folder `out`; run again after an interruption, it continues.
 
-    Every one of several `processes` calls it, with a folder that all of them see; the first one writes and reports.
+    Every one of several `processes` calls it, with a folder that all of them see; the first one writes and reports,
+    and tells `tick` how many updates are done.
     After a SIGTERM `out/model` is as it was at the start, and `out/state` what the run goes on from.
     """
     processes = processes or Processes()
+    require_trackers(recipe.trackers)
     out.mkdir(parents=True, exist_ok=True)
-    resumed = processes.any(is_native(out / "model"))  # then `state/` has its weights
+    folder, stage = out / "model", recipe.stage
+    resumed = processes.any(is_native(folder))
     if processes.first:
         (out / "recipe.yaml").write_text(recipe_to_yaml(recipe), encoding="utf-8")
-    else:
-        processes.wait()  # until the first one has written where the run starts
-    starting = processes.first and not resumed
-    model, processors = start_model(recipe, items) if starting else load_for_training(out / "model", recipe)
-    stage = recipe.stage
-    with open_batches(recipe, items, model.config, processors) as source:
+    # One process trains the tokenizer; the others are told.
+    plan = None if not processes.first else saved_plan(folder, recipe) if resumed else plan_model(recipe, items)
+    shared = processes.share(plan)
+    assert shared is not None
+    config, processors = shared
+    values = saved_values(folder, config, recipe.seed) if resumed else start_values(recipe, config)
+    with open_batches(recipe, items, config, processors) as source:
         if processes.first:
             report(source.summary())
-        if starting:
-            if stage.front_end_steps and partner_is_new(recipe):
-                fit_front_end(model, processors, source.batch, stage.front_end_steps, recipe.seed, report)
-            save_for_training(model, processors, out / "model")
-        if processes.first:
-            processes.wait()
-        done = pretrain(model, recipe, processors, source.batch, out, device, report, processes)
+        watch = Watch(
+            tick if processes.first else None,
+            open_evaluator(recipe, items, processors, device, processes),
+            Utilisation(recipe, config, processors, device, processes),
+        )
+        fitted: dict[str, Tensor] = {}
+        if not resumed and stage.front_end_steps and partner_is_new(recipe):
+            if processes.first:
+                fitted = fit_front_end(config, processors, source.batch, stage.front_end_steps, recipe.seed, report)
+            fitted = processes.share(fitted)
+
+        def begin(model: OnePeaceForPretraining) -> None:
+            fill(model, itertools.chain(values, fitted.items()))
+            if not resumed:
+                save_for_training(model, processors, folder, processes)
+
+        model = empty_model(config)
+        done = pretrain(
+            model, recipe, processors, source.batch, out, device, report, processes, fill=begin, watch=watch
+        )
         if processes.first:
             report(source.summary())
     if done >= recipe.steps:
-        save_for_training(model, processors, out / "model", write=processes.first)
+        save_for_training(model, processors, folder, processes)
     return model
 
 
@@ -97,10 +129,12 @@ def open_batches(
     if not recipe.files:
         size = getattr(config.modalities[stage.partner], "image_size", 0)
         yield PairSampler(
-            training_items(items, stage.partner), text, data, stage.partner, size, held_out_captions(items)
+            training_items(items, stage.partner), text, data, stage.partner, size, held_out_captions(items), partner
         )
         return
-    decoder = PairDecoder(text, stage.partner, partner, data.augmentation, data.clip_seconds, data.caption_tokens)
+    decoder = PairDecoder(
+        text, stage.partner, partner, data.augmentation, data.clip_seconds, data.caption_tokens, data.crop
+    )
     cache = default_cache() / "pairs"
     with open_pairs(recipe.files, decoder, recipe.seed, cache, workers=recipe.workers) as pairs:
         try:

@@ -1,16 +1,18 @@
-"""The model that a run starts with: a fresh preset, or saved weights, with whatever the stage adds to them."""
+"""What a run starts with: a fresh preset, or saved weights, with whatever the stage adds to them."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from one_peace.checkpoints.names import bare_name, modality_of
-from one_peace.checkpoints.native import is_native, open_folder, write_folder
+from one_peace.checkpoints.native import write_folder
 from one_peace.checkpoints.registry import resolve
+from one_peace.checkpoints.tensor_file import DeferredTensor
 from one_peace.data.manifest import Item
 from one_peace.data.opening import sample_texts
 from one_peace.data.packages import default_cache
@@ -20,118 +22,180 @@ from one_peace.modalities.base import Processor
 from one_peace.modalities.text import TextConfig, TextProcessor
 from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
 from one_peace.models.one_peace.config import OnePeaceConfig
+from one_peace.models.one_peace.loading import PUBLISHED_VOCABULARY, NoVocabulary, find_tokenizer, open_processor
+from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from one_peace.models.one_peace.presets import decoder_shape, list_models, preset
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
-from one_peace.nn.block import Block
-from one_peace.training.distributed import whole_tensor
+from one_peace.training.distributed import Processes, whole_tensor
+from one_peace.training.initial_values import assign, empty_model, fill
 from one_peace.training.recipe import PretrainRecipe
+from one_peace.training.saved_weights import TEMPERATURE, SavedModel, open_saved, values_of
 
 Processors = Mapping[str, Processor]
-
-
-def start_model(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeaceForPretraining, Processors]:
-    """What `recipe.model` names: a preset with a tokenizer trained on the captions, or a saved model.
-
-    A saved model (a folder in our format, a built-in name) without the stage's partner modality gets one, and
-    without a decoder a fresh one.
-    """
-    torch.manual_seed(recipe.seed)
-    if recipe.model in list_models():
-        config, processors = plan_model(recipe, items)
-        return OnePeaceForPretraining(config), processors
-    model, processors = load_for_training(_saved_path(recipe), recipe)
-    if recipe.expert_from is not None:
-        _copy_experts(model, recipe.expert_from, recipe.stage.partner)
-    return model, processors
+VOCABULARY_FILES = f"tokenizer.json, or {', '.join(PUBLISHED_VOCABULARY)}"
 
 
 def plan_model(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeaceConfig, Processors]:
-    """The shape of what `start_model` makes, and its processors, without any weights."""
+    """The shape of the model that `recipe.model` names, and its processors, without any weights.
+
+    That is a preset with a tokenizer trained on the captions, or a saved model: a folder in our format, a built-in
+    name, an official file. A saved model without the stage's partner gets one, and without a decoder a fresh one.
+    """
     if recipe.model in list_models():
         return _fresh(recipe, items)
-    path = _saved_path(recipe)
-    return _extended(OnePeaceConfig.from_dict(open_folder(path).config), recipe, path)
+    saved = open_saved(_saved_path(recipe))
+    return _extended(saved, recipe)
+
+
+def start_values(recipe: PretrainRecipe, config: OnePeaceConfig) -> Iterator[tuple[str, Tensor]]:
+    """Names and values of what `plan_model` says, a few at a time.
+
+    Raises:
+        CheckpointError: names every tensor of a saved model that does not fit, before the first value comes.
+        ValueError: `expert_from` names no modality of the model.
+    """
+    source, partner = recipe.expert_from, recipe.stage.partner
+    saved = None if recipe.model in list_models() else open_saved(_saved_path(recipe))
+    known = config.modalities if saved is None else saved.config.modalities
+    if source is not None and source not in known:
+        raise ValueError(f"expert_from={source!r}: the model has {', '.join(known)}")
+    copies = {} if source is None else _expert_copies(config, source, partner)
+    renewed = (TEMPERATURE,) if recipe.reset_temperature else ()
+    values = values_of(config, recipe.seed, saved, copies, renewed)
+    if saved is None or source is None:
+        return values
+    return itertools.chain(values, _adapter_values(config, saved, source, partner))
+
+
+def saved_values(path: Path, config: OnePeaceConfig, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Names and values of a saved model as it is, what it lacks of `config` fresh. Errors as of `start_values`."""
+    return values_of(config, seed, open_saved(path))
+
+
+def start_model(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeaceForPretraining, Processors]:
+    """The model that a run starts with, whole on the CPU."""
+    config, processors = plan_model(recipe, items)
+    return _whole_model(config, start_values(recipe, config)), processors
+
+
+def load_for_training(path: Path, recipe: PretrainRecipe) -> tuple[OnePeaceForPretraining, Processors]:
+    """A saved model with a decoder and the modalities of the recipe's stage, whole on the CPU.
+
+    Raises:
+        CheckpointError: names every tensor that does not fit.
+    """
+    config, processors = _extended(open_saved(path), recipe)
+    return _whole_model(config, saved_values(path, config, recipe.seed)), processors
+
+
+def saved_plan(path: Path, recipe: PretrainRecipe) -> tuple[OnePeaceConfig, Processors]:
+    """`plan_model` for a run folder's own model, which a run goes on with."""
+    return _extended(open_saved(path), recipe)
 
 
 def partner_is_new(recipe: PretrainRecipe) -> bool:
     """Whether the stage's partner is added to the model by this recipe, and not trained before."""
     if recipe.model in list_models():
         return True
-    return recipe.stage.partner not in OnePeaceConfig.from_dict(open_folder(_saved_path(recipe)).config).modalities
+    return recipe.stage.partner not in open_saved(_saved_path(recipe)).config.modalities
 
 
-def save_for_training(model: OnePeaceForPretraining, processors: Processors, folder: Path, write: bool = True) -> None:
-    """Writes a model with its decoder in our format; `from_pretrained` reads the encoder of it.
+def save_for_training(
+    model: OnePeaceForPretraining | OnePeaceForPrediction,
+    processors: Processors,
+    folder: Path,
+    processes: Processes | None = None,
+    also: Callable[[Path], None] | None = None,
+) -> None:
+    """Writes a whole model, decoder or head included, in our format; `from_pretrained` reads the encoder of it.
 
-    Of a sharded model every process has to call it, one with `write`.
+    `also` writes further files into the folder before it gets its name.
+
+    Every one of several processes calls it, the first one writes: one tensor at a time, put together from all shards.
     """
+    processes = processes or Processes()
+    parameters = dict(model.named_parameters())
+    if not processes.first:
+        while (name := processes.share(None)) is not None:  # in the order in which the first one writes
+            whole_tensor(parameters[name])
+        return
 
     def files(target: Path) -> None:
         for processor in processors.values():
             processor.save(target)
+        if also is not None:
+            also(target)
 
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        whole = whole_tensor(parameter)
-        if write:  # the other processes let go of each tensor at once
-            tensors[name] = [whole]
-    if write:
-        write_folder(folder, model.config.to_dict(), tensors, write_files=files)
+    def reader(name: str) -> DeferredTensor:
+        def read() -> Tensor:
+            processes.share(name)
+            return whole_tensor(parameters[name])
+
+        return DeferredTensor(tuple(parameters[name].shape), parameters[name].dtype, read)
+
+    try:
+        write_folder(folder, model.config.to_dict(), {name: [reader(name)] for name in parameters}, write_files=files)
+    finally:
+        processes.share(None)
 
 
-def load_for_training(path: Path, recipe: PretrainRecipe) -> tuple[OnePeaceForPretraining, Processors]:
-    """A saved model with a decoder and the modalities of the recipe's stage, what it lacked of them fresh.
+def _whole_model(config: OnePeaceConfig, values: Iterable[tuple[str, Tensor]]) -> OnePeaceForPretraining:
+    model = empty_model(config).to_empty(device="cpu")
+    fill(model, values)
+    return model
 
-    Raises:
-        CheckpointError: names every tensor that does not fit.
-    """
-    folder = open_folder(path)
-    saved = OnePeaceConfig.from_dict(folder.config)
-    config, processors = _extended(saved, recipe, path)
-    model = OnePeaceForPretraining(config)
-    tensors = {n if n.startswith(("encoder.", "decoder.")) else f"encoder.{n}": n for n in folder.tensors}
-    parameters = dict(model.named_parameters())
-    problems = [f"{name}: unexpected" for name in tensors if name not in parameters]
-    for name, parameter in parameters.items():
-        if name in tensors:
-            (value,) = folder.tensors[tensors[name]]  # our own format keeps every tensor whole
-            if value.shape == parameter.shape:
-                parameter.data.copy_(value)
-            else:
-                problems.append(f"{name}: shape {tuple(value.shape)}, expected {tuple(parameter.shape)}")
-        elif not _starts_fresh(name, saved):
-            problems.append(f"{name}: missing")
-    if problems:
-        raise CheckpointError(f"{path}: {len(problems)} tensors do not fit:\n  " + "\n  ".join(problems))
-    return model, processors
+
+def _expert_copies(config: OnePeaceConfig, source: str, target: str) -> dict[str, str]:
+    """Which of one modality's parameters start as another's: experts, final norm, projection, cls."""
+    parts = (".ffn.{}.", "encoder.fusion.norms.{}.", "encoder.projections.{}.", "encoder.adapters.{}.cls")
+    copies = {}
+    for name, _ in empty_model(config).named_parameters():
+        for part in parts:
+            if name.startswith("encoder.") and part.format(target) in name and not name.endswith(".cls_position"):
+                copies[name] = name.replace(part.format(target), part.format(source))
+    return copies
+
+
+def _adapter_values(
+    config: OnePeaceConfig, saved: SavedModel, source: str, target: str
+) -> Iterator[tuple[str, Tensor]]:
+    """What else one modality's adapter takes over from another's."""
+    shape = config.width, config.heads, config.bias_tables
+    trained = get_modality(source).adapter(config.modalities[source], *shape)
+    for name, parameter in trained.named_parameters():
+        assign(parameter, torch.cat(list(saved.tensors[f"encoder.adapters.{source}.{name}"])))
+    with torch.device("meta"):
+        fresh = get_modality(target).adapter(config.modalities[target], *shape)
+    for name, value in fresh.start_from(trained).items():
+        yield f"encoder.adapters.{target}.{name}", value
 
 
 def _saved_path(recipe: PretrainRecipe) -> Path:
-    path = resolve(recipe.model)
-    if not is_native(path):
-        raise ValueError(f"model {recipe.model!r} is neither a preset ({', '.join(list_models())}) nor a saved model")
-    return path
+    try:
+        return resolve(recipe.model)
+    except ValueError as error:
+        raise ValueError(f"{error}; presets are {', '.join(list_models())}") from None
 
 
-def _extended(saved: OnePeaceConfig, recipe: PretrainRecipe, path: Path) -> tuple[OnePeaceConfig, Processors]:
+def _extended(saved: SavedModel, recipe: PretrainRecipe) -> tuple[OnePeaceConfig, Processors]:
     """A saved model's shape with the partner of the recipe's stage and a decoder."""
-    partner = recipe.stage.partner
-    modalities = dict(saved.modalities)
-    modalities.setdefault(partner, get_modality(partner).preset(saved.width))
-    decoder = saved.decoder or decoder_shape(saved.width)
-    config = dataclasses.replace(saved, modalities=modalities, decoder=decoder, drop_path=recipe.drop_path)
-    return config, {name: get_modality(name).processor(settings, path) for name, settings in modalities.items()}
+    partner, was = recipe.stage.partner, saved.config
+    modalities = dict(was.modalities)
+    modalities.setdefault(partner, get_modality(partner).preset(was.width))
+    decoder = was.decoder or decoder_shape(was.width)
+    config = dataclasses.replace(was, modalities=modalities, decoder=decoder, drop_path=recipe.drop_path)
+    place = recipe.tokenizer
+    processors = {name: open_processor(name, settings, saved.path, place) for name, settings in modalities.items()}
+    if any(isinstance(processor, NoVocabulary) for processor in processors.values()):
+        raise CheckpointError(f"{saved.path}: no vocabulary beside it; give tokenizer=FOLDER ({VOCABULARY_FILES})")
+    return config, processors
 
 
 def _fresh(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeaceConfig, Processors]:
-    if recipe.files:
-        captions = sorted(set(sample_texts(recipe.files, recipe.stage.partner, default_cache() / "pairs")))
-    else:
-        languages = recipe.data.languages
-        training = [i.texts for i in items if i.split == "train"]
-        captions = sorted({text for texts in training for language in languages for text in texts.get(language, ())})
-    tokenizer = Tokenizer(train_tokenizer([" " + caption.lower() for caption in captions], recipe.vocabulary))
     config = preset(recipe.model, (recipe.stage.anchor, recipe.stage.partner), decoder=True)
+    tokenizer = _trained_tokenizer(recipe, items) if recipe.tokenizer is None else find_tokenizer(recipe.tokenizer, 70)
+    if tokenizer is None:
+        raise ValueError(f"tokenizer={recipe.tokenizer}: holds no vocabulary ({VOCABULARY_FILES})")
     modalities = {**config.modalities, "text": TextConfig(vocab_size=tokenizer.vocab_size)}
     name = f"one-peace-{recipe.model}"
     config = dataclasses.replace(config, name=name, drop_path=recipe.drop_path, modalities=modalities)
@@ -144,18 +208,12 @@ def _fresh(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeaceConfi
     return config, processors
 
 
-def _starts_fresh(name: str, saved: OnePeaceConfig) -> bool:
-    modality = modality_of(bare_name(name).removeprefix("decoder."))
-    new_modality = modality is not None and modality not in saved.modalities
-    return new_modality or (saved.decoder is None and name.startswith("decoder."))
-
-
-def _copy_experts(model: OnePeaceForPretraining, source: str, target: str) -> None:
-    """Starts one modality's feed-forward experts, cls, final norm and projection from another's."""
-    encoder = model.encoder
-    for block in encoder.fusion.blocks:
-        assert isinstance(block, Block)
-        block.ffn[target].load_state_dict(block.ffn[source].state_dict())
-    for parts in (encoder.fusion.norms, encoder.projections):
-        parts[target].load_state_dict(parts[source].state_dict())
-    encoder.adapter(target).cls.data.copy_(encoder.adapter(source).cls.data)
+def _trained_tokenizer(recipe: PretrainRecipe, items: Iterable[Item]) -> Tokenizer:
+    """A tokenizer of the training captions."""
+    if recipe.files:
+        captions = sorted(set(sample_texts(recipe.files, recipe.stage.partner, default_cache() / "pairs")))
+    else:
+        languages = recipe.data.languages
+        training = [i.texts for i in items if i.split == "train"]
+        captions = sorted({text for texts in training for language in languages for text in texts.get(language, ())})
+    return Tokenizer(train_tokenizer([" " + caption.lower() for caption in captions], recipe.vocabulary))

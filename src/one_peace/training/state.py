@@ -7,6 +7,7 @@ the step alone, so that the step stands for the data position and for every rand
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
@@ -29,14 +31,26 @@ from one_peace.training.ema import WeightAverage
 
 COMPLETE = re.compile(r"step-(\d{8,})")
 SHOWN = 8
+CUT_SHORT = "inline_container"  # in what PyTorch's file writer says where the system's error was lost on the way
 RUN = "run"  # everything stands under one key: the writer logs each key of the outermost level, at a price
 
 # of a run on one process, which is no mistake
 warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
 
 
+def complete_states(folder: Path) -> dict[int, Path]:
+    """The whole states in a folder by their step."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    return {int(match[1]): folder / name for name in names if (match := COMPLETE.fullmatch(name))}
+
+
+def has_state(folder: Path) -> bool:
+    """Whether a run can go on from a state in this folder."""
+    return bool(complete_states(folder))
+
+
 class RunState:
-    """Saves and restores weights, optimizer, average, the step and the number of skipped updates of one run."""
+    """Saves and restores one run: weights, optimizer, average, step, skipped updates, `best` (value, step)."""
 
     def __init__(
         self,
@@ -49,7 +63,9 @@ class RunState:
         self.folder, self.model, self.optimizer, self.average = folder, model, optimizer, average
         self.processes = processes or Processes()
         self.saved_step = 0
+        self.best = torch.tensor([-math.inf, 0.0], dtype=torch.float64)  # evaluation
         self._writing: tuple[int, Future[Any]] | None = None
+        self._stager = _pinned_stager(model)
 
     def restore(self) -> tuple[int, int]:
         """Loads the current state in place, if there is one -> (updates done, updates skipped), both 0 without.
@@ -86,10 +102,14 @@ class RunState:
         if step == self.saved_step:
             return problem
         state = self._tensors(grow=False)
-        state["step"], state["skipped"] = torch.tensor(step), torch.tensor(skipped)
+        state["step"], state["skipped"], state["best"] = torch.tensor(step), torch.tensor(skipped), self.best
         target = self._partial(step)
         future = async_save(
-            {RUN: state}, checkpoint_id=target, process_group=self.processes.saving, no_dist=self._alone
+            {RUN: state},
+            checkpoint_id=target,
+            process_group=self.processes.saving,
+            async_stager=self._stager,
+            no_dist=self._alone,
         )
         assert isinstance(future, Future)
         self._writing = (step, future)
@@ -120,12 +140,12 @@ class RunState:
 
     def __exit__(self, *_: object) -> None:
         """Lets a running write end: a run that fails leaves no thread behind that writes into its folder."""
-        if self._writing is None:
-            return
-        if self._alone:
+        if self._writing is not None and self._alone:
             self.wait()
-        else:  # the other processes may not come to an agreement on it
+        elif self._writing is not None:  # the other processes may not come to an agreement on it
             self._writing[1].exception()
+        if self._stager is not None:
+            self._stager.close()
 
     def poll(self) -> str | None:
         """As `wait` when the running write has ended on all processes, else nothing."""
@@ -141,8 +161,7 @@ class RunState:
         return self.folder / f"partial-{step:08d}"
 
     def _complete(self) -> dict[int, Path]:
-        names = os.listdir(self.folder) if self.folder.is_dir() else []
-        return {int(match[1]): self.folder / name for name in names if (match := COMPLETE.fullmatch(name))}
+        return complete_states(self.folder)
 
     def _clean(self) -> None:
         for left in self.folder.glob("partial-*"):
@@ -207,6 +226,8 @@ class RunState:
             )
         self._adopt(state)
         state["step"], state["skipped"] = torch.tensor(0), torch.tensor(0)
+        if "best" in shapes:  # states written before there were evaluations lack it
+            state["best"] = self.best
         return state
 
     def _adopt(self, state: dict[str, Tensor]) -> None:
@@ -217,11 +238,28 @@ class RunState:
                 self.optimizer.state[parameter] = moments
 
 
+def _pinned_stager(model: nn.Module) -> DefaultStager | None:
+    """For weights on a GPU: copies them to page-locked memory, which is kept, at the full speed of the bus."""
+    if not any(parameter.is_cuda for parameter in model.parameters()):
+        return None
+    return DefaultStager(
+        StagingOptions(
+            use_pinned_memory=True, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=True
+        )
+    )
+
+
 def _cause(error: BaseException) -> str:
     """The innermost reason, on one line: what the writer says is wrapped several times."""
     if isinstance(error, CheckpointException) and error.failures:
         error = next(iter(error.failures.values()))[0]
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
+    # What the system said goes before what the writer then found wrong with its own file.
+    told, seen = error, [error]
+    while (inner := seen[-1].__cause__ or seen[-1].__context__) is not None and inner not in seen:
+        seen.append(inner)
+        told = inner if isinstance(inner, OSError) else told
+    lines = str(told).strip().splitlines()
+    reason = lines[-1] if lines else type(told).__name__
+    return f"a file was cut short, as on a full disk: {reason}" if CUT_SHORT in reason else reason

@@ -1,0 +1,31 @@
+"""`one-peace finetune`: a task from a table, starting from a pretrained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def finetune(
+    recipe: Annotated[str, typer.Argument(help="name of a shipped recipe, or a .yaml file")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="key=value; data=FOLDER and checkpoint=MODEL are short forms")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="run folder; an interrupted run in it continues")] = Path("runs/finetune"),
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+) -> None:
+    """Fine-tune a model for a task: classification, questions, grounding, reasoning."""
+    from one_peace.nn.allocator import keep_freed_memory
+    from one_peace.training.distributed import join_processes
+    from one_peace.training.finetune import finetune as run
+    from one_peace.training.finetune_recipe import load_finetune_recipe
+    from one_peace.training.progress import plain_line
+
+    keep_freed_memory()
+    chosen = load_finetune_recipe(recipe, settings or [])
+    with join_processes(device) as (processes, place):
+        figures = run(chosen, out, place, lambda row: typer.echo(plain_line(row)), processes)
+        if processes.first and figures:
+            typer.echo(f"the best model is in {out / 'model'}: {plain_line(figures)}")

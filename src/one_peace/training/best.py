@@ -1,0 +1,84 @@
+"""`best/` in a run folder: the model of the best evaluation so far, in our own format, and `evaluation.json` in it.
+
+A better one is written beside and then takes its place by renaming, so that its files are always of one step. If
+the process dies between the two renames, the next start of the run puts back what was there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from one_peace.checkpoints.native import write_json
+from one_peace.training.distributed import Processes
+
+BEST = "best"
+RECORD = "evaluation.json"
+
+
+class BestModel:
+    """Keeps the model with the highest value of the figure `by`. `save(folder)` writes the present one.
+
+    Every process has one and calls it with the same; the first one moves files. `value` and `step` are those of the
+    kept model, minus infinity and 0 when there is none.
+    """
+
+    def __init__(self, out: Path, by: str, save: Callable[[Path], Any], processes: Processes) -> None:
+        self.folder, self.by, self.save, self.processes = out / BEST, by, save, processes
+        self.value, self.step = -math.inf, 0
+        self._new, self._old = out / f".{BEST}-new", out / f".{BEST}-old"
+        if processes.first:
+            self._clean()
+        processes.wait()
+
+    def restore(self, value: float, step: float) -> None:
+        """Goes on from what a saved state says, if the folder is still there and was chosen by the same figure."""
+        if self.processes.share(self._recorded().get("best_by") == self.by):
+            self.value, self.step = value, int(step)
+
+    def offer(self, step: int, figures: Mapping[str, float]) -> str | None:
+        """Keeps the present model if its figures are better -> what went wrong, if it could not be written.
+
+        A figure that is not finite is never better. After a failure the one before is still there.
+        """
+        value = figures[self.by]
+        if not self.processes.share(math.isfinite(value) and value > self.value):
+            return None
+        problem: str | None = None
+        try:
+            self.save(self._new)
+            if self.processes.first:
+                self._publish({"step": step, "best_by": self.by, **figures})
+        except OSError as error:  # by the first process, the only one that writes
+            problem = f"the best model, of step {step}, could not be saved ({error})"
+            problem += f"; that of step {self.step} is kept" if self.step else "; there is none before it"
+            self._clean()
+        problem = self.processes.share(problem)
+        if problem is None:
+            self.value, self.step = value, step
+        return problem
+
+    def _publish(self, record: Mapping[str, Any]) -> None:
+        write_json(self._new / RECORD, record)
+        if self.folder.exists():
+            self.folder.rename(self._old)
+        self._new.rename(self.folder)
+        shutil.rmtree(self._old, ignore_errors=True)
+
+    def _recorded(self) -> dict[str, Any]:
+        try:
+            record = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def _clean(self) -> None:
+        if self._old.exists() and not self.folder.exists():
+            self._old.rename(self.folder)
+        # what a save writes before it has a name starts with that name
+        for left in (self._new, self._old, *self.folder.parent.glob(f".{self._new.name}.*")):
+            shutil.rmtree(left, ignore_errors=True)

@@ -1,0 +1,235 @@
+"""One fine-tuning run: recipe in, run folder out, through the same loop as pretraining.
+
+A run folder holds `recipe.yaml`, `log.jsonl`, `state/` (to go on from), `best/` where there is a validation table, and
+at the end `model/`: the best model, with `task.json` beside the weights, so that it can predict.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from one_peace.checkpoints.assign import assign_tensors
+from one_peace.checkpoints.names import prefixed_name
+from one_peace.data.packages import default_cache
+from one_peace.data.task_rows import TaskRows
+from one_peace.errors import CheckpointError, InputError
+from one_peace.modalities.base import Processor
+from one_peace.models.one_peace.config import OnePeaceConfig
+from one_peace.models.one_peace.embedding import OnePeace
+from one_peace.models.one_peace.head import PredictionHead
+from one_peace.models.one_peace.loading import from_pretrained
+from one_peace.models.one_peace.prediction import OnePeaceForPrediction
+from one_peace.nn.initialization import initialize_linear_layers
+from one_peace.tasks.kinds import TaskSettings
+from one_peace.tasks.predictor import Predictor
+from one_peace.tasks.task import Row, Task
+from one_peace.training.best import BEST, RECORD
+from one_peace.training.distributed import Processes, prepare_model
+from one_peace.training.ema import WeightAverage
+from one_peace.training.examples import Examples
+from one_peace.training.finetune_recipe import FinetuneRecipe
+from one_peace.training.log import Report
+from one_peace.training.loop import Judge, LoopSettings, run_updates
+from one_peace.training.recipe import plain_values
+from one_peace.training.scores import FrozenScores, Scores
+from one_peace.training.start import save_for_training
+from one_peace.training.trackers import require_trackers
+
+MEDIA = ("image", "image1", "image2", "audio", "video")
+
+
+def finetune(
+    recipe: FinetuneRecipe, out: Path, device: str, report: Report, processes: Processes | None = None
+) -> dict[str, float]:
+    """Trains and leaves the run folder `out`; run again after an interruption, it continues -> what `best/`
+    says of itself: its step and figures, nothing without a validation table or after a SIGTERM.
+
+    Every one of several `processes` calls it, with a folder that all of them see.
+
+    Raises:
+        InputError: a table or label map that cannot be used.
+        CheckpointError: a model that does not fit the task.
+    """
+    processes = processes or Processes()
+    require_trackers(recipe.trackers)
+    cache = default_cache() / "tables"
+    settings = recipe.settings(cache)
+    model, processors = start_model(recipe, settings)
+    task = settings.build(processors)
+    train = Examples(_table(recipe, recipe.tables.train, task, cache), task, recipe.seed, recipe.tables.augmentation)
+    updates, values = recipe.updates(len(train)), plain_values(dataclasses.asdict(recipe))
+    loop = LoopSettings(
+        updates,
+        recipe.schedule(updates),
+        recipe.log_every,
+        recipe.save_every,
+        recipe.trackers,
+        values,
+    )
+    if processes.first:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "recipe.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        report({"examples": len(train), "updates": updates, "task": settings.kind})
+    processes.wait()
+    model.train()
+    if recipe.freeze:
+        model.requires_grad_(False).head.requires_grad_(True)
+    forward = FrozenScores(model) if recipe.freeze else Scores(model)
+    scores = prepare_model(forward, recipe.engine, processes, device)
+
+    def save(folder: Path) -> None:
+        save_for_training(model, processors, folder, processes, also=settings.save)
+
+    judge = None
+    if recipe.tables.validation is not None:
+        judge = _judge(recipe, task, scores, save, train, cache)
+    update = FinetuneUpdate(scores, task, train, recipe, processes, torch.device(device))
+    done, over = run_updates(model, loop, update.gradients, out, processes, report, judge=judge)
+    if processes.first and (left_out := train.summary()):
+        report({"step": done, "warning": left_out})
+    if not over:
+        return {}
+    if judge is None:
+        save(out / "model")
+        return {}
+    if processes.first:
+        shutil.rmtree(out / "model", ignore_errors=True)
+        shutil.copytree(out / BEST, out / "model")
+    processes.wait()
+    figures: dict[str, float] = json.loads((out / BEST / RECORD).read_text(encoding="utf-8"))
+    return figures
+
+
+def start_model(recipe: FinetuneRecipe, settings: TaskSettings) -> tuple[OnePeaceForPrediction, dict[str, Processor]]:
+    """The model that a run starts from: the recipe's encoder, with a fresh head for the task.
+
+    As published, every block gets its own copy of the relative position tables.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        source = from_pretrained(recipe.model, image_size=recipe.image_size)
+        task = settings.build(source.processors)
+        config = _config(recipe, source, task)
+        with torch.device("meta"):
+            model = OnePeaceForPrediction(config)
+        wanted = dict(model.named_parameters())
+        tensors = {
+            name: [parameter.detach()]
+            for bare, parameter in source.encoder.named_parameters()
+            if (name := prefixed_name(bare)) in wanted
+        }
+        assign_tensors(model, tensors, optional=("head.", "roles.", "encoder.adapters."))
+        assert config.head is not None
+        model.head = PredictionHead(config.head, config.width, config.heads)
+        initialize_linear_layers(model.head, config.width)
+        for name in model.roles:
+            model.roles[name] = nn.Parameter(torch.zeros(1, 1, config.width))
+    left = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if left:
+        raise CheckpointError(f"{recipe.model}: has no {', '.join(left)}, which this task needs")
+    processors = {name: source.processors[name] for name in config.modalities}
+    return model, processors
+
+
+def _config(recipe: FinetuneRecipe, source: OnePeace, task: Task) -> OnePeaceConfig:
+    config = source.config.with_modalities([name for name in source.config.modalities if name in task.modalities])
+    modalities = dict(config.modalities)
+    if recipe.seconds is not None and "audio" in modalities:
+        modalities["audio"] = dataclasses.replace(modalities["audio"], max_seconds=recipe.seconds)
+    return dataclasses.replace(
+        config,
+        modalities=modalities,
+        per_layer_bias=True,
+        drop_path=recipe.drop_path,
+        decoder=None,
+        head=task.head(config.width),
+    )
+
+
+class FinetuneUpdate:
+    """Computes gradients of the task's loss, micro-batch by micro-batch."""
+
+    def __init__(
+        self,
+        scores: Scores,
+        task: Task,
+        examples: Examples,
+        recipe: FinetuneRecipe,
+        processes: Processes,
+        device: torch.device,
+    ) -> None:
+        if recipe.batch_size % processes.count:
+            raise ValueError(f"batch_size={recipe.batch_size} is no multiple of the {processes.count} processes")
+        self.local = recipe.batch_size // processes.count
+        self.micro = min(recipe.micro_batch or self.local, self.local)
+        if self.local % self.micro:
+            raise ValueError(f"micro_batch={self.micro} does not divide the {self.local} examples of a process")
+        self.scores, self.task, self.examples, self.recipe = scores, task, examples, recipe
+        self.processes, self.device = processes, device
+
+    def gradients(self, step: int) -> dict[str, Tensor]:
+        """Adds up the gradients of update `step` -> the mean loss of this process's examples."""
+        drawn = self.examples.batch(self.recipe.batch_size, step, self.processes.rank, self.processes.count)
+        total = torch.zeros(())
+        for start in range(0, self.local, self.micro):
+            slot = self.processes.rank * (self.local // self.micro) + start // self.micro
+            torch.manual_seed(self.recipe.seed + step + slot * 1_000_000_007)  # drop path draws from it
+            batch = self.task.collate(drawn[start : start + self.micro]).to(self.device)
+            if batch.target is None:
+                raise InputError(batch.keys[0], "has no target to learn")
+            loss = self.task.loss(self.scores(batch), batch) / self.local
+            loss.backward()
+            total = total + loss.detach().cpu()
+        return {"total": total}
+
+
+def _judge(
+    recipe: FinetuneRecipe,
+    task: Task,
+    scores: Scores,
+    save: Callable[[Path], None],
+    train: Examples,
+    cache: Path,
+) -> Judge:
+    """Figures on the validation table after every epoch, or every so many updates, and after the last one."""
+    assert recipe.tables.validation is not None
+    rows = _table(recipe, recipe.tables.validation, task, cache)
+    rows.check_ids()
+    every = recipe.evaluate_every or math.ceil(len(train) / recipe.batch_size)
+    last = recipe.updates(len(train))
+
+    def figures(average: WeightAverage | None) -> dict[str, float]:
+        model = scores.model
+        predictor = Predictor(model, task, recipe.micro_batch or recipe.batch_size, run=scores)
+        if average is not None:
+            average.swap()
+        measured = predictor.measure(_rows(rows), on_error="skip")
+        if average is not None:
+            average.swap()
+        model.train()
+        measured["unusable"] = float(len(predictor.skipped))
+        return measured
+
+    return Judge(lambda step: step % every == 0 or step == last, figures, task.figures().main, save, recipe.patience)
+
+
+def _table(recipe: FinetuneRecipe, name: str, task: Task, cache: Path) -> TaskRows:
+    tables = recipe.tables
+    return TaskRows(tables.path(name), task.columns, MEDIA, cache, renamed=tables.columns, root=Path(tables.root))
+
+
+def _rows(rows: TaskRows) -> Iterator[tuple[str, Row | InputError]]:
+    for index in range(len(rows)):
+        try:
+            yield rows.row(index)
+        except InputError as error:
+            yield error.source, error

@@ -1,0 +1,106 @@
+"""`log.jsonl`: a line of JSON per report of a run, written by its first process."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from one_peace.errors import InputError
+from one_peace.training.distributed import Processes
+from one_peace.training.trackers import Tracker
+
+LOG = "log.jsonl"
+
+Report = Callable[[dict[str, Any]], None]
+Row = dict[str, Any]
+
+
+class RunLog:
+    """The log file, whoever reports, and the trackers. What a killed run wrote after its last state is taken back."""
+
+    def __init__(
+        self,
+        path: Path,
+        first: int,
+        report: Report | None = None,
+        trackers: Sequence[Tracker] = (),
+        processes: Processes | None = None,
+    ) -> None:
+        self.report, self.trackers = report, trackers
+        self.file = None
+        if processes is None or processes.first:
+            if path.exists():
+                _cut(path, first)
+            self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.file is not None:
+            self.file.close()
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """One line; a number that is not finite becomes null, which JSON can say."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        if self.file is None:
+            return
+        self.file.write(json.dumps(clean) + "\n")
+        self.file.flush()
+        if self.report:
+            self.report(clean)
+        for tracker in self.trackers:
+            tracker.log(row["step"], {k: v for k, v in clean.items() if k != "step" and v is not None})
+
+    def warn(self, step: int, problem: str | None) -> None:
+        """Tells of a save that failed; training goes on."""
+        if problem and self.file is not None and self.report:
+            self.report({"step": step, "warning": problem})
+
+
+def read_log(path: Path) -> list[Row]:
+    """The rows of a run's log; `path` is the file or the run folder. A last line that was cut off is left out.
+
+    Raises:
+        InputError: there is no log, it has no rows yet, or a line in it is no row.
+    """
+    file = path / LOG if path.is_dir() else path
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        what = f"has no {LOG}; give the folder of a pretraining run" if path.is_dir() else "no such run folder or log"
+        raise InputError(str(path), what) from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        row = _parse(line)
+        if row is not None:
+            rows.append(row)
+        elif number < len(lines):
+            raise InputError(str(file), f"line {number} is damaged, it is no row of a log: {line[:60]!r}")
+    if not rows:
+        raise InputError(str(file), "has no rows yet; the first one comes after `log_every` steps")
+    return rows
+
+
+def _parse(line: str) -> Row | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def _cut(path: Path, step: int) -> None:
+    """Keeps the rows up to `step`; what was computed after it will be computed again."""
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        row = _parse(line)  # None: the last line of a killed process
+        if row is not None and row["step"] <= step:
+            kept.append(line + "\n")
+    shorter = path.with_suffix(".partial")
+    shorter.write_text("".join(kept), encoding="utf-8")
+    os.replace(shorter, path)

@@ -1,0 +1,129 @@
+"""Saved weights that training starts from: in our format or official, read one by one, filled up with fresh ones."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from one_peace.checkpoints.names import bare_name, modality_of
+from one_peace.checkpoints.native import is_native, open_folder
+from one_peace.checkpoints.official import joined_shape, read_official
+from one_peace.errors import CheckpointError
+from one_peace.models.one_peace.config import OnePeaceConfig
+from one_peace.training.initial_values import empty_model, fresh_values
+
+TEMPERATURE = "encoder.logit_scale"
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """Saved weights, memory-mapped: each tensor, in pieces, under the name that a pretraining model gives it."""
+
+    path: Path
+    config: OnePeaceConfig
+    tensors: Mapping[str, list[Tensor]]
+
+
+def open_saved(path: Path) -> SavedModel:
+    """A folder in our format, or an official file.
+
+    Raises:
+        CheckpointError: it is neither, damaged, or of a configuration that this version does not have.
+    """
+    if is_native(path):
+        folder = open_folder(path)
+        values, tensors = folder.config, folder.tensors
+    elif path.is_dir():
+        raise CheckpointError(f"{path}: no config.json in this folder; give a saved model or an official file")
+    else:
+        official = read_official(path)
+        values, tensors = official.config, {**official.tensors, **{n: [official.official[n]] for n in official.unknown}}
+    try:
+        config = OnePeaceConfig.from_dict(values)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: its configuration does not fit this version: {error}") from error
+    return SavedModel(path, config, _Named(tensors))
+
+
+def values_of(
+    config: OnePeaceConfig,
+    seed: int,
+    saved: SavedModel | None = None,
+    copies: Mapping[str, str] | None = None,
+    renewed: Collection[str] = (),
+) -> Iterator[tuple[str, Tensor]]:
+    """Names and values of all parameters of a pretraining model, a few at a time: saved ones, and what is not, fresh.
+
+    `copies` says which parameters start as another one does, `renewed` which are fresh though they are saved.
+
+    Raises:
+        CheckpointError: names every saved tensor that does not fit, before the first value comes.
+    """
+    copies = copies or {}
+    shapes = {name: tuple(parameter.shape) for name, parameter in empty_model(config).named_parameters()}
+    wanted: dict[str, list[str]] = {}  # a value -> the parameters that start with it
+    for name in shapes:
+        wanted.setdefault(copies.get(name, name), []).append(name)
+    if saved is None:
+        return _generate(config, seed, {}, wanted, list(wanted))
+    _check(saved, shapes, wanted)
+    fresh = [name for name in wanted if name not in saved.tensors or name in renewed]
+    return _generate(config, seed, saved.tensors, wanted, fresh)
+
+
+def _generate(
+    config: OnePeaceConfig,
+    seed: int,
+    stored: Mapping[str, list[Tensor]],
+    wanted: Mapping[str, list[str]],
+    fresh: list[str],
+) -> Iterator[tuple[str, Tensor]]:
+    for name, value in fresh_values(config, seed, fresh):
+        for target in wanted[name]:
+            yield target, value
+    drawn = set(fresh)
+    for name in stored:
+        if name in wanted and name not in drawn:
+            pieces = stored[name]
+            value = pieces[0] if len(pieces) == 1 else torch.cat(list(pieces))
+            for target in wanted[name]:
+                yield target, value
+
+
+def _check(saved: SavedModel, shapes: Mapping[str, tuple[int, ...]], wanted: Iterable[str]) -> None:
+    problems = [f"{name}: unexpected" for name in saved.tensors if name not in shapes]
+    for name in wanted:
+        if name in saved.tensors:
+            if (shape := joined_shape(saved.tensors[name])) != shapes[name]:
+                problems.append(f"{name}: shape {shape}, expected {shapes[name]}")
+        elif not _starts_fresh(name, saved.config):
+            problems.append(f"{name}: missing")
+    if problems:
+        raise CheckpointError(f"{saved.path}: {len(problems)} tensors do not fit:\n  " + "\n  ".join(problems))
+
+
+def _starts_fresh(name: str, saved: OnePeaceConfig) -> bool:
+    modality = modality_of(bare_name(name))
+    new_modality = modality is not None and modality not in saved.modalities
+    return new_modality or name == TEMPERATURE or (saved.decoder is None and name.startswith("decoder."))
+
+
+class _Named(Mapping[str, list[Tensor]]):
+    """Tensors under the names of a pretraining model, read when used."""
+
+    def __init__(self, tensors: Mapping[str, list[Tensor]]) -> None:
+        self._tensors = tensors
+        self._names = {n if n.startswith(("encoder.", "decoder.")) else f"encoder.{n}": n for n in tensors}
+
+    def __getitem__(self, name: str) -> list[Tensor]:
+        return self._tensors[self._names[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

@@ -1,0 +1,141 @@
+"""Trackers: where the figures of a run go besides its log. One small interface, three well-known packages behind it."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from one_peace.errors import MissingExtraError
+
+PROJECT = "one-peace"
+RUN_ID = "tracker-id"  # a file in the run folder: under which name a service knows the run
+
+
+class Tracker(Protocol):
+    """Takes figures by step. A run that goes on after a crash may bring steps again: the later ones count."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Figures of one step, all finite."""
+
+    def close(self) -> None:
+        """Writes out what is still in memory."""
+
+
+class TensorBoardTracker:
+    """Event files in `tensorboard/` of the run folder, for `tensorboard --logdir`."""
+
+    def __init__(self, out: Path, recipe: Mapping[str, Any], first: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise _missing("tensorboard") from error
+        # What an interrupted run wrote after its last state is hidden, as in the log.
+        self.writer = SummaryWriter(str(out / "tensorboard"), purge_step=first + 1)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(_grouped(name).replace("@", "_at_"), value, step)  # which allows no @
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WandbTracker:
+    """Weights & Biases; its own variables (`WANDB_MODE=offline`, `WANDB_PROJECT`, ...) hold."""
+
+    def __init__(self, out: Path, recipe: Mapping[str, Any], first: int) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise _missing("wandb") from error
+        self.run = wandb.init(
+            project=_project("WANDB_PROJECT"),
+            name=out.resolve().name,
+            id=_run_id(out),
+            resume="allow",
+            dir=str(out),
+            config=dict(recipe),
+        )
+        # Steps of its own only grow; ours come again after a crash.
+        self.run.define_metric("step")
+        self.run.define_metric("*", step_metric="step")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.run.log({"step": step} | {_grouped(name): value for name, value in values.items()})
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class TrackioTracker:
+    """Trackio, which keeps runs on this machine unless its own variables (`TRACKIO_SPACE_ID`, ...) say otherwise."""
+
+    def __init__(self, out: Path, recipe: Mapping[str, Any], first: int) -> None:
+        try:
+            import trackio
+        except ImportError as error:
+            raise _missing("trackio") from error
+        name = f"{out.resolve().name}-{_run_id(out)}"
+        project = _project("TRACKIO_PROJECT")
+        self.run = trackio.init(project, name=name, config=dict(recipe), resume="allow", embed=False)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.run.log({_grouped(name): value for name, value in values.items()}, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+TRACKERS: Mapping[str, Callable[[Path, Mapping[str, Any], int], Tracker]] = {
+    "tensorboard": TensorBoardTracker,
+    "wandb": WandbTracker,
+    "trackio": TrackioTracker,
+}
+
+
+def require_trackers(names: Sequence[str]) -> None:
+    """Raises `MissingExtraError` for the first tracker whose package is not installed, without importing any."""
+    for name in names:
+        if find_spec(name) is None:
+            raise _missing(name)
+
+
+@contextmanager
+def open_trackers(names: Sequence[str], out: Path, recipe: Mapping[str, Any], first: int) -> Iterator[list[Tracker]]:
+    """The trackers of a run that goes on after step `first`; they are closed at the end, also of a run that fails.
+
+    Raises:
+        MissingExtraError: a tracker's package is not installed.
+    """
+    with ExitStack() as stack:
+        trackers = []
+        for name in names:
+            trackers.append(TRACKERS[name](out, recipe, first))
+            stack.callback(trackers[-1].close)
+        yield trackers
+
+
+def _missing(name: str) -> MissingExtraError:
+    return MissingExtraError(f"trackers: {name}", "train" if name == "tensorboard" else name)
+
+
+def _grouped(name: str) -> str:
+    """`train/` before figures of training, so that viewers show them apart from `eval/`."""
+    return name if "/" in name else f"train/{name}"
+
+
+def _project(variable: str) -> str:
+    return os.environ.get(variable) or PROJECT
+
+
+def _run_id(out: Path) -> str:
+    path = out / RUN_ID
+    if not path.exists():
+        path.write_text(uuid.uuid4().hex[:12] + "\n", encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()

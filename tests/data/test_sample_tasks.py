@@ -1,0 +1,114 @@
+"""Tables of sample tasks from a small library: rows that the tasks accept, splits that keep things apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from one_peace.data import sample_tasks
+from one_peace.data.manifest import Item
+from one_peace.data.packages import Fetched, Package
+from one_peace.data.published.conversion import write_tables
+from one_peace.data.sample_tasks import Sources, make_sample_task
+from one_peace.data.task_rows import TaskRows
+from one_peace.modalities.base import Processor
+from one_peace.tasks.grounding import Grounding
+from one_peace.tasks.kinds import TaskSettings
+from one_peace.tasks.labels import LabelMap
+from one_peace.tasks.reasoning import Reasoning
+from one_peace.tasks.task import Task
+from tiny_models import tiny_processors
+
+NAMES = [
+    f"{colour} {thing}" for colour in ("red", "green", "blue") for thing in ("ball", "box", "pen", "cat", "car", "hat")
+]
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sources:
+    """Eighteen stamps, a third of them held out, in a package that looks like the real one."""
+    package = tmp_path / "package"
+    folder = package / "usr/share/tuxpaint/stamps"
+    items = []
+    for number, name in enumerate(NAMES):
+        path = folder / f"things/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGBA", (40, 30), (10 * number, 100, 200, 255)).save(path)
+        split = "val" if number % 3 == 2 else "train"
+        values = {"kind": "image", "path": path, "group": name, "split": split, "texts": {"en": [f"A {name}."]}}
+        named = {"source": sample_tasks.stamps.PACKAGE.name, "version": "1", "licence": "", "category": "things/x"}
+        items.append(Item(id=f"stamps/things/{number}", **values, **named))
+
+    def fetch(wanted: Package, cache: Path, progress: object = None) -> Fetched:
+        return Fetched("debian", wanted.name, "", "1", "0", package)
+
+    monkeypatch.setattr(sample_tasks, "fetch", fetch)
+    monkeypatch.setattr(sample_tasks, "TRAINING_SCENES", 12)
+    monkeypatch.setattr(sample_tasks, "TEST_SCENES", 6)
+    monkeypatch.setattr(sample_tasks, "CATEGORY_SIZE", 3)
+    return Sources(tmp_path, items, lambda line: None)
+
+
+def read(out: Path, split: str, task: Task) -> list[dict[str, str]]:
+    """Every row, after the task has accepted it."""
+    rows = TaskRows(out / f"{split}.tsv", task.columns, ("image", "image1", "image2"), out / "cache")
+    rows.check_ids()
+    made = [rows.row(index) for index in range(len(rows))]
+    for key, row in made:
+        assert task.example(row, key).target is not None
+    return [row for _, row in made]
+
+
+def processors() -> dict[str, Processor]:
+    return tiny_processors()
+
+
+def test_boxes(sources: Sources, tmp_path: Path) -> None:
+    report = write_tables(sample_tasks.scene_boxes(sources, tmp_path / "out"), tmp_path, tmp_path / "out")
+    assert dict(report.written) == {"train": 12, "test": 6, "unseen": 6}
+    trained = {i.group for i in sources.stamps("train")}
+    for split in report.written:
+        for row in read(tmp_path / "out", split, Grounding(processors())):
+            named = next(n for n in NAMES if n in row["text"])
+            assert (named in trained) == (split != "unseen")
+    again = write_tables(sample_tasks.scene_boxes(sources, tmp_path / "again"), tmp_path, tmp_path / "again")
+    assert again.written == report.written
+    texts = [(tmp_path / out / "test.tsv").read_text().replace(out, "") for out in ("out", "again")]
+    assert texts[0] == texts[1]
+
+
+def test_pairs_and_questions(sources: Sources, tmp_path: Path) -> None:
+    write_tables(sample_tasks.scene_pairs(sources, tmp_path / "pairs"), tmp_path, tmp_path / "pairs")
+    rows = read(tmp_path / "pairs", "train", Reasoning(processors()))
+    assert len(rows) == 12 and {row["label"] for row in rows} == {"True", "False"}
+    assert all(row["image1"] != row["image2"] for row in rows)
+    write_tables(sample_tasks.scene_questions(sources, tmp_path / "questions"), tmp_path, tmp_path / "questions")
+    answers = LabelMap.read(tmp_path / "questions/answers.json")
+    task = TaskSettings("visual-question-answering", labels=answers.names).build(processors())
+    assert len(read(tmp_path / "questions", "test", task)) == 6
+
+
+def test_categories_need_enough_pictures(sources: Sources, tmp_path: Path) -> None:
+    write_tables(sample_tasks.stamp_categories(sources, tmp_path / "out"), tmp_path, tmp_path / "out")
+    assert LabelMap.read(tmp_path / "out/labels.json").names == ("things",)
+    task = TaskSettings("classification", labels=("things",)).build(processors())
+    assert len(read(tmp_path / "out", "train", task)) == 12 and len(read(tmp_path / "out", "test", task)) == 6
+
+
+def test_an_unknown_task(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="known: stamp-categories"):
+        make_sample_task("scenes", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "drum"),
+    [("GM_Kick-Soft", "kick"), ("hihat-closed-4", "hihat"), ("crash16i__ride2", "ride"), ("sr_02", "snare"),
+     ("ft_01", "tom"), ("snare-mic-rimshot6", "rim"), ("Splash10-4", "crash"), ("beats_06-22", None), ("xFX_6", None)],
+)  # fmt: skip
+def test_drums_are_told_by_their_names(name: str, drum: str | None) -> None:
+    import re
+
+    found = next((d for d, pattern in sample_tasks.DRUMS.items() if re.search(pattern, name.lower())), None)
+    assert found == drum

@@ -1,0 +1,241 @@
+"""Fine-tuning through the shared loop: learns, restarts, freezes, stops early, and says what is wrong with a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+from one_peace.cli.main import app
+from one_peace.errors import InputError
+from one_peace.models.one_peace.embedding import OnePeace
+from one_peace.models.one_peace.encoder import FusionEncoder
+from one_peace.models.one_peace.loading import save_pretrained
+from one_peace.models.one_peace.model import OnePeaceEncoder
+from one_peace.tasks.predictor import Predictor
+from one_peace.training.examples import Examples, NoUsableRows
+from one_peace.training.finetune import _table, finetune, start_model
+from one_peace.training.finetune_recipe import FinetuneRecipe, load_finetune_recipe
+from tiny_models import CONFIG, tiny_processors
+
+COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random encoder, saved."""
+    torch.manual_seed(0)
+    encoder = OnePeaceEncoder(dataclasses.replace(CONFIG, decoder=None))
+    return save_pretrained(OnePeace(encoder, tiny_processors()), tmp_path_factory.mktemp("base") / "model")
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of three colours, a few shades of each, as `path,label` tables."""
+    folder = tmp_path_factory.mktemp("tables")
+    for split, shades in (("train", range(6)), ("val", range(6, 8))):
+        lines = ["path,label"]
+        for name, colour in COLOURS.items():
+            for shade in shades:
+                file = f"{name}{shade}.png"
+                Image.new("RGB", (64, 64), tuple(min(255, c + 6 * shade) for c in colour)).save(folder / file)
+                lines.append(f"{file},{name}")
+        (folder / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def recipe(base: Path, folder: Path, **changes: Any) -> FinetuneRecipe:
+    values: dict[str, Any] = {
+        "task": {"kind": "classification"},
+        "model": str(base),
+        "tables": {"root": str(folder), "train": "train.csv", "validation": "val.csv", "columns": {"path": "image"}},
+        "epochs": 10,
+        "batch_size": 6,
+        "optimizer": {"lr": 3e-3},
+        "log_every": 5,
+        "save_every": 10,
+    }
+    return FinetuneRecipe.from_dict(values | changes)
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    timed = ("pairs_per_second", "seconds_left")
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
+
+
+def test_learns_and_predicts(base: Path, tables: Path, tmp_path: Path) -> None:
+    said: list[dict[str, Any]] = []
+    figures = finetune(recipe(base, tables), tmp_path, "cpu", said.append)
+    assert said[0] == {"examples": 18, "updates": 30, "task": "classification"}
+    assert figures["accuracy"] == 1.0 and figures["examples"] == 6.0 and figures["best_by"] == "accuracy"
+    predictor = Predictor.from_pretrained(tmp_path / "model")
+    ((_, made),) = predictor.predict([("one", {"image": tables / "blue7.png"})])
+    assert made["labels"][0][0] == "blue"
+    assert predictor.model.config.per_layer_bias
+    assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["tables"]["train"] == "train.csv"
+
+
+def test_an_interrupted_run_continues_as_if_nothing_had_happened(base: Path, tables: Path, tmp_path: Path) -> None:
+    chosen = recipe(base, tables, epochs=5, drop_path=0.2, micro_batch=3)
+    finetune(chosen, tmp_path / "whole", "cpu", lambda row: None)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(chosen)))))
+    command = [
+        sys.executable,
+        "-m",
+        "one_peace.cli.main",
+        "finetune",
+        str(tmp_path / "recipe.yaml"),
+        "--out",
+        str(tmp_path / "cut"),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "cut/state").glob("step-*")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finetune(chosen, tmp_path / "cut", "cpu", lambda row: None)
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    for name in ("best", "model"):
+        files = [tmp_path / run / name / "model.safetensors" for run in ("cut", "whole")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_micro_batches_change_nothing(base: Path, tables: Path, tmp_path: Path) -> None:
+    for name, micro in (("one", None), ("three", 2)):
+        finetune(recipe(base, tables, epochs=2, micro_batch=micro), tmp_path / name, "cpu", lambda row: None)
+    one, three = ([row["total"] for row in rows(tmp_path / n) if "total" in row] for n in ("one", "three"))
+    assert one == pytest.approx(three, rel=1e-4)
+
+
+def test_a_frozen_encoder_stays_and_its_features_are_computed_once(
+    base: Path, tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    original = FusionEncoder.forward
+
+    def counted(self: FusionEncoder, sequences: Any) -> Any:
+        calls.append(next(iter(sequences.values())).features.shape[0])
+        return original(self, sequences)
+
+    monkeypatch.setattr(FusionEncoder, "forward", counted)
+    chosen = recipe(base, tables, freeze=True, epochs=20, optimizer={"lr": 1e-2})
+    before, _ = start_model(chosen, chosen.settings(tmp_path))
+    figures = finetune(chosen, tmp_path / "run", "cpu", lambda row: None)
+    assert sum(calls) <= 2 * (18 + 6), "every picture once or, where a batch held a new one beside it, twice"
+    after = Predictor.from_pretrained(tmp_path / "run/model").model
+    for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True):
+        assert torch.equal(old, new) != name.startswith("head.") or "bias" in name, name
+    assert figures["accuracy"] > 0.5
+
+
+def test_patience_ends_a_run_that_gets_no_better(base: Path, tables: Path, tmp_path: Path) -> None:
+    chosen = recipe(base, tables, epochs=40, patience=2, optimizer={"lr": 0.0, "min_lr": 0.0})
+    finetune(chosen, tmp_path, "cpu", lambda row: None)
+    evaluated = [row["step"] for row in rows(tmp_path) if "accuracy" in row]
+    assert evaluated == [3, 6, 9, 12]  # the first is the best, three more are no better
+    finetune(chosen, tmp_path, "cpu", lambda row: None)
+    assert [row["step"] for row in rows(tmp_path) if "accuracy" in row] == evaluated
+
+
+def test_bad_rows_are_left_out_and_named(base: Path, tables: Path, tmp_path: Path) -> None:
+    lines = (tables / "train.csv").read_text().splitlines()
+    (tables / "mixed.csv").write_text("\n".join([*lines, "missing.png,red", "red0.png,purple", "train.csv,red"]) + "\n")
+    said: list[dict[str, Any]] = []
+    given = {"root": str(tables), "train": "mixed.csv", "validation": "val.csv", "columns": {"path": "image"}}
+    labels = {"kind": "classification", "labels": list(COLOURS)}
+    finetune(recipe(base, tables, tables=given, task=labels, epochs=2), tmp_path, "cpu", said.append)
+    (warning,) = [row["warning"] for row in said if "warning" in row]
+    assert warning.startswith("3 rows of") and "missing.png does not exist" in warning
+    assert "'purple' is not among the 3 labels" in warning
+
+
+def test_a_table_without_anything_usable_ends_with_one_message(base: Path, tables: Path, tmp_path: Path) -> None:
+    (tables / "nothing.csv").write_text("path,label\nx.png,red\ny.png,blue\n")
+    given = {"root": str(tables), "train": "nothing.csv", "columns": {"path": "image"}}
+    with pytest.raises(
+        NoUsableRows, match=r"nothing.csv: nothing usable in 2 rows; the last one: .*png does not exist"
+    ):
+        finetune(recipe(base, tables, tables=given), tmp_path, "cpu", lambda row: None)
+
+
+def test_every_epoch_has_every_row_once(base: Path, tables: Path, tmp_path: Path) -> None:
+    chosen = recipe(base, tables)
+    _, processors = start_model(chosen, settings := chosen.settings(tmp_path))
+    examples = Examples(_table(chosen, "train.csv", task := settings.build(processors), tmp_path), task, 7)
+    epochs = [[e.key for update in range(3) for e in examples.batch(6, 3 * epoch + update)] for epoch in range(2)]
+    assert len(set(epochs[0])) == 18 and set(epochs[0]) == set(epochs[1]) and epochs[0] != epochs[1]
+    halves = [e.key for rank in range(2) for e in examples.batch(6, 1, rank, 2)]
+    assert halves == epochs[0][6:12]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "must be positive"),
+        ({"micro_batch": 4}, "micro_batch=4 does not divide"),
+        ({"patience": 1, "tables": {"train": "train.csv"}}, "patience needs a tables.validation"),
+        ({"tables": {"train": "a", "augmentation": "lots"}}, "tables.augmentation is one of none, blur, reasoning"),
+        ({"taks": {}}, "unknown key 'taks'; the nearest is 'task'"),
+        ({"optimizer": {"layer_deccay": 1}}, "'layer_deccay'; the nearest is 'layer_decay'"),
+        ({"trackers": ["tensorbord"]}, "unknown 'tensorbord'"),
+    ],
+)
+def test_wrong_recipes(base: Path, tables: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        recipe(base, tables, **changes)
+
+
+def test_missing_tables_labels_and_columns_are_named(base: Path, tables: Path, tmp_path: Path) -> None:
+    cases = [
+        ({"tables": {"root": str(tables), "train": "gone.csv"}}, "gone.csv: cannot be opened"),
+        ({"tables": {"root": str(tables), "train": "train.csv"}}, "no column 'image'"),
+        ({"task": {"kind": "classification", "labels": "gone.json"}}, "gone.json: is no label map"),
+    ]
+    for changes, message in cases:
+        with pytest.raises(InputError, match=message):
+            finetune(recipe(base, tables, **changes), tmp_path / "run", "cpu", lambda row: None)
+
+
+def test_the_command(base: Path, tables: Path, tmp_path: Path) -> None:
+    arguments = ["finetune", "classification", f"data={tables}", f"checkpoint={base}", "tables.validation=val.csv"]
+    result = CliRunner().invoke(app, [*arguments, "epochs=2", "batch_size=6", "--out", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    assert f"the best model is in {tmp_path / 'run/model'}" in result.stdout
+    wrong = CliRunner().invoke(app, ["finetune", "clasification", f"data={tables}"])
+    assert wrong.exit_code == 1 and "shipped:" in wrong.output and "classification" in wrong.output
+
+
+PUBLISHED = {  # rate, global batch, epochs, layer decay, drop path
+    "vqa": (3e-4, 512, 10, 0.85, 0.5),
+    "nlvr2": (1e-4, 128, 25, 0.9, 0.4),
+    "refcoco": (1.5e-4, 256, 30, 0.9, 0.4),
+    "refcoco+": (1.5e-4, 256, 30, 0.9, 0.4),
+    "refcocog": (1.5e-4, 256, 30, 0.9, 0.4),
+    "avqa": (7e-5, 128, 10, 0.9, 0.5),
+    "vggsound": (8e-5, 512, 10, 0.95, 0.6),
+    "fsd50k": (1e-4, 128, 10, 0.9, 0.5),
+    "imagenet-21k": (1e-4, 3072, 40, 0.85, 0.4),
+    "imagenet-384": (3e-5, 1024, 15, 0.9, 0.4),
+    "imagenet-512": (5e-5, 1024, 15, 0.9, 0.4),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_recipes_have_the_published_numbers(name: str) -> None:
+    made = load_finetune_recipe(name)
+    optimizer = made.optimizer
+    assert (optimizer.lr, made.batch_size, made.epochs, optimizer.layer_decay, made.drop_path) == PUBLISHED[name]
+    assert optimizer.clip_norm == 0.0 and optimizer.weight_decay == 0.05 and made.seed == 3407
