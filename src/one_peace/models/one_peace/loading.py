@@ -66,7 +66,10 @@ def from_pretrained(
     if model_type is not None and model_type not in MODEL_TYPES:
         raise ValueError(f"unknown model_type {model_type!r}; known: {', '.join(MODEL_TYPES)}")
     if model_type == "one_peace_classify":
-        raise NotImplementedError("classification heads cannot be loaded yet; leave model_type out for the encoder")
+        raise ValueError(
+            "a model with a head predicts through one_peace.tasks.predictor.Predictor.from_pretrained, or "
+            "`one-peace predict`; leave model_type out for the encoder alone"
+        )
     source = _open(name_or_path, download_root)
     full, path = source.config, source.path
     config = full if modalities is None else full.with_modalities(modalities)
