@@ -47,7 +47,9 @@ from one_peace.training.recipe import EngineRecipe, OptimizerRecipe
 TOKENS = 32
 RATE = 16_000
 STAGES = {"stage 1": IMAGE_TEXT, "stage 2": AUDIO_TEXT}
-LOSSES, GRADIENTS = 1e-5, 1e-4  # allowed differences in float32, relative; gradients to the largest of their tensor
+# Allowed differences in float32, relative; gradients to the largest of their tensor. Those of mask tokens are sums over
+# thousands of positions that nearly cancel, where the order of summation shows.
+LOSSES, GRADIENTS = 1e-5, 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
