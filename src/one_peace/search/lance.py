@@ -28,7 +28,7 @@ from one_peace.search.store import (
     space_to_json,
 )
 
-EXACT_NUMBERS = 200_000 * 192
+EXACT_NUMBERS = 100_000 * 192
 """Rows times dimensions up to which every search scans all rows: measured, below it that is faster than the index.
 
 See docs/stores.md. The scan takes time in proportion to it, the index hardly any more for more rows.
