@@ -12,10 +12,6 @@ import typer
 if TYPE_CHECKING:
     from one_peace.tasks.predictor import Predictor
 
-MEDIA = ("image", "image1", "image2", "audio")
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
-SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
-
 
 def predict(
     model: Annotated[str, typer.Argument(help="A fine-tuned model: name or path.")],
@@ -68,6 +64,8 @@ def predict(
 
 
 def _example(inputs: list[str]) -> Iterator[tuple[str, Any]]:
+    from one_peace.tasks.task import MEDIA
+
     values: dict[str, Any] = {}
     for given in inputs:
         name, equals, value = given.partition("=")
@@ -80,27 +78,24 @@ def _example(inputs: list[str]) -> Iterator[tuple[str, Any]]:
 def _table(path: Path) -> Iterator[tuple[str, Any]]:
     from one_peace.data.packages import default_cache
     from one_peace.data.task_rows import TaskRows
-    from one_peace.errors import InputError
+    from one_peace.tasks.task import MEDIA
 
     rows = TaskRows(path, (), MEDIA, default_cache() / "tables")
     rows.check_ids()
-    for index in range(len(rows)):
-        try:
-            yield rows.row(index)
-        except InputError as error:
-            yield error.source, error
+    return iter(rows)
 
 
 def _folder(path: Path, predictor: Predictor) -> Iterator[tuple[str, Any]]:
-    (modality,) = predictor.task.modalities if len(predictor.task.modalities) == 1 else ("",)
-    endings = {"image": PICTURES, "audio": SOUNDS}.get(modality)
-    if endings is None:
+    from one_peace.search.kinds import kind_of
+
+    if predictor.task.modalities not in (("image",), ("audio",)):
         raise typer.BadParameter("--folder is for classifiers of pictures or sounds; give a --table for other tasks")
+    (modality,) = predictor.task.modalities
     if not path.is_dir():
         raise typer.BadParameter(f"{path} is no folder")
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in endings)
+    files = sorted(file for file in path.rglob("*") if kind_of(file) == modality)
     if not files:
-        raise typer.BadParameter(f"{path} holds no file that ends in {', '.join(endings)}")
+        raise typer.BadParameter(f"{path} holds no {modality} file, judged by the endings of their names")
     return ((str(file), {modality: file}) for file in files)
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 
-from one_peace.data.emoji import ANNOTATIONS, NAMES, code_of, read_emojis
-from one_peace.data.manifest import Item, normalise_caption, split_of
+from one_peace.data.emoji import ANNOTATIONS, NAMES, code_of, emoji_item, read_emojis
+from one_peace.data.manifest import Item
 from one_peace.data.packages import Fetched, Package
 
 PACKAGE = Package("npm", "@lobehub/fluent-emoji-anim-1", "MIT")
@@ -32,23 +32,7 @@ def animation_items(packages: list[Fetched]) -> list[Item]:
         if not seconds or digest in seen:
             continue
         seen.add(digest)
-        group = normalise_caption(emoji.texts["en"][0])
-        item = Item(
-            id=f"emoji/{package.name.rpartition('/')[2]}/{emoji.code}",
-            kind="video",
-            path=files[emoji.code],
-            group=group,
-            split=split_of(group),
-            source=package.name,
-            version=package.version,
-            licence=package.licence,
-            texts=emoji.texts,
-            tags=emoji.tags,
-            category=f"emoji/{emoji.group}",
-            symbol=emoji.group in ("symbols", "flags"),
-            duration=round(seconds, 3),
-        )
-        items.append(item)
+        items.append(emoji_item(emoji, package, "video", files[emoji.code], round(seconds, 3)))
     return items
 
 

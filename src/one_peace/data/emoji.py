@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from one_peace.data.manifest import Item, normalise_caption, split_of
+from one_peace.data.manifest import Item, Kind, normalise_caption, split_of
 from one_peace.data.packages import Fetched, Package
 from one_peace.data.rasters import draw_svg, open_raster, pixel_hash, prepare, save
 from one_peace.errors import InputError
@@ -61,7 +61,8 @@ def emoji_items(packages: list[Fetched], media: Path) -> list[Item]:
         seen: set[str] = set()
         draw = _rendered(package) if package.name == RENDERED.name else _drawn(package)
         for emoji in emojis:
-            item = _item(emoji, package, media)
+            style = package.name.rpartition("/")[2]
+            item = emoji_item(emoji, package, "image", media / style / f"{emoji.code}.png")
             if not item.path.is_file():
                 image = draw(emoji.code)
                 if image is None:
@@ -77,13 +78,13 @@ def emoji_items(packages: list[Fetched], media: Path) -> list[Item]:
     return items
 
 
-def _item(emoji: Emoji, package: Fetched, media: Path) -> Item:
-    style = package.name.rpartition("/")[2]
+def emoji_item(emoji: Emoji, package: Fetched, kind: Kind, path: Path, duration: float | None = None) -> Item:
+    """An emoji in the style of a package, as a picture or a video."""
     group = normalise_caption(emoji.texts["en"][0])
     return Item(
-        id=f"emoji/{style}/{emoji.code}",
-        kind="image",
-        path=media / style / f"{emoji.code}.png",
+        id=f"emoji/{package.name.rpartition('/')[2]}/{emoji.code}",
+        kind=kind,
+        path=path,
         group=group,
         split=split_of(group),
         source=package.name,
@@ -93,6 +94,7 @@ def _item(emoji: Emoji, package: Fetched, media: Path) -> Item:
         tags=emoji.tags,
         category=f"emoji/{emoji.group}",
         symbol=emoji.group in ("symbols", "flags"),
+        duration=duration,
     )
 
 

@@ -75,6 +75,14 @@ class TaskRows:
                     raise InputError(key, f"column {name!r}: {error.problem}") from error
         return key, values
 
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Any] | InputError]]:
+        """Every row with its key, in order; in place of one that cannot be read stands the error."""
+        for index in range(len(self)):
+            try:
+                yield self.row(index)
+            except InputError as error:
+                yield error.source, error
+
     def check_ids(self) -> None:
         """`InputError` names an id that two rows have: their predictions could not be told apart."""
         seen: dict[str, int] = {}

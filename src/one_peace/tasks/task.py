@@ -16,6 +16,9 @@ from one_peace.modalities.base import Example, Processor
 from one_peace.models.one_peace.config import HeadConfig
 from one_peace.models.one_peace.prediction import SECOND_PICTURE
 
+MEDIA = ("image", "image1", "image2", "audio", "video")
+"""Columns that hold pictures, sounds and the like, in the tables of all tasks."""
+
 Row = Mapping[str, Any]
 """Column -> text of a table; media are paths, contents or whatever else the modality's processor takes."""
 

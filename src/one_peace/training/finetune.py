@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -31,7 +31,7 @@ from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from one_peace.nn.initialization import initialize_linear_layers
 from one_peace.tasks.kinds import TaskSettings
 from one_peace.tasks.predictor import Predictor
-from one_peace.tasks.task import Row, Task
+from one_peace.tasks.task import MEDIA, Task
 from one_peace.training.best import BEST, RECORD
 from one_peace.training.distributed import Processes, prepare_model
 from one_peace.training.ema import WeightAverage
@@ -43,8 +43,6 @@ from one_peace.training.recipe import plain_values
 from one_peace.training.scores import FrozenScores, Scores
 from one_peace.training.start import save_for_training
 from one_peace.training.trackers import require_trackers
-
-MEDIA = ("image", "image1", "image2", "audio", "video")
 
 
 def finetune(
@@ -212,7 +210,7 @@ def _judge(
         predictor = Predictor(model, task, recipe.micro_batch or recipe.batch_size, run=scores)
         if average is not None:
             average.swap()
-        measured = predictor.measure(_rows(rows), on_error="skip")
+        measured = predictor.measure(rows, on_error="skip")
         if average is not None:
             average.swap()
         model.train()
@@ -225,11 +223,3 @@ def _judge(
 def _table(recipe: FinetuneRecipe, name: str, task: Task, cache: Path) -> TaskRows:
     tables = recipe.tables
     return TaskRows(tables.path(name), task.columns, MEDIA, cache, renamed=tables.columns, root=Path(tables.root))
-
-
-def _rows(rows: TaskRows) -> Iterator[tuple[str, Row | InputError]]:
-    for index in range(len(rows)):
-        try:
-            yield rows.row(index)
-        except InputError as error:
-            yield error.source, error

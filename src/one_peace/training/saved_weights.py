@@ -2,51 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from one_peace.checkpoints.names import bare_name, modality_of
-from one_peace.checkpoints.native import is_native, open_folder
-from one_peace.checkpoints.official import joined_shape, read_official
+from one_peace.checkpoints.official import joined_shape
 from one_peace.errors import CheckpointError
 from one_peace.models.one_peace.config import OnePeaceConfig
+from one_peace.models.one_peace.loading import SavedModel, open_saved
 from one_peace.training.initial_values import empty_model, fresh_values
 
 TEMPERATURE = "encoder.logit_scale"
 
 
-@dataclass(frozen=True)
-class SavedModel:
-    """Saved weights, memory-mapped: each tensor, in pieces, under the name that a pretraining model gives it."""
-
-    path: Path
-    config: OnePeaceConfig
-    tensors: Mapping[str, list[Tensor]]
-
-
-def open_saved(path: Path) -> SavedModel:
-    """A folder in our format, or an official file.
-
-    Raises:
-        CheckpointError: it is neither, damaged, or of a configuration that this version does not have.
-    """
-    if is_native(path):
-        folder = open_folder(path)
-        values, tensors = folder.config, folder.tensors
-    elif path.is_dir():
-        raise CheckpointError(f"{path}: no config.json in this folder; give a saved model or an official file")
-    else:
-        official = read_official(path)
-        values, tensors = official.config, {**official.tensors, **{n: [official.official[n]] for n in official.unknown}}
-    try:
-        config = OnePeaceConfig.from_dict(values)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: its configuration does not fit this version: {error}") from error
-    return SavedModel(path, config, _Named(tensors))
+def open_for_training(path: Path) -> SavedModel:
+    """A saved model, each tensor under the name that a pretraining model gives it. Errors as of `open_saved`."""
+    saved = open_saved(path)
+    return dataclasses.replace(saved, tensors=_Named(saved.tensors))
 
 
 def values_of(

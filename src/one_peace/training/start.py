@@ -22,14 +22,20 @@ from one_peace.modalities.base import Processor
 from one_peace.modalities.text import TextConfig, TextProcessor
 from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
 from one_peace.models.one_peace.config import OnePeaceConfig
-from one_peace.models.one_peace.loading import PUBLISHED_VOCABULARY, NoVocabulary, find_tokenizer, open_processor
+from one_peace.models.one_peace.loading import (
+    PUBLISHED_VOCABULARY,
+    NoVocabulary,
+    SavedModel,
+    find_tokenizer,
+    open_processor,
+)
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from one_peace.models.one_peace.presets import decoder_shape, list_models, preset
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.training.distributed import Processes, whole_tensor
 from one_peace.training.initial_values import assign, empty_model, fill
 from one_peace.training.recipe import PretrainRecipe
-from one_peace.training.saved_weights import TEMPERATURE, SavedModel, open_saved, values_of
+from one_peace.training.saved_weights import TEMPERATURE, open_for_training, values_of
 
 Processors = Mapping[str, Processor]
 VOCABULARY_FILES = f"tokenizer.json, or {', '.join(PUBLISHED_VOCABULARY)}"
@@ -43,7 +49,7 @@ def plan_model(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeaceC
     """
     if recipe.model in list_models():
         return _fresh(recipe, items)
-    saved = open_saved(_saved_path(recipe))
+    saved = open_for_training(_saved_path(recipe))
     return _extended(saved, recipe)
 
 
@@ -55,7 +61,7 @@ def start_values(recipe: PretrainRecipe, config: OnePeaceConfig) -> Iterator[tup
         ValueError: `expert_from` names no modality of the model.
     """
     source, partner = recipe.expert_from, recipe.stage.partner
-    saved = None if recipe.model in list_models() else open_saved(_saved_path(recipe))
+    saved = None if recipe.model in list_models() else open_for_training(_saved_path(recipe))
     known = config.modalities if saved is None else saved.config.modalities
     if source is not None and source not in known:
         raise ValueError(f"expert_from={source!r}: the model has {', '.join(known)}")
@@ -69,7 +75,7 @@ def start_values(recipe: PretrainRecipe, config: OnePeaceConfig) -> Iterator[tup
 
 def saved_values(path: Path, config: OnePeaceConfig, seed: int) -> Iterator[tuple[str, Tensor]]:
     """Names and values of a saved model as it is, what it lacks of `config` fresh. Errors as of `start_values`."""
-    return values_of(config, seed, open_saved(path))
+    return values_of(config, seed, open_for_training(path))
 
 
 def start_model(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeaceForPretraining, Processors]:
@@ -84,20 +90,20 @@ def load_for_training(path: Path, recipe: PretrainRecipe) -> tuple[OnePeaceForPr
     Raises:
         CheckpointError: names every tensor that does not fit.
     """
-    config, processors = _extended(open_saved(path), recipe)
+    config, processors = _extended(open_for_training(path), recipe)
     return _whole_model(config, saved_values(path, config, recipe.seed)), processors
 
 
 def saved_plan(path: Path, recipe: PretrainRecipe) -> tuple[OnePeaceConfig, Processors]:
     """`plan_model` for a run folder's own model, which a run goes on with."""
-    return _extended(open_saved(path), recipe)
+    return _extended(open_for_training(path), recipe)
 
 
 def partner_is_new(recipe: PretrainRecipe) -> bool:
     """Whether the stage's partner is added to the model by this recipe, and not trained before."""
     if recipe.model in list_models():
         return True
-    return recipe.stage.partner not in open_saved(_saved_path(recipe)).config.modalities
+    return recipe.stage.partner not in open_for_training(_saved_path(recipe)).config.modalities
 
 
 def save_for_training(

@@ -70,7 +70,7 @@ def from_pretrained(
             "a model with a head predicts through one_peace.tasks.predictor.Predictor.from_pretrained, or "
             "`one-peace predict`; leave model_type out for the encoder alone"
         )
-    source = _open(name_or_path, download_root)
+    source = open_saved(resolve(name_or_path, download_root=None if download_root is None else Path(download_root)))
     full, path = source.config, source.path
     config = full if modalities is None else full.with_modalities(modalities)
     config = _with_image_size(dataclasses.replace(config, decoder=None, head=None), image_size)
@@ -101,7 +101,7 @@ def load_for_prediction(
 
     `CheckpointError` for a model without a head, and with the name of every tensor that does not fit.
     """
-    source = _open(name_or_path, None)
+    source = open_saved(resolve(name_or_path))
     if source.config.head is None:
         raise CheckpointError(f"{source.path}: has no prediction head; fine-tune it for a task first")
     config = _with_image_size(dataclasses.replace(source.config, decoder=None), image_size)
@@ -127,8 +127,8 @@ def load_for_prediction(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Source:
-    """What a name or path led to: the file's configuration and its tensors, unread."""
+class SavedModel:
+    """A saved model: its configuration, and its tensors under our names, unread. `unknown` are tensors of none."""
 
     path: Path
     config: OnePeaceConfig
@@ -136,10 +136,14 @@ class _Source:
     unknown: tuple[str, ...] = ()
 
 
-def _open(name_or_path: str | os.PathLike[str], download_root: str | os.PathLike[str] | None) -> _Source:
+def open_saved(path: Path) -> SavedModel:
+    """A folder in our format, or an official file.
+
+    Raises:
+        CheckpointError: it is neither, damaged, or of a configuration that this version does not have.
+    """
     unknown: tuple[str, ...] = ()
     tensors: Mapping[str, list[Tensor]]
-    path = resolve(name_or_path, download_root=None if download_root is None else Path(download_root))
     if is_native(path):
         folder = open_folder(path)
         values, tensors = folder.config, folder.tensors
@@ -150,7 +154,7 @@ def _open(name_or_path: str | os.PathLike[str], download_root: str | os.PathLike
         values, unknown = checkpoint.config, checkpoint.unknown
         tensors = {**checkpoint.tensors, **{n: [checkpoint.official[n]] for n in unknown}}
     try:
-        return _Source(path, OnePeaceConfig.from_dict(values), tensors, unknown)
+        return SavedModel(path, OnePeaceConfig.from_dict(values), tensors, unknown)
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: its configuration does not fit this version: {error}") from error
 
@@ -268,7 +272,7 @@ class _Selected(Mapping[str, list[Tensor]]):
         return len(self._names)
 
 
-def _encoder_tensors(source: _Source, config: OnePeaceConfig) -> Mapping[str, list[Tensor]]:
+def _encoder_tensors(source: SavedModel, config: OnePeaceConfig) -> Mapping[str, list[Tensor]]:
     """The tensors of the encoder with the modalities of `config`.
 
     Those that are unknown in the file stay in, to be refused in one error with all others that do not fit.
