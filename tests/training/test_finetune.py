@@ -137,7 +137,7 @@ def test_a_frozen_encoder_stays_and_its_features_are_computed_once(
     assert sum(calls) <= 2 * (18 + 6), "every picture once or, where a batch held a new one beside it, twice"
     after = Predictor.from_pretrained(tmp_path / "run/model").model
     for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True):
-        assert torch.equal(old, new) != name.startswith("head.") or "bias" in name, name
+        assert torch.equal(old, new) != name.startswith("head."), name
     assert figures["accuracy"] > 0.5
 
 
@@ -145,7 +145,7 @@ def test_patience_ends_a_run_that_gets_no_better(base: Path, tables: Path, tmp_p
     chosen = recipe(base, tables, epochs=40, patience=2, optimizer={"lr": 0.0, "min_lr": 0.0})
     finetune(chosen, tmp_path, "cpu", lambda row: None)
     evaluated = [row["step"] for row in rows(tmp_path) if "accuracy" in row]
-    assert evaluated == [3, 6, 9, 12]  # the first is the best, three more are no better
+    assert evaluated == [3, 6, 9]  # the first is the best, two more are no better
     finetune(chosen, tmp_path, "cpu", lambda row: None)
     assert [row["step"] for row in rows(tmp_path) if "accuracy" in row] == evaluated
 

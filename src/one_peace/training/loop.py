@@ -69,7 +69,7 @@ class Judge:
         """Whether the last better model is too many evaluations ago."""
         if self.patience is None:
             return False
-        return sum(self.due(step) for step in range(best_step + 1, done + 1)) > self.patience
+        return sum(self.due(step) for step in range(best_step + 1, done + 1)) >= self.patience
 
 
 def run_updates(
