@@ -30,38 +30,83 @@ _CREDENTIALS = {
 }
 
 
-@contextmanager
-def object_store(folder: Path) -> Iterator[str]:
-    """Runs one, and sets the environment to reach it; yields the URL of an empty bucket."""
-    scripts = sysconfig.get_path("scripts")
-    program = shutil.which("weed", path=os.pathsep.join([scripts, os.environ.get("PATH", "")]))
-    if program is None:
-        pytest.skip("no S3 server to test with; pip install 'one-peace[servers]'")
-    for attempt in range(_ATTEMPTS):
-        place = folder / str(attempt)
-        place.mkdir()
-        ports = _free_ports(4)
-        names = ("master", "volume", "filer", "s3")
-        command = [program, "server", f"-dir={place}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-s3.iam=false"]
-        command += [f"-{name}.port={port}" for name, port in zip(names, ports, strict=True)]
-        command += ["-volume.max=50", "-master.volumeSizeLimitMB=64"]
-        endpoint = f"http://127.0.0.1:{ports[-1]}"
-        with open(folder / f"log-{attempt}.txt", "wb") as log:
-            # The wheel's program starts another one: both are ended by their group.
-            server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-            try:
-                if not _make_bucket(f"{endpoint}/vectors", server):
-                    continue
-                with pytest.MonkeyPatch.context() as patch:
-                    for name, value in (_CREDENTIALS | {"AWS_ENDPOINT": endpoint}).items():
-                        patch.setenv(name, value)
-                    yield "s3://vectors"
+class ObjectStore:
+    """A SeaweedFS process, started again, empty and on other ports, when it has ended by itself."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._server: subprocess.Popen | None = None
+        self._starts = 0
+
+    def url(self) -> str:
+        """Of a bucket on a server that runs; the environment is set to reach it."""
+        if not self.runs():
+            self.stop()
+            self._start()
+        return "s3://vectors"
+
+    def runs(self) -> bool:
+        return self._server is not None and self._server.poll() is None
+
+    def last_words(self) -> str:
+        return self._log().read_text(errors="replace")[-300:]
+
+    def stop(self) -> None:
+        if self._server is not None:
+            with suppress(ProcessLookupError):  # it may have ended by itself
+                # The wheel's program starts another one: both are ended by their group.
+                os.killpg(self._server.pid, signal.SIGKILL)
+            self._server.wait()
+            self._server = None
+
+    def _start(self) -> None:
+        scripts = sysconfig.get_path("scripts")
+        program = shutil.which("weed", path=os.pathsep.join([scripts, os.environ.get("PATH", "")]))
+        if program is None:
+            pytest.skip("no S3 server to test with; pip install 'one-peace[servers]'")
+        for _ in range(_ATTEMPTS):
+            self._starts += 1
+            place = self._folder / str(self._starts)
+            place.mkdir()
+            ports = _free_ports(4)
+            command = [
+                program,
+                "server",
+                f"-dir={place}",
+                "-ip=127.0.0.1",
+                "-ip.bind=127.0.0.1",
+                "-s3",
+                "-s3.iam=false",
+            ]
+            command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # on fixed ports, and its end where one is taken
+            names = ("master", "volume", "filer", "s3")
+            command += [f"-{name}.port={port}" for name, port in zip(names, ports, strict=True)]
+            command += ["-volume.max=50", "-master.volumeSizeLimitMB=64"]
+            with open(self._log(), "wb") as log:
+                # With credentials in its environment, it refuses everybody else.
+                clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+                self._server = subprocess.Popen(command, stdout=log, stderr=log, env=clean, start_new_session=True)
+            endpoint = f"http://127.0.0.1:{ports[-1]}"
+            if _make_bucket(f"{endpoint}/vectors", self._server):
+                os.environ.update(_CREDENTIALS | {"AWS_ENDPOINT": endpoint})
                 return
-            finally:
-                with suppress(ProcessLookupError):  # it may have ended by itself
-                    os.killpg(server.pid, signal.SIGKILL)
-                server.wait()
-    pytest.skip(f"the S3 server of the wheel did not start in {_ATTEMPTS} attempts; see {folder}")
+            self.stop()
+        pytest.skip(f"the S3 server of the wheel did not start in {_ATTEMPTS} attempts: {self.last_words()}")
+
+    def _log(self) -> Path:
+        return self._folder / f"log-{self._starts}.txt"
+
+
+@contextmanager
+def object_store(folder: Path) -> Iterator[ObjectStore]:
+    store = ObjectStore(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (*_CREDENTIALS, "AWS_ENDPOINT"):
+            patch.setenv(name, "")  # what stood there comes back at the end
+        try:
+            yield store
+        finally:
+            store.stop()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from fake_encoder import FakeEncoder, write_picture
 from one_peace.search import bulk
 from one_peace.search.bulk import BulkError, embed_folder
 from one_peace.search.library import Library
-from one_peace.search.lock import LibraryBusyError, writer_lock
+from one_peace.data.lock import FolderBusyError, writer_lock
 
 parquet = pytest.importorskip("pyarrow.parquet")
 
@@ -77,7 +77,7 @@ def test_plans_do_not_mix(many: Path, tmp_path: Path) -> None:
         run(tmp_path, tmp_path / "out")
     with pytest.raises(BulkError, match="not a folder"):
         run(tmp_path / "nowhere", tmp_path / "other")
-    with writer_lock(tmp_path / "out" / "writer.lock"), pytest.raises(LibraryBusyError):
+    with writer_lock(tmp_path / "out" / "writer.lock"), pytest.raises(FolderBusyError):
         run(many, tmp_path / "out")
     (tmp_path / "out" / "plan.json").write_text("{")
     with pytest.raises(BulkError, match="damaged"):

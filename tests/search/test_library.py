@@ -15,7 +15,7 @@ from one_peace.errors import MissingExtraError
 from one_peace.search import engines, indexing, library
 from one_peace.search.filters import Filters
 from one_peace.search.library import Library, erase_library
-from one_peace.search.lock import LibraryBusyError, writer_lock
+from one_peace.data.lock import FolderBusyError, writer_lock
 from one_peace.search.manifest import LibraryError, locate_library, read_manifest
 from one_peace.search.store import OtherModelError
 
@@ -398,19 +398,19 @@ def test_one_writer_at_a_time(folder: Path, place: Path, encoder: FakeEncoder) -
     opened = Library(place, encoder)
     opened.index(folder)
     hold = (
-        "import sys; from pathlib import Path; from one_peace.search.lock import writer_lock\n"
+        "import sys; from pathlib import Path; from one_peace.data.lock import writer_lock\n"
         f"with writer_lock(Path({str(place / 'writer.lock')!r})): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
-        with pytest.raises(LibraryBusyError, match=f"process {process.pid} "):
+        with pytest.raises(FolderBusyError, match=f"process {process.pid} "):
             opened.index(folder)
         assert paths(Library(place, encoder).search(text="red", k=1)) == ["red.png"]  # reading goes on
         process.kill()
     assert opened.index(folder).unchanged == 4  # the dead process's lock is no obstacle
-    with writer_lock(place / "writer.lock"), pytest.raises(LibraryBusyError):
+    with writer_lock(place / "writer.lock"), pytest.raises(FolderBusyError):
         opened.index(folder)
 
 

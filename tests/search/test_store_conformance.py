@@ -38,13 +38,6 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    pytest.importorskip("lancedb")
-    with servers.object_store(tmp_path_factory.mktemp("objects")) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
 def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with servers.milvus(tmp_path_factory.mktemp("milvus")) as address:
         yield address
@@ -64,8 +57,9 @@ def address(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if engine == "lance":
         pytest.importorskip("lancedb")
         return str(tmp_path / "store \u732b")
-    server = request.getfixturevalue("bucket" if engine == "lance on s3" else "milvus")
-    return f"{server}/store_{next(_numbers)}"
+    if engine == "lance on s3":
+        return f"{request.getfixturevalue('bucket')}/store_{next(_numbers)}"
+    return f"{request.getfixturevalue('milvus')}/store_{next(_numbers)}"
 
 
 @pytest.fixture
