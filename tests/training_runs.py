@@ -1,16 +1,9 @@
-"""Tiny pretraining runs, in this process or in several, and what they leave in their folders.
-
-As a program: `training_runs.py FOLDER SOURCE [key=value ...]` runs one process, as torchrun would start it.
-"""
+"""Tiny pretraining runs, in this process or in several, and what they leave in their folders."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -31,6 +24,7 @@ from one_peace.training.pretrain import Watch, pretrain
 from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, PretrainRecipe
 from one_peace.training.start import save_for_training
 from tiny_models import CAPTIONS, CONFIG, tiny_model, tiny_pairs, tiny_processors
+from warm_processes import WarmProcess, start_together
 
 RECIPE = PretrainRecipe(
     model="tiny",
@@ -89,40 +83,22 @@ def read_state(folder: Path) -> dict[str, Tensor]:
     return {name.removeprefix("run."): value for name, value in state.items()}
 
 
-def start(folder: Path, source: str = "batches", settings: tuple[str, ...] = (), count: int = 0) -> list[Any]:
+def start(folder: Path, source: str = "batches", settings: tuple[str, ...] = (), count: int = 0) -> list[WarmProcess]:
     """Starts a run in other processes: one alone (count 0), or `count` that work together."""
-    places = "src", "tests"
-    root = Path(__file__).parents[1]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([*(str(root / p) for p in places), *sys.path])}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    started = []
-    for rank in range(max(1, count)):
-        torchrun = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
-        torchrun |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        command = [sys.executable, __file__, str(folder), source, *settings]
-        started.append(subprocess.Popen(command, env=env | (torchrun if count else {}), stderr=subprocess.PIPE))
-    return started
+    arguments = (folder, source, settings)
+    return start_together(main, arguments, count) if count else [WarmProcess(main, arguments, {})]
 
 
-def finish(started: list[Any]) -> None:
-    """Waits for the processes of a run, which must end well."""
-    for process in started:
-        _, errors = process.communicate(timeout=180)
-        assert process.returncode == 0, errors.decode()[-3000:]
-
-
-def wait_for(path: Path, started: list[Any], text: str = "") -> None:
+def wait_for(path: Path, started: list[WarmProcess], text: str = "") -> None:
     """Until the file exists and holds `text`."""
     deadline = time.monotonic() + 180
     while not (path.exists() and text in path.read_text(errors="replace")):
         assert time.monotonic() < deadline, f"{path} never came"
-        assert all(process.poll() is None for process in started), started[0].stderr.read().decode()[-3000:]
+        assert all(process.poll() is None for process in started), started[0].errors()[-3000:]
         time.sleep(0.01)
 
 
-def changed(recipe: PretrainRecipe, settings: list[str]) -> PretrainRecipe:
+def changed(recipe: PretrainRecipe, settings: tuple[str, ...]) -> PretrainRecipe:
     """The recipe with `key=json` settings; dotted keys reach inside."""
     for setting in settings:
         key, value = setting.split("=")
@@ -139,7 +115,7 @@ def whole_or_share(parameter: Tensor) -> Tensor:
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
-def main(folder: Path, source: str, settings: list[str]) -> None:
+def main(folder: Path, source: str, settings: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
     recipe = changed(dataclasses.replace(RECIPE, engine=EngineRecipe()), settings)
     if source == "sounds":
@@ -164,7 +140,3 @@ def main(folder: Path, source: str, settings: list[str]) -> None:
             model, recipe, PROCESSORS, sources[source], folder, device, processes=processes, fill=started, watch=watch
         )
         save_for_training(model, PROCESSORS, folder / "model", processes)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])

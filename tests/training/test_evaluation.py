@@ -27,13 +27,13 @@ from training_runs import (
     batches,
     curve_of,
     evaluator_of,
-    finish,
     fresh,
     held_out,
     log_of,
     read_state,
     start,
 )
+from warm_processes import finish
 
 WATCHED = dataclasses.replace(RECIPE, steps=6, evaluation=EvaluationSchedule(every=2))
 

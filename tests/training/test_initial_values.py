@@ -11,7 +11,8 @@ import torch
 from one_peace.checkpoints.native import open_folder
 from one_peace.training.initial_values import empty_model, fill, fresh_values
 from tiny_models import CONFIG, tiny_model
-from training_runs import finish, start
+from training_runs import start
+from warm_processes import finish
 
 NAMES = [name for name, _ in empty_model(CONFIG).named_parameters()]
 

@@ -8,9 +8,6 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.training.dry_run import plan_run
 from one_peace.training.recipe import PretrainRecipe, recipe_to_yaml
 from one_peace.training.run import run_pretraining
+from warm_processes import finish, run_command, start_together
 
 STAGE = {
     "partner": "image",
@@ -136,21 +134,10 @@ def test_two_processes_start_and_train_as_one(table: Path, tmp_path: Path) -> No
     """The whole command under torchrun's environment: tokenizer, first values, pairs, states, the model at the end."""
     chosen = recipe(table, micro_batch=2, denoise_every=2)
     (tmp_path / "recipe.yaml").write_text(recipe_to_yaml(chosen), encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    place["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2] / "src"), *sys.path])
-    command = [sys.executable, "-m", "one_peace.cli.main", "pretrain", str(tmp_path / "recipe.yaml")]
-    command += ["--out", str(tmp_path / "two")]
-    started = [
-        subprocess.Popen(command, env={**os.environ, **place, "RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE)
-        for rank in ("0", "1")
-    ]
+    words = ["pretrain", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "two")]
+    started = start_together(run_command, (words,), 2)
     run_pretraining(chosen, [], tmp_path / "one", "cpu", lambda row: None)
-    for process in started:
-        _, errors = process.communicate(timeout=600)
-        assert process.returncode == 0, errors.decode()[-3000:]
+    finish(started)
     logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("one", "two")]
     one, two = ([json.loads(line) for line in log.splitlines()] for log in logs)
     assert [row["step"] for row in one] == [row["step"] for row in two] == [1, 2]

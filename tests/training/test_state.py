@@ -19,7 +19,8 @@ from one_peace.errors import CheckpointError
 from one_peace.models.one_peace.config import DecoderConfig
 from one_peace.training.pretrain import pretrain
 from tiny_models import CONFIG, tiny_model
-from training_runs import PROCESSORS, RECIPE, batches, curve_of, finish, fresh, log_of, read_state, start, wait_for
+from training_runs import PROCESSORS, RECIPE, batches, curve_of, fresh, log_of, read_state, start, wait_for
+from warm_processes import finish
 
 LONG = ("steps=12", "save_every=2", "batch_size=4")
 
@@ -86,10 +87,10 @@ def test_no_room_for_a_state_costs_nothing_saved(tmp_path: Path, whole: Path) ->
     started = start(tmp_path, "slowly", settings)
     wait_for(tmp_path / "log.jsonl", started, '"step": 5,')
     resource.prlimit(started[0].pid, resource.RLIMIT_FSIZE, (100_000, 100_000))  # bytes of a file
-    _, errors = started[0].communicate(timeout=180)
-    assert started[0].returncode != 0
-    assert "the state of step 12 could not be saved (" in errors.decode() and "File too large" in errors.decode()
-    assert "is kept. Make room and run the same command again" in errors.decode()
+    assert started[0].wait() != 0
+    errors = started[0].errors()
+    assert "the state of step 12 could not be saved (" in errors and "File too large" in errors
+    assert "is kept. Make room and run the same command again" in errors
     assert 2 <= read_state(tmp_path)["step"] <= 6
     finish(start(tmp_path, "batches", settings))
     assert_same_run(tmp_path, whole)
