@@ -1,8 +1,12 @@
 // The microphone: press to record, press again (or wait) to search by what was heard.
 
 import { byId } from "./dom.js";
+import { asSound } from "./recording.js";
 
 const LONGEST = 15; // seconds; what the model hears at once
+// What browsers do for telephone calls would change the sound.
+const AS_IT_IS = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
+const BITS_PER_SECOND = 256_000;
 
 export class Microphone {
   /** @param {(file: File) => void} done @param {(message: string) => void} failed */
@@ -19,23 +23,21 @@ export class Microphone {
   async start() {
     let stream;
     try {
-      stream = await navigator.mediaDevices.getUserMedia({ audio: true });
+      stream = await navigator.mediaDevices.getUserMedia({ audio: AS_IT_IS });
     } catch {
       this.failed("The microphone cannot be used; allow it for this page.");
       return;
     }
     const pieces = [];
     const started = performance.now();
-    this.recorder = new MediaRecorder(stream);
+    this.recorder = new MediaRecorder(stream, { audioBitsPerSecond: BITS_PER_SECOND });
     this.recorder.addEventListener("dataavailable", (event) => pieces.push(event.data));
     this.recorder.addEventListener("stop", () => {
       clearInterval(this.timer);
       for (const track of stream.getTracks()) track.stop();
-      const type = (this.recorder.mimeType || "audio/webm").split(";")[0];
-      const seconds = (performance.now() - started) / 1000;
       this.recorder = null;
       this.show(false, "");
-      if (pieces.some((piece) => piece.size)) this.done(new File(pieces, `recording, ${seconds.toFixed(1)} s`, { type }));
+      asSound(new Blob(pieces)).then(this.done, () => this.failed("Nothing was recorded; try again."));
     });
     this.recorder.start();
     this.show(true, "0 s");

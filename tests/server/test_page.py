@@ -8,55 +8,82 @@ import shutil
 import time
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
+import torch
 
+import one_peace
+from one_peace.data.manifest import Item, load_manifest
+from one_peace.data.packages import default_cache
+from one_peace.search.library import Library
 from one_peace.server.routes.page import page_folder
+from one_peace.server.service import Service
+from one_peace.server.settings import Settings
+from one_peace.tasks.sample_library import STAMPS
 from server import hostile
-from server.conftest import COLORS, Running, colored_square
+from server.conftest import COLORS, Running, colored_square, running
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Headless Chromium whose microphone hears the tone that the library has."""
-    playwright = pytest.importorskip("playwright.sync_api")
+def playwright() -> Iterator[Any]:
+    with pytest.importorskip("playwright.sync_api").sync_playwright() as started:
+        yield started
+
+
+@contextmanager
+def chromium(playwright: Any, microphone: Path) -> Iterator[Any]:
+    """Headless Chromium whose microphone hears a sound file, once."""
     found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if found is None:
         pytest.skip("no Chromium here; on Debian: apt-get install chromium")
-    heard = tmp_path_factory.mktemp("microphone") / "tone.wav"
-    heard.write_bytes(hostile.sound(440, 8.0))
-    microphone = (
+    fake = (
         "--use-fake-ui-for-media-stream",
         "--use-fake-device-for-media-stream",
-        f"--use-file-for-fake-audio-capture={heard}",
+        f"--use-file-for-fake-audio-capture={microphone}%noloop",
     )
     sandbox = ("--no-sandbox",) if os.geteuid() == 0 else ()  # Chromium's own does not run as root
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=found, args=[*QUIET, *microphone, *sandbox])
+    opened = playwright.chromium.launch(executable_path=found, args=[*QUIET, *fake, *sandbox])
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def browser(playwright: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Its microphone hears the tone that the library has."""
+    heard = tmp_path_factory.mktemp("microphone") / "tone.wav"
+    heard.write_bytes(hostile.sound(440, 60.0))
+    with chromium(playwright, heard) as opened:
         yield opened
-        opened.close()
 
 
-@pytest.fixture
-def page(browser: Any, server: Running) -> Iterator[Any]:
-    """The page, opened; no script error and no request to another host by its end."""
+@contextmanager
+def opened_page(browser: Any, url: str) -> Iterator[Any]:
+    """The page; no script error and no request to another host by its end."""
     context = browser.new_context(permissions=["microphone"], viewport={"width": 1100, "height": 900})
     opened = context.new_page()
     opened.set_default_timeout(60_000)
     faults: list[str] = []
     opened.on("pageerror", lambda error: faults.append(str(error)))
     opened.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-    opened.on("request", lambda request: None if _own(request.url, server.url) else faults.append(request.url))
-    opened.goto(server.url)
+    opened.on("request", lambda request: None if _own(request.url, url) else faults.append(request.url))
+    opened.goto(url)
     opened.wait_for_selector("#filter-modality input", state="attached")
     yield opened
     context.close()
     assert faults == []
+
+
+@pytest.fixture
+def page(browser: Any, server: Running) -> Iterator[Any]:
+    with opened_page(browser, server.url) as opened:
+        yield opened
 
 
 def _own(url: str, server: str) -> bool:
@@ -135,6 +162,44 @@ def test_the_microphone_finds_what_it_heard(page: Any) -> None:
     assert first_answer(page) == "tone"
     assert page.locator(".card audio").count() == 2
     assert page.get_attribute("#microphone", "aria-pressed") == "false"
+
+
+def test_a_spoken_word_finds_its_picture(playwright: Any, tmp_path: Path, model: one_peace.OnePeace) -> None:
+    """A recording of a word, through the microphone, among pictures that it was never paired with."""
+    pictures, clip, name = spoken_word(model)
+    for picture in pictures:
+        (tmp_path / "media").mkdir(exist_ok=True)
+        (tmp_path / "media" / f"{picture.group}{picture.path.suffix}").write_bytes(picture.path.read_bytes())
+    Library(tmp_path / "library", model).index(tmp_path / "media", progress=False)
+    waveform, rate = soundfile.read(clip)
+    soundfile.write(tmp_path / "word.wav", waveform, rate, subtype="PCM_16")
+    service = Service(model, tmp_path / "library", Settings(decoders=1))
+    microphone = tmp_path / "word.wav"
+    with running(service) as url, chromium(playwright, microphone) as browser, opened_page(browser, url) as page:
+        page.click("#microphone")
+        until(page, "document.querySelector('#recorded').textContent === '2 s'")
+        page.click("#microphone")
+        page.wait_for_selector(".chip")
+        first_answer(page)
+        best = [page.locator(".card").nth(place).get_attribute("aria-label") for place in range(3)]
+        assert name in best
+
+
+def spoken_word(model: one_peace.OnePeace, count: int = 60) -> tuple[list[Item], Path, str]:
+    """Pictures of the sample library, a spoken word that the model knows well, and the name of its picture."""
+    manifest = next(iter(sorted((default_cache() / "library").glob("*/manifest.jsonl"))), None)
+    if manifest is None:
+        pytest.skip("the sample library is not here; ./run demo fetches it")
+    items = [item for item in load_manifest(manifest, root=default_cache()) if item.source == STAMPS]
+    pictures = {i.group: i for i in items if i.kind == "image" and i.split == "train" and not i.symbol}
+    chosen = list(pictures.values())[:count]
+    known = [i for i in items if i.kind == "audio" and i.track == "speech" and not i.heldout_speaker]
+    spoken = [i for i in known if i.group in {p.group for p in chosen}][:count]
+    scores = model.encode_audio([i.path for i in spoken]) @ model.encode_image([p.path for p in chosen]).T
+    right = torch.tensor([[p.group == i.group for p in chosen] for i in spoken])
+    margins = scores.masked_fill(~right, -1).amax(1) - scores.masked_fill(right, -1).amax(1)
+    best = spoken[int(margins.argmax())]
+    return chosen, best.path, best.group
 
 
 def test_keyboard_and_more_like_this(page: Any) -> None:

@@ -18,6 +18,8 @@ from warm_processes import finish
 
 CUT = ("steps=4", "batch_size=4", "micro_batch=2", "save_every=2")
 
+pytestmark = pytest.mark.xdist_group("distributed")  # `one` is made once
+
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:

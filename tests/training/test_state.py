@@ -24,6 +24,8 @@ from warm_processes import finish
 
 LONG = ("steps=12", "save_every=2", "batch_size=4")
 
+pytestmark = pytest.mark.xdist_group("state")  # `whole` is made once
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
