@@ -1,8 +1,8 @@
 """Throughput and latency of the service: `python benchmarks/serve.py [--clients 1 8 64] [--seconds 20] [--rounds 3]`.
 
 Beside it, in the same run and in turn: the same model behind the simplest FastAPI handler, which encodes each request
-on its own. Both run as processes of their own on this machine, get the same inputs and answer with the embedding; the
-clients run on the same cores.
+on its own, and behind LitServe with its batching (`pip install litserve`). Each runs as a process of its own on this
+machine, gets the same inputs and answers with the embedding; the clients run on the same cores.
 
 `--soak MINUTES` instead keeps the service at full load with searches, additions and broken input, kills it (SIGKILL)
 every half minute and starts it again; at the end every item that was acknowledged is looked for. `--folder` is where
@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import io
 import json
 import os
 import random
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -25,7 +27,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +71,18 @@ def free_port() -> int:
 def server(command: list[str], port: int, threads: int) -> Iterator[subprocess.Popen[bytes]]:
     """A server process, from when it answers to the end of the block."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    process = subprocess.Popen([sys.executable, *command], cwd=HERE, env=environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=HERE, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         wait_for(port, process)
         yield process
     finally:
         process.terminate()
-        process.wait(60)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # and what LitServe leaves running
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
@@ -98,36 +106,42 @@ def make_library(folder: Path) -> None:
 
 
 def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Both servers, all numbers of clients, in turn; medians over the rounds."""
+    """All servers, all numbers of clients, in turn; medians over the rounds."""
     generator = random.Random(0)
     words, files = texts(generator), pictures(generator)
-    ours = {
-        "text": [json_request("/v1/encode", {"inputs": [{"modality": "text", "source": w}]}) for w in words],
-        "image": [request("/v1/encode/image", file, "application/octet-stream") for file in files],
-    }
-    simple = {
-        "text": [json_request("/text", {"words": w}) for w in words],
-        "image": [request("/image", file, "application/octet-stream") for file in files],
-    }
     make_library(folder)
-    ports = free_port(), free_port()
-    commands = (
-        ["-m", "one_peace.cli.main", "serve", str(folder), "--port", str(ports[0])],
-        ["-m", "serving.simple", str(ports[1])],
-    )
+    plain = [json_request("/text", {"words": w}) for w in words]
+    commands = {
+        "service": ["-m", "one_peace.cli.main", "serve", str(folder), "--port"],
+        "simple": ["-m", "serving.simple"],
+        "litserve": ["-m", "serving.peer"],
+    }
+    requests = {
+        "service": {
+            "text": [json_request("/v1/encode", {"inputs": [{"modality": "text", "source": w}]}) for w in words],
+            "image": [request("/v1/encode/image", file, "application/octet-stream") for file in files],
+        },
+        "simple": {"text": plain, "image": [request("/image", file, "application/octet-stream") for file in files]},
+        "litserve": {
+            "text": plain,
+            "image": [json_request("/image", {"data": base64.b64encode(file).decode()}) for file in files],
+        },
+    }
+    if find_spec("litserve") is None:
+        print("litserve: not installed")
+        del commands["litserve"]
     figures: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
-    with (
-        server(commands[0], ports[0], arguments.threads) as first,
-        server(commands[1], ports[1], arguments.threads) as second,
-    ):
+    with ExitStack() as running:
+        started = {}
+        for name, command in commands.items():
+            port = free_port()
+            process = running.enter_context(server([*command, str(port)], port, arguments.threads))
+            started[name] = (process.pid, port)
         for _ in range(arguments.rounds):
             for kind in arguments.kinds:
                 for clients in arguments.clients:
-                    for name, process, port, requests in (
-                        ("service", first, ports[0], ours),
-                        ("simple", second, ports[1], simple),
-                    ):
-                        measured = measure(process.pid, port, requests[kind], clients, arguments.seconds)
+                    for name, (pid, port) in started.items():
+                        measured = measure(pid, port, requests[name][kind], clients, arguments.seconds)
                         figures.setdefault((kind, clients, name), []).append(measured)
                         print(f"{kind:6} {clients:3} clients  {name:8} {measured}", flush=True)
     rows = []
@@ -161,11 +175,12 @@ def processor_seconds(pid: int) -> float:
 
 
 def _ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """How many times as many requests the service answers as each of the others."""
     rate = {(row["kind"], row["clients"], row["server"]): row["requests_per_second"] for row in rows}
     return {
-        f"{kind}, {clients} clients": round(rate[kind, clients, "service"] / rate[kind, clients, "simple"], 2)
-        for kind, clients, name in rate
-        if name == "service"
+        f"{kind}, {clients} clients, over {name}": round(rate[kind, clients, "service"] / other, 2)
+        for (kind, clients, name), other in rate.items()
+        if name != "service" and other
     }
 
 
@@ -175,7 +190,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=("text", "image"), default=["text", "image"])
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the model, in both servers")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the model, in each server")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="run the soak instead")
     parser.add_argument("--kill-every", type=float, default=30.0, metavar="SECONDS", help="in the soak; 0: never")
     parser.add_argument("--folder", type=Path, help="where the library lies; default: a temporary folder")

@@ -11,6 +11,7 @@ import dataclasses
 import os
 import tempfile
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,9 @@ def check_taps(
     for index, output in enumerate(outputs):
         compare.feature(f"{name} block {index}", output, taps[f"layer{index}"])
     compare.feature(f"{name} encoder", features, taps["encoder_out"])
+    if name == "image":
+        for index, grid in enumerate(model.patch_grids(inputs["pixels"], range(len(outputs)))):
+            compare.feature(f"patch grid {index}", grid.flatten(2).transpose(1, 2), taps[f"layer{index}"][:, 1:])
 
 
 def check_padded_clip(fixture: Fixture, compare: Comparison, model: OnePeaceEncoder) -> None:
@@ -322,10 +326,15 @@ def vocabulary_folder() -> Path:
     return Path(os.environ.get("ONE_PEACE_VOCAB", Path(__file__).parents[2] / "shared" / "vocab"))
 
 
-def check_tokenizer(fixture: Fixture, compare: Comparison) -> None:
+@lru_cache
+def published_words() -> Tokenizer:
+    """The published vocabulary, built once."""
     folder = vocabulary_folder()
-    table = published_tokenizer(folder / "encoder.json", folder / "vocab.bpe", folder / "dict.txt")
-    tokenizer = Tokenizer(table)
+    return Tokenizer(published_tokenizer(folder / "encoder.json", folder / "vocab.bpe", folder / "dict.txt"))
+
+
+def check_tokenizer(fixture: Fixture, compare: Comparison) -> None:
+    tokenizer = published_words()
     compare.exact("dictionary size", tokenizer.vocab_size, fixture.meta["dict_size"])
     for row in fixture.meta["rows"]:
         sentence = row["text"]

@@ -11,6 +11,7 @@ from torch import Tensor
 from one_peace.data import rand_augment
 from one_peace.models.one_peace.loading import load_for_prediction
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction
+from one_peace.models.one_peace.video_backbone import load_video_backbone
 from one_peace.objectives.boxes import grounding_loss, valid_boxes
 from one_peace.objectives.classification import classification_loss, count_right
 from one_peace.objectives.hinge import answer_hinge
@@ -88,6 +89,17 @@ def check_vision_classifier(fixture: Fixture, compare: Comparison) -> None:
         compare.feature(f"scores, {source}", model({"image": {"pixels": pixels}}), fixture["out.logits"])
 
 
+@torch.no_grad()
+def check_video_backbone(fixture: Fixture, compare: Comparison) -> None:
+    """The published backbone of video recognition: cls of every frame."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "video.pth"
+        torch.save(fixture.group("weights."), path)
+        model = load_video_backbone(path)
+    features = model.recognise(fixture["in.video"]).transpose(1, 2)
+    compare.feature("features", features, fixture["out.features"].flatten(2))
+
+
 def check_rand_augment(fixture: Fixture, compare: Comparison) -> None:
     """The operations of the published fine-tuning, with the signs of the file: equal but for one grey level where a
     value lies halfway. Sharpness is compared where the published code does not wrap over."""
@@ -109,5 +121,6 @@ CHECKS: dict[str, Check] = {
     "fixture4_classify": check_classification,
     "fixture5_grounding": check_grounding,
     "fixture8_randaugment": check_rand_augment,
+    "fixture9_video": check_video_backbone,
     "fixture9_vision_cls": check_vision_classifier,
 }

@@ -212,9 +212,16 @@ def test_one_word_captions_have_a_finite_loss(processors: dict[str, Processor]) 
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_a_model_without_decoder_cannot_be_pretrained() -> None:
-    with pytest.raises(ValueError, match="no decoder"):
-        OnePeaceForPretraining(dataclasses.replace(tiny_model().config, decoder=None))
+def test_a_model_without_decoder_has_the_contrast_alone() -> None:
+    processors = tiny_processors()
+    model = OnePeaceForPretraining(dataclasses.replace(tiny_model().config, decoder=None))
+    plain = collate_pairs(tiny_pairs(processors, "image"), IMAGE_TEXT, processors, None)
+    assert not plain.masks
+    losses = pretraining_losses(model, plain, IMAGE_TEXT, denoise=False)
+    assert losses["total"] == losses["contrast"] and not any(name.startswith("denoise") for name in losses)
+    masked = collate_pairs(tiny_pairs(processors, "image"), IMAGE_TEXT, processors, torch.Generator())
+    with pytest.raises(ValueError, match="'tiny' has no decoder; the denoising objective needs one"):
+        pretraining_losses(model, masked, IMAGE_TEXT)
 
 
 def test_masks_move_together() -> None:

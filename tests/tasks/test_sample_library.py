@@ -21,7 +21,7 @@ from one_peace.data.pairs import DataRecipe, PairSampler
 from one_peace.errors import InputError
 from one_peace.modalities.text import TextProcessor
 from one_peace.modalities.video import VideoConfig, VideoProcessor
-from one_peace.models.one_peace.embedding import EmbeddingResult
+from one_peace.models.embedding import EmbeddingResult
 from one_peace.tasks.sample_library import CANDIDATES, STAMPS, Row, as_table, report
 from one_peace.training.recipe import load_recipe
 from one_peace.training.run import training_items

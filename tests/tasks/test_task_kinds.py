@@ -174,6 +174,16 @@ BAD_ROWS: list[tuple[str, dict[str, Any], str]] = [
     ("visual question answering", {"refs": "yes|!+2.0"}, "confidence"),
     ("visual question answering", {"refs": "maybe|!+1.0"}, "none of its answers"),
     ("visual question answering", {"refs": "yes"}, "confidence"),
+    ("visual question answering", {"refs": "yes|!+nan"}, "confidence"),
+    ("visual question answering", {"refs": "", "answer": "maybe"}, "row 7: column 'answer': 'maybe' is not among"),
+    ("visual question answering", {"question": "?!"}, "'question' is empty"),
+    ("text classification", {"text": " "}, "'text' is empty"),
+    ("reasoning", {"text": "..."}, "'text' is empty"),
+    ("reasoning", {"image1": Path("/nowhere/left.png")}, "row 7: column 'image1': .*does not exist"),
+    ("grounding", {"text": ""}, "'text' is empty"),
+    ("grounding", {"region_coord": "-9,5,30,18"}, "row 7.*not inside the picture"),
+    ("grounding", {"region_coord": "4,5,inf,18"}, "not inside the picture"),
+    ("grounding", {"region_coord": "4,5,4,18"}, "no area"),
     ("audio question answering", {"text": "What?"}, "no question&&&answer"),
     ("audio question answering", {"text": "What?&&&a&&&b&&&2"}, "no answer 2 among 2"),
     ("reasoning", {"label": "maybe"}, "neither True nor False"),
@@ -207,8 +217,17 @@ def test_a_model_without_the_modality_is_refused() -> None:
 def test_unequal_numbers_of_answers_are_refused() -> None:
     task = KINDS["audio question answering"][0]()
     rows = [{"audio": wav(), "text": "a?&&&b&&&c&&&0"}, {"audio": wav(), "text": "a?&&&b&&&c&&&d&&&0"}]
-    with pytest.raises(ValueError, match=r"\[2, 3\] candidate answers"):
-        task.collate([task.example(row, "row") for row in rows])
+    with pytest.raises(BadRow, match="row 1: has 3 candidate answers, where row 0 has 2"):
+        task.collate([task.example(row, f"row {k}") for k, row in enumerate(rows)])
+
+
+def test_a_row_without_a_target_cannot_be_learned() -> None:
+    for kind, hidden in (("visual question answering", "refs"), ("grounding", "region_coord"), ("reasoning", "label")):
+        make, rows = KINDS[kind]
+        row = {name: value for name, value in rows[0].items() if name != hidden}
+        with pytest.raises(BadRow, match="row 7: has no target"):
+            make().taught(row, "row 7")
+        assert make().taught(rows[0], "row 7").target is not None
 
 
 @pytest.mark.parametrize("content", ['["a", "b"]', '{"a": 0, "b": 1}', '{"0": ["a", "x"], "1": ["b"]}'])

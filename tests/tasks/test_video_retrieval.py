@@ -12,7 +12,7 @@ from torch import Tensor
 
 from one_peace.data import animations, emoji
 from one_peace.data.manifest import Item
-from one_peace.models.one_peace.embedding import EmbeddingResult
+from one_peace.models.embedding import EmbeddingResult
 from one_peace.tasks import video_retrieval
 from one_peace.tasks.sample_library import STAMPS, Row, as_table
 from one_peace.tasks.video_retrieval import video_rows

@@ -4,39 +4,57 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from one_peace.tasks.evaluation import EvaluationRecipe
+
+SHOWN = 5  # of what was left out
+
 
 def evaluate(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe (sample-library), or a .yaml file.")],
-    settings: Annotated[list[str] | None, typer.Argument(help="key=value changes the recipe: model=PATH, say.")] = None,
+    recipe: Annotated[str, typer.Argument(help="Shipped recipe (sample-library, coco, ...), or a .yaml file.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="key=value; data=FOLDER and checkpoint=MODEL are short forms")
+    ] = None,
     library: Annotated[
         Path | None, typer.Option(help="Cache of the sample library.  [default: ~/.cache/one-peace]")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    skip: Annotated[bool, typer.Option("--skip", help="Leave out unusable rows instead of stopping.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write the figures to this JSON file.")] = None,
 ) -> None:
-    """Measure a model: recall with confidence intervals, beside what shuffled pairs give."""
+    """Measure a model: figures with confidence intervals, beside what shuffled answers and one fixed answer give."""
+    from one_peace.tasks.evaluation import SAMPLE_LIBRARY, load_evaluation, run_evaluation
+
+    chosen = load_evaluation(recipe, settings or [])
+    if chosen.kind == SAMPLE_LIBRARY:
+        figures = _of_sample_library(chosen, library, device)
+    else:
+        report = run_evaluation(chosen, device, "skip" if skip else "raise")
+        typer.echo(report.as_table())
+        for line in report.left_out[:SHOWN]:
+            typer.echo(f"left out: {line}", err=True)
+        if len(report.left_out) > SHOWN:
+            typer.echo(f"left out: {len(report.left_out) - SHOWN} more", err=True)
+        figures = {"recipe": recipe, **report.to_dict()}
+    if out is not None:
+        out.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _of_sample_library(recipe: EvaluationRecipe, library: Path | None, device: str) -> dict[str, Any]:
     from one_peace.data.sample_library import DEMO_SOURCES, build_sample_library
     from one_peace.models import from_pretrained
     from one_peace.tasks import video_retrieval
-    from one_peace.tasks.evaluation import load_evaluation
     from one_peace.tasks.sample_library import as_table, report
 
-    chosen = load_evaluation(recipe, settings or [])
-    model = from_pretrained(chosen.model, device=device)
+    model = from_pretrained(recipe.model, device=device)
     sources = DEMO_SOURCES + (video_retrieval.SOURCES if "video" in model.modalities else ())
     items = build_sample_library(library, sources, progress=lambda line: typer.echo(line, err=True)).items
     rows = report(model, items)
     if "video" in model.modalities:
         rows += video_retrieval.video_rows(model, items)
     typer.echo(as_table(rows))
-    if out is not None:
-        figures = {
-            "model": chosen.model,
-            "fingerprint": model.fingerprint,
-            "rows": [r.to_dict() for r in rows],
-        }
-        out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    return {"model": recipe.model, "fingerprint": model.fingerprint, "rows": [row.to_dict() for row in rows]}

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import bisect
 import csv
 import io
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from one_peace.data.mixture import CYCLE, interleave, shares_of
+from one_peace.data.permutation import mix, permute
 from one_peace.data.row_index import RowFile, first_line
 from one_peace.data.source import UnusablePair
 from one_peace.data.tables import KEY_COLUMNS, media_of
@@ -121,6 +127,47 @@ class TaskRows:
         if len(fields) != len(self.header):
             raise InputError(place, f"has {len(fields)} columns, the header {len(self.header)}")
         return {self._name(name): field for name, field in zip(self.header, fields, strict=True)}
+
+
+class JoinedRows:
+    """Several tables as one, one after the other; each has its own columns and ids."""
+
+    def __init__(self, parts: Sequence[TaskRows]) -> None:
+        self.parts, self.media = tuple(parts), parts[0].media
+        self.path = ", ".join(str(part.path) for part in parts)
+        self.ends = list(itertools.accumulate(len(part) for part in parts))
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def row(self, index: int) -> tuple[str, dict[str, Any]]:
+        """(key, column -> value) of a row; errors as of `TaskRows.row`."""
+        number = bisect.bisect_right(self.ends, index)
+        return self.parts[number].row(index - self.ends[number] + len(self.parts[number]))
+
+
+class WeightedRows(JoinedRows):
+    """Several tables drawn from by weight, each in an order of its own; an epoch is as many draws as there are rows.
+
+    Raises:
+        ValueError: a weight that is not positive.
+    """
+
+    def __init__(self, parts: Sequence[TaskRows], weights: Sequence[float]) -> None:
+        super().__init__(parts)
+        names = [str(number) for number in range(len(parts))]
+        self.shares = shares_of(names, dict(zip(names, weights, strict=True)))
+        self.pattern = interleave(self.shares)
+
+    def drawn(self, place: int, seed: int) -> int:
+        """The row at a place of the run, which depends on the place and the seed alone."""
+        cycle, slot = divmod(place, CYCLE)
+        number = int(self.pattern[slot])
+        before = int((self.pattern[:slot] == number).sum())
+        part = self.parts[number]
+        epoch, index = divmod(cycle * int(self.shares[number]) + before, len(part))
+        order = permute(np.array([index]), len(part), mix(seed, "order", number, epoch))
+        return self.ends[number] - len(part) + int(order[0])
 
 
 def _no_sizes(row: bytes) -> tuple[int, int]:

@@ -1,31 +1,302 @@
-"""Evaluation recipes: which task, which model."""
+"""Evaluation recipes: which task, which model, which tables; and the figures that come of one, each beside controls."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from one_peace.checkpoints.registry import resolve
+from one_peace.data.packages import default_cache
+from one_peace.data.permutation import permute
+from one_peace.data.task_rows import SUFFIXES, TaskRows
+from one_peace.errors import CheckpointError, InputError
+from one_peace.modalities.audio import listening_for
 from one_peace.models.one_peace.config import build_dataclass
+from one_peace.models.one_peace.embedding import OnePeace
+from one_peace.models.one_peace.loading import from_pretrained
+from one_peace.tasks.controls import BestConstant, ShuffledFigures
+from one_peace.tasks.kinds import KINDS, TaskSettings, read_settings
+from one_peace.tasks.labels import LabelMap
+from one_peace.tasks.predictor import Predictor
+from one_peace.tasks.retrieval import Recall, wilson_interval
+from one_peace.tasks.retrieval_evaluation import (
+    ZERO_SHOT,
+    OnError,
+    ZeroShotSettings,
+    measure_retrieval,
+    measure_zero_shot,
+)
+from one_peace.tasks.retrieval_pairs import RETRIEVAL, RetrievalSettings, read_captions, read_retrieval_set
+from one_peace.tasks.task import MEDIA, Row
 from one_peace.training.recipe import read_recipe
 
-TASKS = ("sample-library",)
+SAMPLE_LIBRARY = "sample-library"
+TASKS = (SAMPLE_LIBRARY, RETRIEVAL, ZERO_SHOT, *KINDS)
+SHORTHANDS = {"data": "tables.root", "checkpoint": "model"}  # of the command line
+SHARES = ("accuracy", "accuracy@5", "consensus")  # figures that are means of what each example has of one
+SEED = 3407  # of the order in which a table is read
+
+
+@dataclass(frozen=True)
+class EvaluationTables:
+    """What is measured on: tables by the name of their split, and for retrieval the captions of each by the key of a
+    picture or sound. Paths are relative to `root`, and so are those of media. columns: as in fine-tuning."""
+
+    splits: Mapping[str, str]
+    texts: Mapping[str, str] = field(default_factory=dict)
+    root: str = "."
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key in ("splits", "texts", "columns"):
+            if not isinstance(getattr(self, key), Mapping):
+                raise ValueError(f"tables.{key} is a mapping of names, not {getattr(self, key)!r}")
+        if not self.splits:
+            raise ValueError("tables.splits: no table is named")
+        if unknown := [name for name in self.texts if name not in self.splits]:
+            raise ValueError(f"tables.texts: there is no split {unknown[0]!r}; known: {', '.join(self.splits)}")
+
+    def open(self, split: str, columns: Sequence[str]) -> TaskRows:
+        """The rows of a split, which must have `columns`. Errors as of `TaskRows`."""
+        path, root = Path(self.root) / self.splits[split], Path(self.root)
+        return TaskRows(path, columns, MEDIA, default_cache() / "tables", renamed=self.columns, root=root)
 
 
 @dataclass(frozen=True)
 class EvaluationRecipe:
-    """A run of an evaluation: `task` is one of `TASKS`, `model` a name or path that `from_pretrained` takes."""
+    """A run of an evaluation. `task` has a `kind`, one of `TASKS`, and its settings; `model` is a name or path.
 
-    task: str
+    A fine-tuned model in our format knows its own settings, of which only the kind must be the recipe's. `published`
+    has published figures by split, to be shown beside. `tokenizer` and `dtype` as in `from_pretrained`; `seconds` of
+    a sound are listened to.
+    """
+
+    task: Mapping[str, Any]
     model: str
+    tables: EvaluationTables | None = None
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    tokenizer: str | None = None
+    dtype: str = "float32"
+    seconds: float | None = None
+    batch_size: int = 16
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise ValueError(f"recipe: unknown task {self.task!r}; known: {', '.join(TASKS)}")
+        if isinstance(self.task, str):
+            object.__setattr__(self, "task", {"kind": self.task})
+        if self.kind not in TASKS:
+            raise ValueError(f"recipe: unknown task {self.kind!r}; known: {', '.join(TASKS)}")
+        if self.tables is None and self.kind != SAMPLE_LIBRARY:
+            raise ValueError(f"recipe: {self.kind} needs tables")
+
+    @property
+    def kind(self) -> str:
+        """The kind of task."""
+        return str(self.task.get("kind"))
 
 
 def load_evaluation(name_or_path: str, settings: Sequence[str] = ()) -> EvaluationRecipe:
-    """An evaluation recipe from a file, or a shipped one by name, with `key=value` settings applied."""
-    recipe: EvaluationRecipe = build_dataclass(
-        EvaluationRecipe, read_recipe("evaluate", name_or_path, settings), "recipe"
-    )
+    """An evaluation recipe from a file, or a shipped one by name, with `key=value` settings applied.
+
+    `data` is a folder of tables, or one table, which then is the only split.
+    """
+    given = []
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if key == "data" and Path(value).suffix in SUFFIXES:
+            path = Path(value)
+            given += [f"tables.root={path.parent}", f"tables.splits={{{path.stem}: {path.name}}}", "tables.texts={}"]
+        else:
+            given.append(f"{SHORTHANDS.get(key, key)}{equals}{value}")
+    values = read_recipe("evaluate", name_or_path, given)
+    if values.get("tables") is not None:
+        values["tables"] = build_dataclass(EvaluationTables, values["tables"], "tables")
+    recipe: EvaluationRecipe = build_dataclass(EvaluationRecipe, values, "recipe")
     return recipe
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One figure of one split: its value, its 95 % interval where it is a share, the number of examples (queries) and
+    of candidates each was looked up among. Controls: `shuffled` is the figure against other examples' answers,
+    `constant` that of the one answer that serves best."""
+
+    split: str
+    figure: str
+    value: float
+    examples: int
+    low: float | None = None
+    high: float | None = None
+    candidates: int | None = None
+    shuffled: float | None = None
+    constant: float | None = None
+    published: float | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What was measured of which model, and what could not be used."""
+
+    model: str
+    fingerprint: str | None
+    kind: str
+    rows: list[Measurement]
+    left_out: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    def as_table(self) -> str:
+        """The figures as a Markdown table."""
+        lines = [
+            "| split | figure | value (95 %) | of | shuffled | one answer | published |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for row in self.rows:
+            interval = "" if row.low is None or row.high is None else f" ({row.low:.4f}-{row.high:.4f})"
+            among = "" if row.candidates is None else f" x {row.candidates}"
+            controls = [
+                "" if value is None else f"{value:.4f}" for value in (row.shuffled, row.constant, row.published)
+            ]
+            lines.append(
+                f"| {row.split} | {row.figure} | {row.value:.4f}{interval} | {row.examples}{among} | "
+                f"{' | '.join(controls)} |"
+            )
+        return "\n".join(lines)
+
+
+def run_evaluation(recipe: EvaluationRecipe, device: str = "cpu", on_error: OnError = "raise") -> EvaluationReport:
+    """Measures the recipe's model on its tables.
+
+    With "skip" rows that cannot be used are left out, named in the report, and counted for nothing.
+
+    Raises:
+        InputError: a table, or one of its rows.
+        CheckpointError: a model that is not for this task.
+        ValueError: settings that do not fit the task.
+    """
+    if recipe.kind in (RETRIEVAL, ZERO_SHOT):
+        return _of_embeddings(recipe, device, on_error)
+    return _of_predictions(recipe, device, on_error)
+
+
+def _of_embeddings(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
+    assert recipe.tables is not None
+    retrieval = zero_shot = None
+    if recipe.kind == RETRIEVAL:
+        retrieval = build_dataclass(RetrievalSettings, recipe.task, "task")
+    else:
+        zero_shot = build_dataclass(ZeroShotSettings, recipe.task, "task")
+    modality: str = recipe.task.get("modality", "image")
+    model = _embedding_model(recipe, modality, device)
+    rows: list[Measurement] = []
+    left_out: list[str] = []
+    for split in recipe.tables.splits:
+        table = recipe.tables.open(split, (modality,))
+        if retrieval is not None:
+            texts = recipe.tables.texts.get(split)
+            captions = None if texts is None else read_captions(Path(recipe.tables.root) / texts)
+            found, asked = measure_retrieval(model, read_retrieval_set(table, modality, captions), modality, on_error)
+            rows += [_of_recall(split, name, recall) for name, recalls in found.items() for recall in recalls]
+            left_out += asked.left_out
+        if zero_shot is not None:
+            given = zero_shot.labels
+            labels = LabelMap.read(Path(recipe.tables.root) / given) if isinstance(given, str) else LabelMap(given)
+            measured = measure_zero_shot(model, table, labels, zero_shot, on_error)
+            rows += _zero_shot_rows(split, measured.overall, measured.commonest)
+            for group, recalls in measured.groups.items():
+                rows += _zero_shot_rows(f"{split}, {zero_shot.by} {group}", recalls[:1], None)
+            left_out += measured.left_out
+    return EvaluationReport(recipe.model, model.fingerprint, recipe.kind, _with_published(rows, recipe), left_out)
+
+
+def _of_predictions(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
+    assert recipe.tables is not None
+    predictor = _predictor(recipe, device)
+    task = predictor.task
+    rows: list[Measurement] = []
+    for split in recipe.tables.splits:
+        table = recipe.tables.open(split, task.columns)
+        table.check_ids()
+        figures, shuffled, constant = task.figures(), ShuffledFigures(task), BestConstant(task)
+        examples = 0
+        for scores, batch in predictor.scored(_in_random_order(table), on_error, targets=True):
+            figures.add(scores, batch)
+            shuffled.add(scores, batch)
+            constant.add(batch)
+            examples += len(batch.keys)
+        if not examples:
+            raise InputError(str(table.path), f"has no usable row; the last one: {predictor.skipped[-1]}")
+        control = shuffled.result()
+        for name, value in figures.result().items():
+            low, high = wilson_interval(value * examples, examples) if name in SHARES else (None, None)
+            best = constant.result() if name == figures.main else None
+            rows.append(Measurement(split, name, value, examples, low, high, shuffled=control.get(name), constant=best))
+    left_out = [str(error) for error in predictor.skipped]
+    return EvaluationReport(recipe.model, None, recipe.kind, _with_published(rows, recipe), left_out)
+
+
+def _embedding_model(recipe: EvaluationRecipe, modality: str, device: str) -> OnePeace:
+    model = from_pretrained(
+        recipe.model, device=device, dtype=recipe.dtype, tokenizer=recipe.tokenizer, modalities=("text", modality)
+    )
+    model.processors = {n: listening_for(processor, recipe.seconds) for n, processor in model.processors.items()}
+    return model
+
+
+def _predictor(recipe: EvaluationRecipe, device: str) -> Predictor:
+    assert recipe.tables is not None
+    own = TaskSettings.read(resolve(recipe.model))
+    if own is not None and own.kind != recipe.kind:
+        raise CheckpointError(f"{recipe.model}: was fine-tuned for {own.kind}, not for {recipe.kind}")
+    settings = own or read_settings(recipe.task, Path(recipe.tables.root))
+    return Predictor.from_pretrained(
+        recipe.model,
+        settings,
+        device=device,
+        dtype=recipe.dtype,
+        tokenizer=recipe.tokenizer,
+        batch_size=recipe.batch_size,
+    )
+
+
+def _in_random_order(table: TaskRows) -> Iterator[tuple[str, Row | InputError]]:
+    """All rows, so that neighbours have nothing in common but the table."""
+    for number in range(len(table)):
+        index = int(permute(np.array([number]), len(table), SEED)[0])
+        try:
+            yield table.row(index)
+        except InputError as error:
+            yield error.source, error
+
+
+def _of_recall(split: str, direction: str, recall: Recall) -> Measurement:
+    return Measurement(
+        split,
+        f"{direction}@{recall.k}",
+        recall.value,
+        recall.queries,
+        recall.low,
+        recall.high,
+        recall.candidates,
+        recall.shuffled,
+    )
+
+
+def _zero_shot_rows(split: str, recalls: Sequence[Recall], commonest: float | None) -> list[Measurement]:
+    rows = []
+    for recall in recalls:
+        made = _of_recall(split, "accuracy", recall)
+        first = recall.k == 1
+        name = "accuracy" if first else made.figure
+        rows.append(dataclasses.replace(made, figure=name, constant=commonest if first else None))
+    return rows
+
+
+def _with_published(rows: Sequence[Measurement], recipe: EvaluationRecipe) -> list[Measurement]:
+    return [dataclasses.replace(row, published=recipe.published.get(row.split, {}).get(row.figure)) for row in rows]

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+CHUNK = 1024  # queries ranked at once: bounds memory
+
+
+def best_candidates(scores: Tensor, k: int) -> Tensor:
+    """The `k` best candidates of each query, best first; of equal scores the earlier candidate comes first.
+
+    scores (queries, candidates) float -> (queries, min(k, candidates)) int64. (`torch.topk` leaves the order of ties
+    open.)
+    """
+    return scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
 
 
 def recall_at(scores: Tensor, relevant: Tensor, k: int) -> Tensor:
@@ -14,8 +26,7 @@ def recall_at(scores: Tensor, relevant: Tensor, k: int) -> Tensor:
 
     scores (queries, candidates) float, relevant (queries, candidates) bool -> (queries,) float32.
     """
-    best = scores.topk(min(k, scores.shape[1]), dim=1).indices
-    return relevant.gather(1, best).any(dim=1).float()
+    return relevant.gather(1, best_candidates(scores, k)).any(dim=1).float()
 
 
 @dataclass(frozen=True)
@@ -45,18 +56,29 @@ def wilson_interval(hits: float, trials: int, z: float = 1.959964) -> tuple[floa
 def measure_recall(
     queries: Tensor, candidates: Tensor, relevant: Tensor, k: int, seed: int = 0, shuffles: int = 20
 ) -> Recall:
-    """recall@k of unit-length queries (n, dim) among candidates (m, dim).
+    """recall@k of unit-length queries (n, dim) among candidates (m, dim), of which `relevant` (n, m) are right."""
+    (recall,) = measure_recalls(queries, candidates, relevant, (k,), seed, shuffles)
+    return recall
+
+
+def measure_recalls(
+    queries: Tensor, candidates: Tensor, relevant: Tensor, ranks: Sequence[int], seed: int = 0, shuffles: int = 20
+) -> list[Recall]:
+    """`measure_recall` for several k at once.
 
     The control keeps the rankings and permutes which query's relevance they are held against, averaged over
     `shuffles` permutations: what the same scores reach when they know nothing of the pairs.
     """
-    scores = queries @ candidates.t()
-    hits = recall_at(scores, relevant, k)
+    ranked = [best_candidates(some @ candidates.t(), max(ranks)) for some in queries.split(CHUNK)]
+    best = torch.cat(ranked) if ranked else torch.empty(0, 0, dtype=torch.int64)
     generator = torch.Generator().manual_seed(seed)
-    best = scores.topk(min(k, scores.shape[1]), dim=1).indices
-    control = 0.0
-    for _ in range(shuffles):
-        order = torch.randperm(len(queries), generator=generator)
-        control += relevant[order].gather(1, best).any(dim=1).float().mean().item() / shuffles
-    low, high = wilson_interval(hits.sum().item(), len(hits))
-    return Recall(k, hits.mean().item(), low, high, control, len(queries), len(candidates))
+    orders = [torch.randperm(len(queries), generator=generator) for _ in range(shuffles)]
+    right = relevant.gather(1, best)
+    shuffled = [relevant[order[:, None], best] for order in orders]
+    recalls = []
+    for k in ranks:
+        hits = right[:, :k].any(dim=1).double()
+        control = sum(found[:, :k].any(dim=1).double().mean().item() for found in shuffled) / shuffles
+        low, high = wilson_interval(hits.sum().item(), len(hits))
+        recalls.append(Recall(k, hits.mean().item(), low, high, control, len(queries), len(candidates)))
+    return recalls

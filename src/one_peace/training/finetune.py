@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 import yaml
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from one_peace.checkpoints.assign import assign_tensors
 from one_peace.checkpoints.names import prefixed_name
 from one_peace.data.packages import default_cache
-from one_peace.data.task_rows import TaskRows
 from one_peace.errors import CheckpointError, InputError
+from one_peace.modalities.audio import listening_for
 from one_peace.modalities.base import Processor
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.embedding import OnePeace
@@ -31,14 +32,18 @@ from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from one_peace.nn.initialization import initialize_linear_layers
 from one_peace.tasks.kinds import TaskSettings
 from one_peace.tasks.predictor import Predictor
-from one_peace.tasks.task import MEDIA, Task
+from one_peace.tasks.retrieval_pairs import RETRIEVAL
+from one_peace.tasks.task import Task
 from one_peace.training.best import BEST, RECORD
 from one_peace.training.distributed import Processes, prepare_model
 from one_peace.training.ema import WeightAverage
-from one_peace.training.examples import Examples
+from one_peace.training.examples import Examples, Taught, left_out
+from one_peace.training.finetune_job import FinetuneJob, changed_shape
 from one_peace.training.finetune_recipe import FinetuneRecipe
+from one_peace.training.finetune_retrieval import open_retrieval
 from one_peace.training.log import Report
 from one_peace.training.loop import Judge, LoopSettings, run_updates
+from one_peace.training.low_rank import add_low_rank, count_trained
 from one_peace.training.recipe import plain_values
 from one_peace.training.scores import FrozenScores, Scores
 from one_peace.training.start import save_for_training
@@ -59,45 +64,26 @@ def finetune(
     """
     processes = processes or Processes()
     require_trackers(recipe.trackers)
-    cache = default_cache() / "tables"
-    settings = recipe.settings(cache)
-    model, processors = start_model(recipe, settings)
-    task = settings.build(processors)
-    train = Examples(_table(recipe, recipe.tables.train, task, cache), task, recipe.seed, recipe.tables.augmentation)
-    updates, values = recipe.updates(len(train)), plain_values(dataclasses.asdict(recipe))
+    job = (open_retrieval if recipe.kind == RETRIEVAL else _open_task)(recipe, device, processes)
+    train, updates, values = job.examples, recipe.updates(len(job.examples)), plain_values(dataclasses.asdict(recipe))
     loop = LoopSettings(
-        updates,
-        recipe.schedule(updates),
-        recipe.log_every,
-        recipe.save_every,
-        recipe.trackers,
-        values,
+        updates, recipe.schedule(updates), recipe.log_every, recipe.save_every, recipe.trackers, values, job.counts
     )
     if processes.first:
         out.mkdir(parents=True, exist_ok=True)
         (out / "recipe.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-        report({"examples": len(train), "updates": updates, "task": settings.kind})
+        trained, parameters = count_trained(job.model)
+        said = {"examples": len(train), "updates": updates, "task": recipe.kind}
+        report(said | {"trained": trained, "parameters": parameters})
     processes.wait()
-    model.train()
-    if recipe.freeze:
-        model.requires_grad_(False).head.requires_grad_(True)
-    forward = FrozenScores(model) if recipe.freeze else Scores(model)
-    scores = prepare_model(forward, recipe.engine, processes, device)
-
-    def save(folder: Path) -> None:
-        save_for_training(model, processors, folder, processes, also=settings.save)
-
-    judge = None
-    if recipe.tables.validation is not None:
-        judge = _judge(recipe, task, scores, save, train, cache)
-    update = FinetuneUpdate(scores, task, train, recipe, processes, torch.device(device))
-    done, over = run_updates(model, loop, update.gradients, out, processes, report, judge=judge)
-    if processes.first and (left_out := train.summary()):
-        report({"step": done, "warning": left_out})
+    done, over = run_updates(job.model, loop, job.gradients, out, processes, report, judge=job.judge)
+    for summary in (train.summary(), left_out(str(recipe.tables.validation), job.passed_over)):
+        if processes.first and summary:
+            report({"step": done, "warning": summary})
     if not over:
         return {}
-    if judge is None:
-        save(out / "model")
+    if job.judge is None:
+        job.save(out / "model")
         return {}
     if processes.first:
         shutil.rmtree(out / "model", ignore_errors=True)
@@ -105,6 +91,32 @@ def finetune(
     processes.wait()
     figures: dict[str, float] = json.loads((out / BEST / RECORD).read_text(encoding="utf-8"))
     return figures
+
+
+def _open_task(recipe: FinetuneRecipe, device: str, processes: Processes) -> FinetuneJob:
+    """A task with a head on the encoder."""
+    cache = default_cache() / "tables"
+    settings = recipe.settings(cache)
+    model, processors = start_model(recipe, settings)
+    task = settings.build(processors)
+    rows = recipe.tables.open_training(task.columns, cache)
+    train = Examples(rows, Taught(task), recipe.seed, recipe.tables.augmentation, recipe.workers)
+    model.train()
+    if recipe.freeze:
+        model.requires_grad_(False).head.requires_grad_(True)
+    if recipe.lora is not None:
+        add_low_rank(model, recipe.lora, recipe.seed)
+    forward = FrozenScores(model) if recipe.freeze else Scores(model)
+    scores = prepare_model(forward, recipe.engine, processes, device)
+
+    def save(folder: Path) -> None:
+        save_for_training(model, processors, folder, processes, also=settings.save)
+
+    judge, passed_over = None, list[InputError]()
+    if recipe.tables.validation is not None:
+        judge = _judge(recipe, task, scores, save, train, cache, passed_over)
+    update = FinetuneUpdate(scores, task, train, recipe, processes, torch.device(device))
+    return FinetuneJob(model, train, update.gradients, save, judge, passed_over=passed_over)
 
 
 def start_model(recipe: FinetuneRecipe, settings: TaskSettings) -> tuple[OnePeaceForPrediction, dict[str, Processor]]:
@@ -134,23 +146,12 @@ def start_model(recipe: FinetuneRecipe, settings: TaskSettings) -> tuple[OnePeac
     left = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if left:
         raise CheckpointError(f"{recipe.model}: has no {', '.join(left)}, which this task needs")
-    processors = {name: source.processors[name] for name in config.modalities}
-    return model, processors
+    return model, {name: listening_for(source.processors[name], recipe.seconds) for name in config.modalities}
 
 
 def _config(recipe: FinetuneRecipe, source: OnePeace, task: Task) -> OnePeaceConfig:
     config = source.config.with_modalities([name for name in source.config.modalities if name in task.modalities])
-    modalities = dict(config.modalities)
-    if recipe.seconds is not None and "audio" in modalities:
-        modalities["audio"] = dataclasses.replace(modalities["audio"], max_seconds=recipe.seconds)
-    return dataclasses.replace(
-        config,
-        modalities=modalities,
-        per_layer_bias=True,
-        drop_path=recipe.drop_path,
-        decoder=None,
-        head=task.head(config.width),
-    )
+    return dataclasses.replace(changed_shape(config, recipe), head=task.head(config.width))
 
 
 class FinetuneUpdate:
@@ -182,8 +183,6 @@ class FinetuneUpdate:
             slot = self.processes.rank * (self.local // self.micro) + start // self.micro
             torch.manual_seed(self.recipe.seed + step + slot * 1_000_000_007)  # drop path draws from it
             batch = self.task.collate(drawn[start : start + self.micro]).to(self.device)
-            if batch.target is None:
-                raise InputError(batch.keys[0], "has no target to learn")
             loss = self.task.loss(self.scores(batch), batch) / self.local
             loss.backward()
             total = total + loss.detach().cpu()
@@ -197,10 +196,11 @@ def _judge(
     save: Callable[[Path], None],
     train: Examples,
     cache: Path,
+    passed_over: list[InputError],
 ) -> Judge:
     """Figures on the validation table after every epoch, or every so many updates, and after the last one."""
     assert recipe.tables.validation is not None
-    rows = _table(recipe, recipe.tables.validation, task, cache)
+    rows = recipe.tables.open(recipe.tables.validation, task.columns, cache)
     rows.check_ids()
     every = recipe.evaluate_every or math.ceil(len(train) / recipe.batch_size)
     last = recipe.updates(len(train))
@@ -211,15 +211,13 @@ def _judge(
         if average is not None:
             average.swap()
         measured = predictor.measure(rows, on_error="skip")
+        if isinstance(scores, FSDPModule):
+            scores.reshard()  # what was gathered is of weights that change now, and is not to be saved
         if average is not None:
             average.swap()
         model.train()
-        measured["unusable"] = float(len(predictor.skipped))
+        passed_over[:] = predictor.skipped
+        measured["unusable"] = float(len(passed_over))
         return measured
 
     return Judge(lambda step: step % every == 0 or step == last, figures, task.figures().main, save, recipe.patience)
-
-
-def _table(recipe: FinetuneRecipe, name: str, task: Task, cache: Path) -> TaskRows:
-    tables = recipe.tables
-    return TaskRows(tables.path(name), task.columns, MEDIA, cache, renamed=tables.columns, root=Path(tables.root))

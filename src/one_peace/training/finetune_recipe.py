@@ -9,33 +9,47 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from one_peace.data.task_rows import TaskRows
+from one_peace.data.task_rows import SUFFIXES, JoinedRows, TaskRows, WeightedRows
 from one_peace.models.one_peace.config import build_dataclass
-from one_peace.tasks.kinds import NEED_LABELS, TaskSettings
+from one_peace.tasks.kinds import NEED_LABELS, TaskSettings, read_settings
 from one_peace.tasks.labels import LabelMap
+from one_peace.tasks.sequence.kinds import SEQUENCE_KINDS
+from one_peace.tasks.task import MEDIA
+from one_peace.training.low_rank import LowRankRecipe
 from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, read_recipe
+from one_peace.training.sequence_recipe import SequenceRecipe
 from one_peace.training.trackers import TRACKERS
 
 PUBLISHED_ADAM: dict[str, Any] = {"betas": (0.9, 0.999), "clip_norm": 0.0}  # of all published fine-tuning runs
 SHORTHANDS = {"data": "tables.root", "checkpoint": "model"}  # of the command line
-AUGMENTATIONS = ("none", "blur", "reasoning")
+AUGMENTATIONS = ("none", "blur", "reasoning", "labels")
 
 
 @dataclass(frozen=True)
 class Tables:
     """Where examples come from. Paths are relative to `root`, and so are those of media in a table.
 
-    columns: other names of a table's columns, {"path": "image"}. augmentation: of training pictures, "blur" (published
-    for RefCOCO) or "reasoning" (for NLVR2). Without a `validation` table nothing selects the best model.
+    train: a table, several that are taken together, or several with weights, {"captions.tsv": 2}. texts: captions by the key of a picture or sound, for the
+    validation of retrieval. columns: other names of a table's columns, {"path": "image"}. augmentation: of training
+    pictures, "blur" (published for RefCOCO), "reasoning" (for NLVR2) or "labels" (OFA, for ImageNet). Without a `validation` table nothing selects
+    the best model.
     """
 
-    train: str
+    train: str | tuple[str, ...] | Mapping[str, float]
     validation: str | None = None
+    texts: str | None = None
     root: str = "."
     columns: Mapping[str, str] = field(default_factory=dict)
     augmentation: str = "none"
 
     def __post_init__(self) -> None:
+        if isinstance(self.train, Mapping):
+            if wrong := [name for name, weight in self.train.items() if not _is_weight(weight)]:
+                raise ValueError(f"tables.train: {wrong[0]} needs a weight above 0, not {self.train[wrong[0]]!r}")
+        elif not isinstance(self.train, str):
+            object.__setattr__(self, "train", tuple(self.train))
+        if not self.train:
+            raise ValueError("tables.train: no table is named")
         if self.augmentation not in AUGMENTATIONS:
             raise ValueError(f"tables.augmentation is one of {', '.join(AUGMENTATIONS)}, not {self.augmentation!r}")
 
@@ -43,14 +57,31 @@ class Tables:
         """The place of a table or label map."""
         return Path(self.root) / name
 
+    def open(self, name: str, columns: Sequence[str], cache: Path, media: Sequence[str] = MEDIA) -> TaskRows:
+        """The rows of a table, which must have `columns`. Errors as of `TaskRows`."""
+        return TaskRows(self.path(name), columns, media, cache, renamed=self.columns, root=Path(self.root))
+
+    def open_training(self, columns: Sequence[str], cache: Path, media: Sequence[str] = MEDIA) -> TaskRows | JoinedRows:
+        """The rows to train on."""
+        if isinstance(self.train, str):
+            return self.open(self.train, columns, cache, media)
+        parts = [self.open(name, columns, cache, media) for name in self.train]
+        return WeightedRows(parts, list(self.train.values())) if isinstance(self.train, Mapping) else JoinedRows(parts)
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
 
 @dataclass(frozen=True)
 class FinetuneRecipe:
     """A run. `task` has the settings of `TaskSettings`, with `labels` a list or a file (`labels.json`), by default
     what stands in the training table's label column.
 
-    `warmup` is the share of the updates that warm up. `drop_path`, `image_size` and `seconds` change the model that
-    is started from. `freeze` trains the head alone, on features that are computed once. `patience` ends the run
+    `steps` is the number of updates in place of `epochs`, `warmup` the share of them that warm up. `drop_path`, `image_size` and `seconds` change the model that
+    is started from. `freeze` trains the head alone, on features that are computed once; `lora` the head and low-rank
+    changes to the blocks, which are merged into what is saved; `sequence` is for the kinds of `SEQUENCE_KINDS` alone,
+    which OFA models are trained for. `workers` threads decode ahead. `patience` ends the run
     after so many evaluations without a better one; evaluation is after every epoch, or `evaluate_every` updates.
     """
 
@@ -58,14 +89,18 @@ class FinetuneRecipe:
     model: str
     tables: Tables
     epochs: float = 10.0
+    steps: int | None = None
     batch_size: int = 32
     micro_batch: int | None = None
+    workers: int = 0
     optimizer: OptimizerRecipe = field(default_factory=lambda: OptimizerRecipe(lr=1e-4, **PUBLISHED_ADAM))
     warmup: float = 0.1
     drop_path: float = 0.0
     image_size: int | None = None
     seconds: float | None = None
     freeze: bool = False
+    lora: LowRankRecipe | None = None
+    sequence: SequenceRecipe | None = None
     evaluate_every: int | None = None
     patience: int | None = None
     engine: EngineRecipe = field(default_factory=EngineRecipe)
@@ -77,10 +112,21 @@ class FinetuneRecipe:
     def __post_init__(self) -> None:
         if self.epochs <= 0 or self.batch_size < 1:
             raise ValueError(f"epochs={self.epochs} and batch_size={self.batch_size} must be positive")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps={self.steps} must be positive")
+        if self.workers < 0:
+            raise ValueError(f"workers={self.workers}: a number of threads, 0 for none")
         if self.micro_batch is not None and (self.micro_batch < 1 or self.batch_size % self.micro_batch):
             raise ValueError(f"micro_batch={self.micro_batch} does not divide batch_size={self.batch_size}")
         if self.patience is not None and self.tables.validation is None:
             raise ValueError("patience needs a tables.validation to be judged on")
+        if self.freeze and self.lora is not None:
+            raise ValueError("freeze trains the head alone, lora the blocks too: choose one")
+        written = self.kind in SEQUENCE_KINDS
+        if self.sequence is not None and not written:
+            raise ValueError(f"sequence is for {', '.join(SEQUENCE_KINDS)}, not for {self.kind}")
+        if written and (self.freeze or self.lora is not None):
+            raise ValueError(f"{self.kind} has no head: freeze and lora are for the tasks that have one")
         object.__setattr__(self, "trackers", tuple(self.trackers))
         unknown = [name for name in self.trackers if name not in TRACKERS]
         if unknown:
@@ -92,31 +138,38 @@ class FinetuneRecipe:
         fields = dict(values)
         if "optimizer" in fields:
             fields["optimizer"] = PUBLISHED_ADAM | dict(fields["optimizer"])
+        if fields.get("lora") is not None:
+            fields["lora"] = build_dataclass(LowRankRecipe, fields["lora"], "lora")
+        if fields.get("sequence") is not None:
+            fields["sequence"] = SequenceRecipe.from_dict(fields["sequence"])
         for key, part in (("optimizer", OptimizerRecipe), ("engine", EngineRecipe), ("tables", Tables)):
             if key in fields:
                 fields[key] = build_dataclass(part, fields[key], key)
         recipe: FinetuneRecipe = build_dataclass(cls, fields, "recipe")
         return recipe
 
+    @property
+    def kind(self) -> str:
+        """The kind of task: one of `KINDS` or `SEQUENCE_KINDS`, or retrieval."""
+        return str(self.task.get("kind"))
+
     def settings(self, cache: Path) -> TaskSettings:
         """The task's settings with its labels read, from their file or from the training table."""
         values = dict(self.task)
-        labels = values.get("labels")
-        if isinstance(labels, str):
-            values["labels"] = LabelMap.read(self.tables.path(labels)).names
-        elif not labels and values.get("kind") in NEED_LABELS:
+        if not values.get("labels") and values.get("kind") in NEED_LABELS:
             values["labels"] = LabelMap.of(self._labels_that_occur(values, cache)).names
-        settings: TaskSettings = build_dataclass(TaskSettings, values, "task")
-        return settings
+        return read_settings(values, Path(self.tables.root))
 
     def _labels_that_occur(self, values: Mapping[str, Any], cache: Path) -> list[str]:
         column = "answer" if values["kind"] == "visual-question-answering" else values.get("label_column", "label")
-        rows = TaskRows(self.tables.path(self.tables.train), (column,), (), cache, renamed=self.tables.columns)
+        rows = self.tables.open_training((column,), cache, media=())
         found = [str(rows.row(index)[1][column]).strip() for index in range(len(rows))]
         return [name.strip() for label in found for name in label.split(",")] if values.get("multiple") else found
 
     def updates(self, examples: int) -> int:
         """Number of updates for a training table of so many rows."""
+        if self.steps is not None:
+            return self.steps
         return max(1, round(self.epochs * math.ceil(examples / self.batch_size)))
 
     def schedule(self, updates: int) -> OptimizerRecipe:
@@ -125,10 +178,18 @@ class FinetuneRecipe:
         return dataclasses.replace(self.optimizer, warmup_steps=round(self.warmup * updates), clip_norm=limit)
 
 
-def load_finetune_recipe(name_or_path: str, settings: Sequence[str] = ()) -> FinetuneRecipe:
-    """A recipe from a file, or a shipped one by name, with `key=value` settings applied."""
+def load_finetune_recipe(
+    name_or_path: str, settings: Sequence[str] = (), folder: str = "finetune"
+) -> FinetuneRecipe:
+    """A recipe from a file, or a shipped one by name (`folder` of `recipes/`), with `key=value` settings applied.
+
+    `data` is a folder of tables, or the training table itself.
+    """
     given = []
     for setting in settings:
         key, equals, value = setting.partition("=")
-        given.append(f"{SHORTHANDS.get(key, key)}{equals}{value}")
-    return FinetuneRecipe.from_dict(read_recipe("finetune", name_or_path, given))
+        if key == "data" and Path(value).suffix in SUFFIXES:
+            given += [f"tables.root={Path(value).parent}", f"tables.train={Path(value).name}"]
+        else:
+            given.append(f"{SHORTHANDS.get(key, key)}{equals}{value}")
+    return FinetuneRecipe.from_dict(read_recipe(folder, name_or_path, given))

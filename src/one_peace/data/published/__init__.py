@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from one_peace.data.published import captions, pictures, questions, sounds
+from one_peace.data.published import captions, pictures, questions, scenes, sounds, videos
 from one_peace.data.published.conversion import ConversionReport, Converted, write_tables
 
 BENCHMARKS: dict[str, Callable[[Path], Converted]] = {
@@ -13,6 +13,7 @@ BENCHMARKS: dict[str, Callable[[Path], Converted]] = {
     "flickr30k": captions.flickr30k,
     "audiocaps": captions.audiocaps,
     "clotho": captions.clotho,
+    "macs": captions.macs,
     "esc50": sounds.esc50,
     "fsd50k": sounds.fsd50k,
     "vggsound": sounds.vggsound,
@@ -21,6 +22,10 @@ BENCHMARKS: dict[str, Callable[[Path], Converted]] = {
     "refcoco": pictures.refcoco,
     "nlvr2": pictures.nlvr2,
     "imagenet": pictures.imagenet,
+    "msrvtt": videos.msrvtt,
+    "msvd": videos.msvd,
+    "nyu-d": scenes.nyu_d,
+    "sun-d": scenes.sun_d,
 }
 
 

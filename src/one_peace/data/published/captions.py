@@ -1,4 +1,4 @@
-"""Captions of pictures and sounds: COCO and Flickr30k (Karpathy's splits), AudioCaps, Clotho."""
+"""Captions of pictures and sounds: COCO and Flickr30k (Karpathy's splits), AudioCaps, Clotho, MACS."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from one_peace.data.published.conversion import Converted, SplitRow, need, read_csv, read_json
+import yaml
+
+from one_peace.data.published.conversion import Converted, SplitRow, find, need, read_csv, read_json
 from one_peace.data.published.durations import seconds
 from one_peace.errors import InputError
 
@@ -74,6 +76,23 @@ def clotho(source: Path) -> Converted:
             captions = [row[key] for key in sorted(row) if key.startswith("caption_") and row[key].strip()]
             grouped[split][f"{name}/{need(row, 'file_name', 'Clotho')}"] = captions
     return _sounds(source, grouped)
+
+
+def macs(source: Path) -> Converted:
+    """`MACS.yaml` and the sounds of TAU Urban Acoustic Scenes 2019 in `audio/` or `source`: all to train on, with
+    AudioCaps and Clotho."""
+    path = find(source, "MACS.yaml")
+    try:
+        listed = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(str(path), f"is no YAML: {' '.join(str(error).split())}") from error
+    grouped: dict[str, list[str]] = {}
+    for record in need(listed if isinstance(listed, dict) else {}, "files", path.name):
+        name = need(record, "filename", path.name)
+        sound = next((place for place in (f"audio/{name}", name) if (source / place).is_file()), f"audio/{name}")
+        annotations = need(record, "annotations", f"{path.name}, {name}")
+        grouped[sound] = [str(need(one, "sentence", f"{path.name}, {name}")).strip() for one in annotations]
+    return _sounds(source, {"train": grouped})
 
 
 def _grouped(pairs: Iterator[tuple[str, str]]) -> dict[str, list[str]]:

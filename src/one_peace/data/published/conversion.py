@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,10 +28,14 @@ class SplitRow:
 
 @dataclass(frozen=True)
 class Converted:
-    """Tables of a benchmark: rows of all splits, and further JSON files by name."""
+    """Tables of a benchmark: rows of all splits, and further JSON files by name.
+
+    `rewrite` has, by column, what makes a file that can be read of one as published (from a path, at a path).
+    """
 
     rows: Iterable[SplitRow]
     files: Mapping[str, Any] = field(default_factory=dict)
+    rewrite: Mapping[str, Callable[[Path, Path], None]] = field(default_factory=dict)
 
 
 @dataclass
@@ -71,6 +77,12 @@ def write_tables(converted: Converted, source: Path, out: Path) -> ConversionRep
                     report.missing.append(values[name])
                     break
                 values[name] = str(path)
+                if name in converted.rewrite:
+                    target = out.resolve() / name / f"{one_word(row.values['uniq_id'])}.{name}.png"
+                    if not target.is_file():
+                        target.parent.mkdir(exist_ok=True)
+                        converted.rewrite[name](path, target)
+                    values[name] = str(target)
             else:
                 if row.split not in opened:
                     opened[row.split] = (out / f"{row.split}.tsv").open("w", encoding="utf-8", newline="")
@@ -93,6 +105,27 @@ def write_tables(converted: Converted, source: Path, out: Path) -> ConversionRep
 def one_line(value: str) -> str:
     """A value as a TSV column can hold it."""
     return " ".join(str(value).split()) if any(c in str(value) for c in "\t\r\n") else str(value)
+
+
+def one_word(value: str) -> str:
+    """A value as the name of a file."""
+    return re.sub(r"[^\w\-]+", "_", value)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Lists, dicts, texts and numbers; a pickle that names any class or function is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it wants to load {module}.{name}")
+
+
+def read_pickle(path: Path, what: str) -> Any:
+    """The plain values in a pickle. `InputError` says that it is no plain `what`."""
+    try:
+        with path.open("rb") as file:
+            return _PlainUnpickler(file, encoding="latin-1").load()
+    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, AttributeError, TypeError) as error:
+        raise InputError(str(path), f"is no plain {what}: {error}") from error
 
 
 def read_json(source: Path, *names: str) -> Any:

@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from one_peace.data.published.conversion import Converted, SplitRow, find, need, one_line, read_json
+from one_peace.data.published.conversion import Converted, SplitRow, find, need, one_line, read_json, read_pickle
 from one_peace.errors import InputError
 
 PICTURES = (".jpeg", ".jpg", ".png", ".webp")
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Lists, dicts, texts and numbers; a pickle that names any class or function is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it wants to load {module}.{name}")
-
-
 def refcoco(source: Path) -> Converted:
     """`refs(unc).p` (RefCOCO and RefCOCO+) or `refs(umd).p` (RefCOCOg), `instances.json` and COCO's `train2014`."""
     path = find(source, "refs(unc).p", "refs(umd).p", "refs(google).p")
-    try:
-        with path.open("rb") as file:
-            references = _PlainUnpickler(file, encoding="latin-1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, AttributeError, TypeError) as error:
-        raise InputError(str(path), f"is no plain list of references: {error}") from error
+    references = read_pickle(path, "list of references")
     instances = read_json(source, "instances.json")
     boxes = {a["id"]: a["bbox"] for a in need(instances, "annotations", "instances.json")}
     names = {i["id"]: i["file_name"] for i in need(instances, "images", "instances.json")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +12,14 @@ from one_peace.errors import InputError
 
 
 def esc50(source: Path) -> Converted:
-    """`meta/esc50.csv` and `audio/`: one split, to be classified without training. `labels.json` has names by class."""
+    """`meta/esc50.csv` and `audio/`: one split, to be classified without training. `labels.json` has names by class,
+    the column `fold` what each clip is evaluated with."""
     rows, labels = [], {}
     for row in read_csv(source, "esc50.csv", "meta/esc50.csv"):
         number, name = need(row, "target", "ESC-50"), need(row, "category", "ESC-50").replace("_", " ")
         labels[number] = [name]
-        rows.append(_row("esc50", source, f"audio/{need(row, 'filename', 'ESC-50')}", number))
+        made = _row("esc50", source, f"audio/{need(row, 'filename', 'ESC-50')}", number)
+        rows.append(dataclasses.replace(made, values={**made.values, "fold": need(row, "fold", "ESC-50")}))
     return Converted(rows, {"labels.json": dict(sorted(labels.items(), key=lambda item: int(item[0])))})
 
 

@@ -9,7 +9,6 @@ _EXPORTS = {
     "from_pretrained": "loading",
     "save_pretrained": "loading",
     "OnePeace": "embedding",
-    "EmbeddingResult": "embedding",
     "OnePeaceConfig": "config",
     "list_models": "presets",
     "preset": "presets",

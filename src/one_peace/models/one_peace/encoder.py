@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,17 @@ class FusionEncoder(nn.Module):
             x = block(x, bias, [(name, x.shape[1])])
         feature: Tensor = self.norms[name](self.blocks[-1](x, biases[-1], [(name, 1)], queries=1))
         return feature
+
+    def after_blocks(self, name: str, tokens: Tokens, numbers: Collection[int]) -> list[Tensor]:
+        """Tokens of one modality -> what comes out of some blocks, counted from 0, in the order of the blocks: each
+        (batch, tokens, width), before any final norm. Nothing is computed beyond the last of them."""
+        x, biases = self._start({name: tokens})
+        found = []
+        for number in range(max(numbers) + 1):
+            x = self.blocks[number](x, biases[number], [(name, x.shape[1])])
+            if number in numbers:
+                found.append(x)
+        return found
 
     def _start(self, sequences: Mapping[str, Tokens]) -> tuple[Tensor, list[Tensor | None]]:
         """The joint sequence (batch, tokens, width) and the attention bias of every block."""

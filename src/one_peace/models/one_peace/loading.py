@@ -21,7 +21,7 @@ from one_peace.errors import CheckpointError, InputError
 from one_peace.modalities import get_modality
 from one_peace.modalities.base import Example, Processor
 from one_peace.modalities.text import TextConfig, TextProcessor
-from one_peace.modalities.tokenization import Tokenizer, published_tokenizer
+from one_peace.modalities.tokenization import Tokenizer, port_tokenizer, published_tokenizer
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.embedding import OnePeace
 from one_peace.models.one_peace.model import OnePeaceEncoder
@@ -38,6 +38,7 @@ DTYPES = {
 MODEL_TYPES = ("one_peace_retrieval", "one_peace_classify")  # of the published function
 VOCABULARY_VARIABLE = "ONE_PEACE_VOCAB"
 PUBLISHED_VOCABULARY = ("encoder.json", "vocab.bpe", "dict.txt")
+PORT_VOCABULARY = ("vocab.json", "merges.txt")
 PATCH = 16  # pixels
 AFTER_BLOCKS = ("fusion.norms.", "projections.", "logit_scale")  # of which a file without projections may lack all
 
@@ -180,7 +181,8 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def find_tokenizer(place: str | os.PathLike[str], max_tokens: int) -> Tokenizer | None:
-    """The tokenizer at a path: a tokenizer.json, or a folder with one or with the three published files."""
+    """The tokenizer at a path: a tokenizer.json, or a folder with one, with the three published files, or with the two
+    of a transformers-style model."""
     path = Path(place)
     if path.is_file():
         return Tokenizer.from_file(path, max_tokens=max_tokens)
@@ -189,6 +191,8 @@ def find_tokenizer(place: str | os.PathLike[str], max_tokens: int) -> Tokenizer 
     if all((path / name).is_file() for name in PUBLISHED_VOCABULARY):
         table = published_tokenizer(*(path / name for name in PUBLISHED_VOCABULARY))
         return Tokenizer(table, max_tokens=max_tokens) if not isinstance(table, Tokenizer) else table
+    if all((path / name).is_file() for name in PORT_VOCABULARY):
+        return Tokenizer(port_tokenizer(*(path / name for name in PORT_VOCABULARY)), max_tokens=max_tokens)
     return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +73,23 @@ class Backbone(nn.Module):
         """Joint encoding of one or more modalities -> features (batch, tokens, width) of each, cls first."""
         features: dict[str, Tensor] = self.fusion(self.arrange(self.embeddings(inputs)))
         return features
+
+    def patch_grids(self, pixels: Tensor, blocks: Collection[int]) -> list[Tensor]:
+        """Dense features of pictures (batch, 3, height, width), for segmentation, detection and the like.
+
+        Sides are multiples of 16, square or not. One map (batch, width, height / 16, width / 16) for each of the
+        blocks, which count from 0, in their order; they come before the final norm.
+
+        Raises:
+            ValueError: no block is asked for, or one that is not there.
+        """
+        layers = len(self.fusion.blocks)
+        if not blocks or not all(0 <= number < layers for number in blocks):
+            raise ValueError(f"blocks are some of 0 to {layers - 1}, not {sorted(blocks)}")
+        tokens = self.arrange(self.embeddings({"image": {"pixels": pixels}}))["image"]
+        height, width = tokens.layout
+        found = self.fusion.after_blocks("image", tokens, blocks)
+        return [x[:, 1:].transpose(1, 2).unflatten(2, (height, width)) for x in found]
 
 
 class OnePeaceEncoder(Backbone):

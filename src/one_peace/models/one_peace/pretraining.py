@@ -54,19 +54,21 @@ class Decoder(nn.Module):
 
 
 class OnePeaceForPretraining(nn.Module):
-    """Encoder plus decoder."""
+    """Encoder plus decoder; without a decoder in the config, for the contrast alone."""
 
     def __init__(self, config: OnePeaceConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = OnePeaceEncoder(config)
-        self.decoder = Decoder(config)
+        self.decoder = None if config.decoder is None else Decoder(config)
 
     def reconstruct(self, embeddings: Mapping[str, Embedded], keep: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Encodes the positions `keep` (batch, visible) of every modality and decodes all positions.
 
         `embeddings` come from the encoder; passes over the same batch share them.
         """
+        if self.decoder is None:
+            raise ValueError(f"model {self.config.name!r} has no decoder; the denoising objective needs one")
         tokens = self.encoder.arrange(embeddings, keep)
         features = self.encoder.fusion(tokens)
         decoded: dict[str, Tensor] = self.decoder(features, keep, tokens)

@@ -1,0 +1,158 @@
+"""Embedding models on tables: retrieval both ways, and labels that stand in a prompt, without any training on them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from one_peace.data.task_rows import TaskRows
+from one_peace.errors import InputError
+from one_peace.modalities.tokenization import clean_caption
+from one_peace.models.embedding import CHUNK
+from one_peace.models.one_peace.embedding import OnePeace
+from one_peace.tasks.held_out import RANKS, label_vectors
+from one_peace.tasks.labels import LabelMap
+from one_peace.tasks.retrieval import Recall, measure_recalls
+from one_peace.tasks.retrieval_pairs import RetrievalSet
+from one_peace.tasks.task import BadRow, column
+
+ZERO_SHOT = "zero-shot"  # the kind of task
+OnError = Literal["raise", "skip"]
+
+
+@dataclass(frozen=True)
+class ZeroShotSettings:
+    """Labels by their likeness to prompts with their names. `labels` is a file or a list; each prompt has {} where the
+    name goes. A row's label, a name or a number, stands in the first of `label_columns` that holds one. With `by`, a
+    column, the accuracy of each value of it is told too (the folds of ESC-50)."""
+
+    kind: str
+    labels: Any
+    modality: str = "image"
+    prompts: tuple[str, ...] = ("{}",)
+    label_columns: tuple[str, ...] = ("label",)
+    by: str | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("prompts", "label_columns"):
+            value = getattr(self, key)
+            object.__setattr__(self, key, (value,) if isinstance(value, str) else tuple(value))
+        if wrong := [prompt for prompt in self.prompts if prompt.count("{}") != 1]:
+            raise ValueError(f"task.prompts: {wrong[0]!r} has not exactly one {{}}, where the label goes")
+
+
+def measure_retrieval(
+    model: OnePeace, asked: RetrievalSet, modality: str, on_error: OnError = "raise"
+) -> tuple[dict[str, list[Recall]], RetrievalSet]:
+    """recall@1, 5 and 10 in both directions -> ({"image_to_text": [...], "text_to_image": [...]}, what was measured).
+
+    Of a sound over the model's limit the beginning counts, as published. With "skip", media that cannot be read are
+    left out, and the texts that were right for them alone.
+    """
+    vectors, unusable = embed_media(model, modality, asked.media, asked.keys, on_error)
+    if unusable:
+        asked = asked.without(unusable, [str(error) for error in unusable.values()])
+    if not asked.media or len(asked.texts) < 2:
+        raise InputError(", ".join(asked.left_out)[:500] or "the table", "nothing to measure is left")
+    texts = model.encode_text([clean_caption(text) for text in asked.texts])
+    relevant = asked.relevant
+    return {
+        f"{modality}_to_text": measure_recalls(vectors, texts, relevant, RANKS),
+        f"text_to_{modality}": measure_recalls(texts, vectors, relevant.t().contiguous(), RANKS),
+    }, asked
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """recall@1 (the accuracy) and recall@5 among the labels, overall and by group; the share of the commonest label."""
+
+    overall: list[Recall]
+    groups: dict[str, list[Recall]]
+    commonest: float
+    left_out: tuple[str, ...]
+
+
+def measure_zero_shot(
+    model: OnePeace, rows: TaskRows, labels: LabelMap, settings: ZeroShotSettings, on_error: OnError = "raise"
+) -> ZeroShot:
+    """Every row's picture or sound against all labels."""
+    media: list[Any] = []
+    keys: list[str] = []
+    targets: list[int] = []
+    groups: list[str] = []
+    skipped: list[str] = []
+    for key, row in rows:
+        try:
+            if isinstance(row, InputError):
+                raise row
+            number = _target(row, labels, settings.label_columns, key)
+            medium = column(row, settings.modality, key)
+            group = "" if settings.by is None or settings.by not in row else str(row[settings.by])
+        except InputError as error:
+            if on_error == "raise":
+                raise
+            skipped.append(str(error))
+            continue
+        media.append(medium)
+        keys.append(key)
+        targets.append(number)
+        groups.append(group)
+    vectors, unusable = embed_media(model, settings.modality, media, keys, on_error)
+    skipped += [str(error) for error in unusable.values()]
+    kept = [number for number in range(len(media)) if number not in unusable]
+    if not kept:
+        raise InputError(str(rows.path), f"has nothing usable; the last row: {skipped[-1]}")
+    target = torch.tensor(targets)[kept]
+    prompted = [[clean_caption(prompt.replace("{}", name)) for name in labels.names] for prompt in settings.prompts]
+    candidates = label_vectors(torch.stack([model.encode_text(texts) for texts in prompted]))
+    relevant = target[:, None] == torch.arange(len(labels))
+    members: dict[str, list[int]] = defaultdict(list)
+    for place, number in enumerate(kept):
+        members[groups[number]].append(place)
+    members.pop("", None)
+    return ZeroShot(
+        measure_recalls(vectors, candidates, relevant, (1, 5)),
+        {
+            name: measure_recalls(vectors[places], candidates, relevant[places], (1, 5))
+            for name, places in sorted(members.items())
+        },
+        float(torch.bincount(target).max()) / len(target),
+        tuple(skipped),
+    )
+
+
+def embed_media(
+    model: OnePeace, modality: str, media: Sequence[Any], keys: Sequence[str], on_error: OnError
+) -> tuple[Tensor, dict[int, InputError]]:
+    """Unit-length embeddings of those that can be read, in order, and by number the errors of those that cannot.
+
+    `BadRow` names the first one that cannot be read, unless they are skipped.
+    """
+    parts: list[Tensor] = [torch.empty(0, model.dim)]
+    errors: dict[int, InputError] = {}
+    for start in range(0, len(media), CHUNK):
+        made = model.encode_modality(modality, list(media[start : start + CHUNK]), on_error="skip", whole=False)
+        for place, error in made.errors.items():
+            bad = BadRow(keys[start + place], f"column {modality!r}: {error.problem}")
+            if on_error == "raise":
+                raise bad from error
+            errors[start + place] = bad
+        parts.append(made.vectors)
+    return torch.cat(parts), errors
+
+
+def _target(row: Mapping[str, Any], labels: LabelMap, columns: Sequence[str], key: str) -> int:
+    """The number of a row's label."""
+    problems = []
+    for name in columns:
+        if row.get(name):
+            try:
+                return labels.find(str(row[name]).strip())
+            except ValueError as error:
+                problems.append(f"column {name!r}: {error}")
+    raise BadRow(key, "; ".join(problems) or f"has no label in any of {', '.join(columns)}")
