@@ -1,7 +1,7 @@
 """Compares this implementation with reference numbers: `python tests/parity.py DIR`.
 
-Every `NAME.json` in DIR (and its folders) with a check of that name is run; configuration, inputs, weights and
-expected numbers come from the JSON and the `NAME.safetensors` beside it. Prints a line per file: name, worst
+Every `NAME.json` or `NAME.safetensors` in DIR (and its folders) with a check of that name is run; configuration,
+inputs, weights and expected numbers come from both, or from a `manifest.json` beside them. Prints a line per file: name, worst
 absolute and relative difference, pass or fail. Exit status 1 if any check fails or none was found.
 """
 
@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -83,22 +84,40 @@ class Comparison:
 
 Check = Callable[[Fixture, Comparison], None]
 
+MODULES = (  # each with its CHECKS, by the beginning of a fixture's name
+    "parity_one_peace",
+    "parity_one_peace_tasks",
+    "parity_ofa",
+    "parity_ofa_generation",
+    "parity_ofa_losses",
+    "parity_ofa_metrics",
+    "parity_ofa_vqgan",
+    "parity_ofa_items",
+    "parity_mico",
+)
+
 
 def load_fixture(path: Path) -> Fixture:
-    """The JSON at `path` with the tensors beside it."""
-    values = json.loads(path.read_text(encoding="utf-8"))
+    """The JSON at `path`, of which there may be none, with the tensors beside it."""
+    values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     tensors = path.with_suffix(".safetensors")
-    return Fixture(path, values.get("meta", values), load_file(tensors) if tensors.exists() else {})
+    meta = values.get("meta", values) if isinstance(values, dict) else {"cases": values}
+    return Fixture(path, meta, load_file(tensors) if tensors.exists() else {})
 
 
 def find_check(stem: str) -> Check | None:
     """The check for a fixture's name: the longest registered prefix of it."""
-    import parity_one_peace
-    import parity_one_peace_tasks
-
-    checks = parity_one_peace.CHECKS | parity_one_peace_tasks.CHECKS
+    checks: dict[str, Check] = {}
+    for module in MODULES:
+        checks |= import_module(module).CHECKS
     matching = [prefix for prefix in checks if stem.startswith(prefix)]
     return checks[max(matching, key=len)] if matching else None
+
+
+def fixtures(folder: Path) -> list[Path]:
+    """The reference files below a folder, as paths of their JSON, which those of tensors alone do not have."""
+    files = [*folder.rglob("*.json"), *folder.rglob("*.safetensors")]
+    return sorted({path.with_suffix(".json") for path in files})
 
 
 def run_check(path: Path, check: Check) -> Comparison:
@@ -118,7 +137,7 @@ def run_check(path: Path, check: Check) -> Comparison:
 def main(folder: Path) -> int:
     torch.set_num_threads(1)
     failed = found = 0
-    for path in sorted(folder.rglob("*.json")):
+    for path in fixtures(folder):
         check = find_check(path.stem)
         if check is None:
             print(f"{path.stem:<44} no check")

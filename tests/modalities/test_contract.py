@@ -22,7 +22,9 @@ from one_peace.errors import InputError
 from one_peace.modalities import base, get_modality, list_modalities, register_modality
 from one_peace.modalities.audio import AudioConfig, wave_convolutions
 from one_peace.modalities.base import Adapter, Embedded, Example, Modality, Processor, SequencePositions
+from one_peace.modalities.depth import DepthConfig
 from one_peace.modalities.image import ImageConfig, patch_mask
+from one_peace.modalities.normals import NormalsConfig
 from one_peace.modalities.text import TextConfig
 from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
 from one_peace.modalities.video import VideoConfig
@@ -72,6 +74,8 @@ SAMPLES = {
         (noise(2, 16, 16, 3) * 255).astype(np.uint8),
         b"no video",
     ),
+    "depth": Sample(DepthConfig(64, 4, 4), np.abs(noise(90, 70)) + 0.1, np.ones((8, 8)), b"no depth"),
+    "normals": Sample(NormalsConfig(64, 4, 4), noise(90, 70, 3), np.ones((8, 8, 3)), b"no normals"),
 }
 REGISTERED = list_modalities()
 

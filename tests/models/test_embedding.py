@@ -19,9 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from one_peace.errors import InputError
-from one_peace.models.one_peace import embedding
+from one_peace.models import embedding
+from one_peace.models.embedding import EmbeddingResult
 from one_peace.models.one_peace.config import OnePeaceConfig
-from one_peace.models.one_peace.embedding import EmbeddingResult, OnePeace
+from one_peace.models.one_peace.embedding import OnePeace
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from tiny_models import CONFIG, tiny_processors
 

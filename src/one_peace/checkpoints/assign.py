@@ -35,15 +35,16 @@ def assign_tensors(
     dtype: torch.dtype | None = torch.float32,
     optional: tuple[str, ...] = (),
 ) -> AssignReport:
-    """Fills a module built on the meta device; `source` maps its parameter names to pieces to be joined.
+    """Fills a module built on the meta device; `source` maps names of parameters and buffers to pieces to be joined.
 
-    Every parameter is allocated once in its final dtype (None: that of its source) and place. Tables of
+    Every parameter is allocated once in its final dtype (None: that of its source) and place; integers stay what they
+    are. Buffers that are not saved are left alone. Tables of
     another image grid are resized; a shared bias table is copied to every layer that has none of its own.
     `CheckpointError` names every tensor that is unexpected, mis-shaped or missing (those whose names begin as in
     `optional` may be), before anything is allocated.
     """
     report = AssignReport()
-    parameters = dict(module.named_parameters())
+    parameters: dict[str, Tensor] = module.state_dict(keep_vars=True)
     origin: dict[str, str] = {}
     problems: list[str] = []
     for name, parameter in parameters.items():
@@ -84,15 +85,20 @@ def _materialise(
 ) -> None:
     owner_name, _, leaf = name.rpartition(".")
     owner = module.get_submodule(owner_name)
-    old = owner._parameters[leaf]
+    old = owner._parameters.get(leaf, owner._buffers.get(leaf))
     assert old is not None
-    new = torch.empty(old.shape, dtype=dtype or pieces[0].dtype, device=device)
+    new = torch.empty(
+        old.shape, dtype=(dtype or pieces[0].dtype) if old.is_floating_point() else old.dtype, device=device
+    )
     start = 0
     for piece in pieces:
         target = new if len(pieces) == 1 else new[start : start + piece.shape[0]]
         target.copy_(piece)
         start += piece.shape[0] if piece.ndim else 0
-    owner._parameters[leaf] = nn.Parameter(new, requires_grad=old.requires_grad)
+    if leaf in owner._buffers:
+        owner._buffers[leaf] = new
+    else:
+        owner._parameters[leaf] = nn.Parameter(new, requires_grad=old.requires_grad)
 
 
 def _shape(pieces: list[Tensor]) -> tuple[int, ...]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import pickle
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from one_peace.checkpoints.families import Family, family_of
+from one_peace.checkpoints.mico_official import find_mico, mico_to_native, native_to_mico
+from one_peace.checkpoints.name_table import Target
 from one_peace.checkpoints.names import Kind as Unused
-from one_peace.checkpoints.names import Target, bare_name, from_vision, prefixed_name, to_native, to_official, to_vision
+from one_peace.checkpoints.names import bare_name, from_vision, prefixed_name, to_native, to_official, to_vision
 from one_peace.checkpoints.native import (
     MAX_SHARD_BYTES,
     OFFICIAL_PREFIX,
@@ -26,6 +25,8 @@ from one_peace.checkpoints.native import (
     write_folder,
     write_json,
 )
+from one_peace.checkpoints.ofa_convert import native_to_ofa, ofa_to_native
+from one_peace.checkpoints.ofa_official import is_port
 from one_peace.checkpoints.official import (
     OWN_CONFIG,
     Form,
@@ -33,40 +34,55 @@ from one_peace.checkpoints.official import (
     read_official,
 )
 from one_peace.checkpoints.official_config import official_settings
+from one_peace.checkpoints.origin import ORIGIN, plain, read_origin, replacing
+from one_peace.checkpoints.pieces import own_storage
 from one_peace.errors import CheckpointError
 from one_peace.nn.relative_position import MAX_POSITIONS, grid_buckets, sequence_buckets
 
-ORIGIN = "official.json"  # in a converted folder: the names, their order and the container of the official file
 VERSION = 3.0  # of the published fusion model
+FORMS: dict[Family, tuple[str, ...]] = {
+    "one_peace": ("native", "official", "vision"),
+    "ofa": ("native", "official", "transformers"),
+    "mico": ("native", "official"),
+}
 
 
 def convert(
     source: str | Path,
     target: str | Path,
     *,
-    form: Literal["native", "official", "vision"] | None = None,
+    form: Literal["native", "official", "vision", "transformers"] | None = None,
     write_files: Callable[[Path], None] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Path:
     """Converts an official file into a folder of ours, or a folder into an official file. Dtypes stay.
 
-    `form` defaults to the other side; "vision" writes the image branch alone, as the published vision code reads it.
+    `form` defaults to the other side; "vision" writes the image branch alone, as the published vision code reads it,
+    and "transformers" the folder of that layout, for OFA.
     A folder that came from an official file goes back to the same tensors in the same order. `write_files`
     as for `write_folder`. Optimizer state is not kept.
     """
     source, target = Path(source), Path(target)
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
-    if form is None:
-        form = "official" if source.is_dir() else "native"
-    if form not in ("native", "official", "vision"):
-        raise ValueError(f"form must be 'native', 'official' or 'vision', got {form!r}")
-    if form == "native":
-        if source.is_dir():
-            raise ValueError(f"{source} is a folder already; give an official file")
-        return official_to_native(source, target, write_files, max_shard_bytes)
-    if not is_native(source):
+    family = family_of(source)
+    published = source.is_file() or is_port(source) or find_mico(source) is not None
+    if not published and not is_native(source):
         raise ValueError(f"{source} is no folder with a config.json; only those become official files")
+    if form is None:
+        form = "native" if published else "official"
+    if form not in FORMS[family]:
+        raise ValueError(f"form must be one of {', '.join(FORMS[family])} for this model, got {form!r}")
+    if form == "native":
+        if not published:
+            raise ValueError(f"{source} is a folder already; give an official file")
+        return TO_NATIVE[family](source, target, write_files, max_shard_bytes)
+    if published:
+        raise ValueError(f"{source} is in an official form; convert it to a folder of ours first")
+    if family == "ofa":
+        return native_to_ofa(source, target, "transformers" if form == "transformers" else None)
+    if family == "mico":
+        return native_to_mico(source, target)
     return native_to_official(source, target, vision=form == "vision")
 
 
@@ -98,13 +114,13 @@ def official_to_native(
 def native_to_official(source: Path, target: Path, *, vision: bool = False) -> Path:
     """An official file for a folder of ours."""
     folder = open_folder(source)
-    origin = _read_origin(source)
+    origin = read_origin(source, get_args(Form))
     written: Form = "vision" if vision else origin.get("form", "container")
     names = _vision_names(folder) if vision else origin.get("names") or _all_names(folder)
-    state = {name: _own_storage(_official_tensor(name, folder)) for name in names}
+    state = {name: own_storage(_official_tensor(name, folder)) for name in names}
     container = dict(origin.get("container") or _new_container(folder.config))
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(target) as path:
+    with replacing(target) as path:
         if written == "vision":
             arrays = {n: t if t.dtype is torch.bfloat16 else t.numpy() for n, t in state.items()}
             marks = {"__author__": "ofa", "matching_heuristics": True}
@@ -121,32 +137,7 @@ def native_to_official(source: Path, target: Path, *, vision: bool = False) -> P
 
 def _origin(checkpoint: OfficialCheckpoint) -> dict[str, Any]:
     container = {key: value for key, value in checkpoint.container.items() if key != "last_optimizer_state"}
-    return {"form": checkpoint.form, "names": list(checkpoint.official), "container": _plain(container)}
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON can hold it; tensors and other objects become their description."""
-    if isinstance(value, argparse.Namespace):
-        value = vars(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items() if not isinstance(item, Tensor)}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, str | int | float | bool) else repr(value)
-
-
-def _read_origin(folder: Path) -> dict[str, Any]:
-    path = folder / ORIGIN
-    if not path.exists():
-        return {}
-    try:
-        origin = json.loads(path.read_text(encoding="utf-8"))
-        valid = isinstance(origin["names"], list) and isinstance(origin["container"], dict)
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); remove it to export with new official settings") from error
-    if not valid or origin.get("form") not in ("container", "state_dict", "vision"):
-        raise CheckpointError(f"{path}: damaged; remove it to export with new official settings")
-    return origin
+    return {"form": checkpoint.form, "names": list(checkpoint.official), "container": plain(container)}
 
 
 def _new_container(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,17 +180,6 @@ def _buffer_names(names: list[str]) -> list[str]:
     return sorted(buffers - set(names))
 
 
-def _own_storage(tensor: Tensor) -> Tensor:
-    """The same memory, as far as the tensor goes: readers of a part would otherwise get the joined tensor's."""
-    if not tensor.numel():
-        return tensor.clone()
-    return (
-        torch.from_numpy(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
-        .view(tensor.dtype)
-        .view(tensor.shape)
-    )
-
-
 def _official_tensor(name: str, folder: NativeFolder) -> Tensor:
     if name in folder.leftovers:
         return folder.leftovers[name][0]
@@ -236,18 +216,8 @@ def _buffer(name: str, config: Mapping[str, Any]) -> Tensor | None:
     return None
 
 
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """A path to write to, moved to the target when all went well."""
-    if target.is_dir():
-        raise ValueError(f"{target} is a folder; an official checkpoint is one file")
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(handle)
-    try:
-        yield Path(name)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, target)
-    finally:
-        Path(name).unlink(missing_ok=True)
+TO_NATIVE: dict[Family, Callable[[Path, Path, Callable[[Path], None] | None, int], Path]] = {
+    "one_peace": official_to_native,
+    "ofa": ofa_to_native,
+    "mico": mico_to_native,
+}

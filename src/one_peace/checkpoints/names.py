@@ -1,16 +1,17 @@
 """Official tensor names <-> ours: the one table, read in both directions.
 
-In a pattern, `{m}` is a modality, `{i}` a layer or index, `{j}` an index that is one higher on the official side,
-and `{p}` is `weight` or `bias`. A third entry says which third of the rows of our tensor the official one is.
+Patterns are those of `NameTable`, and in them `{m}` is a modality. A third entry says which third of the rows of our
+tensor the official one is.
 Our names here are those of the encoder; a pretraining model has them under `encoder.`.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+
+from one_peace.checkpoints.name_table import NameTable, Target
 
 _BLOCK: list[tuple[Any, ...]] = [
     ("self_attn_layer_norm.{p}", "attention_norm.{p}"),
@@ -82,6 +83,13 @@ _TABLE: list[tuple[Any, ...]] = [
     ("classify_head.classifier.3.{p}", "head.out.{p}"),
     ("encoder_wrapper.image_adapter.type_embedding_2", "roles.second_image"),
     ("encoder_wrapper.{m}_adapter.type_embedding", "roles.{m}"),
+    # what the published recogniser of videos adds to the vision branch
+    ("encoder_wrapper.image_adapter.temporal_embedding", "video.positions"),
+    *[
+        (f"encoder_wrapper.fusion_model.layers.{{i}}.{a}_Adapter.D_fc{n}.{{p}}", f"video.{b}.{{i}}.{c}.{{p}}")
+        for a, b in (("T", "time"), ("S", "space"), ("MLP", "joint"))
+        for n, c in ((1, "down"), (2, "up"))
+    ],
     # an adapter of a modality that the published code does not know keeps its own names
     ("encoder_wrapper.{x}_adapter.{rest}", "adapters.{x}.{rest}"),
     ("decoder_wrapper.{x}_adapter.{rest}", "decoder.adapters.{x}.{rest}"),
@@ -92,10 +100,6 @@ _LEGACY = [(re.compile(r"(.*_adapter)\.rel_pos_table\.weight"), r"\1.rel_pos_tab
 _FIELDS = {
     "m": r"(?P<m>[a-zA-Z_]\w*)",
     "x": r"(?P<x>(?!(?:text|image|audio)(?:_adapter)?\.)[a-zA-Z_]\w*)",
-    "i": r"(?P<i>\d+)",
-    "j": r"(?P<j>\d+)",
-    "p": r"(?P<p>weight|bias)",
-    "rest": r"(?P<rest>.+)",
 }
 
 
@@ -114,28 +118,8 @@ _KEPT: list[tuple[str, Kind]] = [
 ]
 
 
-@dataclass(frozen=True)
-class Target:
-    """Where an official tensor goes: our tensor, and which third of its rows (None: all of it)."""
-
-    name: str
-    part: int | None = None
-
-
-def _compile(template: str) -> re.Pattern[str]:
-    pieces = re.split(r"\{(\w+)\}", template)
-    pattern = "".join(_FIELDS[p] if k % 2 else re.escape(p) for k, p in enumerate(pieces))
-    return re.compile(pattern)
-
-
-_ROWS = [(_compile(a), a, _compile(b), b, rest[0] if rest else None) for a, b, *rest in _TABLE]
+_NAMES = NameTable(_TABLE, _FIELDS)
 _KEPT_PATTERNS = [(re.compile(pattern), kind) for pattern, kind in _KEPT]
-
-
-def _fill(template: str, fields: dict[str, str], shift: int) -> str:
-    if "j" in fields:
-        fields = {**fields, "j": str(int(fields["j"]) + shift)}
-    return template.format(**fields)
 
 
 def to_native(official: str) -> Target | Kind | None:
@@ -145,23 +129,12 @@ def to_native(official: str) -> Target | Kind | None:
             return kind
     for pattern, replacement in _LEGACY:
         official = pattern.sub(replacement, official)
-    for pattern, _, _, template, part in _ROWS:
-        match = pattern.fullmatch(official)
-        if match:
-            return Target(_fill(template, match.groupdict(), -1), part)
-    return None
+    return _NAMES.to_native(official)
 
 
 def to_official(native: str) -> list[str]:
     """The official names that make up one of our tensors, in the order of its rows; empty for an unknown name."""
-    names = []
-    for _, template, pattern, _, part in _ROWS:
-        match = pattern.fullmatch(native)
-        if match:
-            names.append(_fill(template, match.groupdict(), +1))
-            if part is None:
-                break
-    return names
+    return _NAMES.to_official(native)
 
 
 def bare_name(native: str) -> str:
@@ -199,7 +172,8 @@ _VISION_CLASSIFIER = re.compile(rf"^({'|'.join(map(re.escape, _VISION_NAMES))})(
 
 
 def from_vision(name: str) -> str:
-    """A name in the vision branch file, or in an image classifier made from it -> the official one."""
+    """A name in the vision branch file, or in a classifier of pictures or videos made from it -> the official one."""
+    name = name.removeprefix("backbone.")
     name = _VISION_CLASSIFIER.sub(lambda match: _VISION_NAMES[match[1]], name)
     if name.startswith("image_adapter."):
         return f"encoder_wrapper.{name}"

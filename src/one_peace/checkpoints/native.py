@@ -21,6 +21,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 OFFICIAL_PREFIX = "official."  # tensors without a native counterpart, kept so that a conversion can be undone
+STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")  # tensors that are no parameters
 MAX_SHARD_BYTES = 5_000_000_000
 
 
@@ -45,6 +46,10 @@ class LazyTensors(Mapping[str, list[Tensor]]):
 
     def __len__(self) -> int:
         return len(self._files)
+
+    def where(self, wanted: Callable[[str], bool]) -> LazyTensors:
+        """Those of some names."""
+        return LazyTensors({name: path for name, path in self._files.items() if wanted(name)})
 
     def _file(self, path: Path) -> Any:
         if path not in self._open:
@@ -77,11 +82,19 @@ def is_native(path: Path) -> bool:
 def open_folder(path: str | Path) -> NativeFolder:
     """Opens a folder; weights are read when used. `CheckpointError` says what is missing or damaged."""
     path = Path(path)
-    config = _read_json(path / CONFIG)
+    config = read_json(path / CONFIG)
+    tensors = open_weights(path)
+    own = tensors.where(lambda name: not name.startswith(OFFICIAL_PREFIX))
+    rest = _Renamed(tensors.where(lambda name: name.startswith(OFFICIAL_PREFIX)))
+    return NativeFolder(path, config, own, rest)
+
+
+def open_weights(path: Path) -> LazyTensors:
+    """The tensors in a folder's safetensors, one file or several with their index; read when used."""
     if not (path / INDEX).exists() and not (path / WEIGHTS).exists():
         raise CheckpointError(f"{path}: has neither {WEIGHTS} nor {INDEX}")
     if (path / INDEX).exists():
-        index = _read_json(path / INDEX).get("weight_map")
+        index = read_json(path / INDEX).get("weight_map")
         if not isinstance(index, dict) or not all(Path(str(f)).name == f for f in index.values()):
             raise CheckpointError(f"{path / INDEX}: weight_map must map tensor names to files of this folder")
         files = {name: path / file for name, file in index.items()}
@@ -92,9 +105,7 @@ def open_folder(path: str | Path) -> NativeFolder:
                 raise CheckpointError(f"{shard}: lacks {', '.join(absent)}, which {INDEX} promises")
     else:
         files = dict.fromkeys(_names(path / WEIGHTS), path / WEIGHTS)
-    own = LazyTensors({n: f for n, f in files.items() if not n.startswith(OFFICIAL_PREFIX)})
-    rest = _Renamed(LazyTensors({n: f for n, f in files.items() if n.startswith(OFFICIAL_PREFIX)}))
-    return NativeFolder(path, config, own, rest)
+    return LazyTensors(files)
 
 
 def write_folder(
@@ -118,9 +129,12 @@ def write_folder(
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         _write_weights(work, tensors, max_shard_bytes)
-        parameters = sum(
-            p.numel() for n, pieces in tensors.items() if not n.startswith(OFFICIAL_PREFIX) for p in pieces
-        )
+        learned = [
+            pieces
+            for name, pieces in tensors.items()
+            if not name.startswith(OFFICIAL_PREFIX) and not name.endswith(STATISTICS)
+        ]
+        parameters = sum(piece.numel() for pieces in learned for piece in pieces)
         dtypes = sorted(
             {
                 str(pieces[0].dtype).removeprefix("torch.")
@@ -202,8 +216,18 @@ def _publish(work: Path, folder: Path) -> None:
 def _preprocessing(config: Mapping[str, Any]) -> dict[str, Any]:
     """Facts for programs other than this one; ours reads them from config.json."""
     facts: dict[str, Any] = {}
+    if config.get("family") == "ofa":
+        facts["image"] = {
+            "size": config["image_size"],
+            "resample": "bicubic",
+            "image_mean": list(config["image_mean"]),
+            "image_std": list(config["image_std"]),
+        }
+        facts["box"] = {"size": config["box_size"], "bins": config["bins"]}
     for name, settings in config.get("modalities", {}).items():
-        if name == "image":
+        if config.get("family") == "mico":
+            facts[name] = dict(settings)
+        elif name == "image":
             facts[name] = {
                 "size": settings["image_size"],
                 "resample": "bicubic",
@@ -237,7 +261,8 @@ def _names(path: Path) -> list[str]:
         raise CheckpointError(f"{path}: damaged or not a safetensors file ({error})") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. `CheckpointError` for a file that is missing or holds anything else."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

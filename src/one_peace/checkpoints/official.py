@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from one_peace.checkpoints.name_table import Target
 from one_peace.checkpoints.names import Kind as Unused
-from one_peace.checkpoints.names import Target, from_vision, prefixed_name, to_native, to_official
+from one_peace.checkpoints.names import from_vision, prefixed_name, to_native, to_official
 from one_peace.checkpoints.official_config import infer_config
 from one_peace.checkpoints.pickles import load_pickle
 from one_peace.errors import CheckpointError
@@ -54,8 +55,7 @@ def read_official(path: str | Path) -> OfficialCheckpoint:
     model; `OSError` when it cannot be opened.
     """
     path = Path(path)
-    form, state, container = _state_dict(path, load_pickle(path))
-    official = {name: _tensor(path, name, value) for name, value in state.items()}
+    form, official, container = open_state_dict(path)
     pieces: dict[str, dict[int, Tensor]] = {}
     unused: dict[str, Unused] = {}
     unknown: list[str] = []
@@ -71,9 +71,9 @@ def read_official(path: str | Path) -> OfficialCheckpoint:
                 unknown.append(name)
     tensors = {native: [parts[i] for i in sorted(parts)] for native, parts in pieces.items()}
     _check_pieces(path, tensors)
-    config = _own_config(container)
+    config = own_config(container)
     if config is None:
-        settings = container.get("cfg") or _settings_of_args(container.get("args"))
+        settings = container.get("cfg") or settings_of_args(container.get("args"))
         shapes = {name: joined_shape(parts) for name, parts in tensors.items()}
         try:
             config = infer_config(path.stem, shapes, settings)
@@ -98,14 +98,17 @@ def joined_shape(pieces: list[Tensor]) -> tuple[int, ...]:
     return (sum(p.shape[0] for p in pieces), *pieces[0].shape[1:])
 
 
-def _state_dict(path: Path, loaded: Any) -> tuple[Form, Mapping[str, Any], Mapping[str, Any]]:
-    """Form of the file, its tensors, and the rest of its container."""
+def open_state_dict(path: Path) -> tuple[Form, dict[str, Tensor], Mapping[str, Any]]:
+    """Form of a file, its tensors (memory-mapped where it can be), and the rest of its container."""
+    loaded = load_pickle(path)
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, not a dict of tensors")
-    if not isinstance(loaded.get("model"), Mapping):
-        return "state_dict", loaded, {}
-    container = {key: value for key, value in loaded.items() if key != "model"}
-    return ("vision" if "matching_heuristics" in loaded else "container"), loaded["model"], container
+    form: Form = "state_dict"
+    state, container = loaded, {}
+    if isinstance(loaded.get("model"), Mapping):
+        form = "vision" if "matching_heuristics" in loaded else "container"
+        state, container = loaded["model"], {key: value for key, value in loaded.items() if key != "model"}
+    return form, {name: _tensor(path, name, value) for name, value in state.items()}, container
 
 
 def _tensor(path: Path, name: Any, value: Any) -> Tensor:
@@ -131,13 +134,14 @@ def _check_pieces(path: Path, tensors: Mapping[str, list[Tensor]]) -> None:
         raise CheckpointError(f"{path}: {len(problems)} tensors are not whole:\n  " + "\n  ".join(problems))
 
 
-def _settings_of_args(args: Any) -> Mapping[str, Any]:
+def settings_of_args(args: Any) -> Mapping[str, Any]:
     """Settings of files older than `cfg`: one flat namespace for model and task."""
     values = vars(args) if isinstance(args, argparse.Namespace) else args
     return {"model": values, "task": values} if isinstance(values, Mapping) else {}
 
 
-def _own_config(container: Mapping[str, Any]) -> dict[str, Any] | None:
+def own_config(container: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Our own config in a file that this package wrote, None in others."""
     extra = container.get("extra_state")
     config = extra.get(OWN_CONFIG) if isinstance(extra, Mapping) else None
     return dict(config) if isinstance(config, Mapping) else None

@@ -16,6 +16,7 @@ from one_peace.errors import DownloadError, MissingExtraError
 
 URL_VARIABLE = "ONE_PEACE_WEIGHTS_URL"
 CACHE_VARIABLE = "ONE_PEACE_CACHE"
+HUB_FILES = ["*.json", "*.safetensors", "*.pt", "*.bin", "*.txt", "*.md"]  # .bin and .txt: transformers-style models
 
 OFFICIAL: dict[str, str] = {
     "ONE-PEACE": "one-peace.pt",
@@ -115,7 +116,7 @@ def _published_checksum(url: str, target: Path) -> str | None:
 def _from_hub(name: str) -> Path:
     snapshot_download = _hub(name)
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.pt", "*.md"]))
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
     except Exception as error:  # the hub client has many error classes, and those of its transport
         reason = str(error).split("\n")[0] or type(error).__name__
         raise DownloadError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -206,6 +207,13 @@ class AudioProcessor(Processor):
     def mask(self, example: Example, ratio: float, generator: torch.Generator, avoid: Tensor | None = None) -> Tensor:
         """Blocks of frames, independent of other masks (published rule)."""
         return block_mask(self.length(example), ratio, generator)
+
+
+def listening_for(processor: Processor, seconds: float | None) -> Processor:
+    """The processor, if it is one of sounds, with another limit of their length; None keeps its own."""
+    if seconds is None or not isinstance(processor, AudioProcessor):
+        return processor
+    return AudioProcessor(dataclasses.replace(processor.config, max_seconds=seconds))
 
 
 def block_mask(frames: int, ratio: float, generator: torch.Generator, block: int = 5, surplus: float = 0.1) -> Tensor:

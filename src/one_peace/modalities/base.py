@@ -7,6 +7,7 @@ A modality is one file that defines
 * an `Adapter`: a batch of examples -> token features, positions, padding and attention bias;
 * the positions of its tokens in the pretraining decoder;
 * for search, the endings of its files and how an input looks;
+* for models whose modalities share one tower, an input as pictures (`frames`);
 
 ties them together in a `Modality` and calls `register_modality`. Encoder, pretraining, checkpoints and search take
 it from there.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -211,6 +212,28 @@ class Modality(ABC):
     def preset(self, width: int) -> Any:
         """The config for a model of this width. Default: `Config()`."""
         return self.Config()
+
+    def frames(self, source: Any, count: int, *, by_time: bool = False) -> Iterator[Tensor]:
+        """An input as pictures, for a tower that several modalities share (`frames.py`), one at a time.
+
+        Of a still input there is one. Of one that has a course there are `count`, spread over it by number or, with
+        `by_time`, by time; those of a short one repeat.
+
+        Returns:
+            (3, height, width) each: uint8, or float32 in [0, 1].
+
+        Raises:
+            InputError: an input that cannot be used.
+            TypeError: the modality has no such form, which is the default.
+        """
+        raise TypeError(f"{self.name} has no form as pictures: {type(self).__name__} does not define `frames`")
+
+    def mirror(self, frames: Tensor) -> Tensor:
+        """What `frames` gives of the input's mirror image, left for right: (..., 3, height, width) -> the same.
+
+        Default: the picture mirrored. A modality whose values have directions turns those, too.
+        """
+        return frames.flip(-1)
 
     def picture(self, source: Any) -> Image | None:
         """How an input looks, RGB, for a thumbnail. Raises `InputError`. Default: None, like nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from one_peace.modalities.base import SMALL_WIDTH, Adapter, Embedded, Example, Modality, Processor
-from one_peace.modalities.pictures import decode_picture, image_tensor
+from one_peace.modalities.pictures import decode_picture, image_tensor, pixels_of
 from one_peace.nn.initialization import truncated_normal_
 from one_peace.nn.relative_position import RelativeBias, grid_buckets, grid_rows
 from one_peace.nn.resize import resize_bias_table, resize_positions
@@ -97,6 +97,14 @@ class ImageAdapter(Adapter):
         resized = [resize_bias_table(table, side) for table in self.bias.tables]
         return self.bias(grid_buckets(*layout, side), kept, resized)
 
+    def start_from(self, other: Adapter) -> dict[str, Tensor]:
+        """All that fits, from another modality that is drawn as pictures (depth, normals) or from pictures."""
+        if not isinstance(other, ImageAdapter):
+            return {}
+        own = self.state_dict()
+        values = {name: value for name, value in other.state_dict().items() if name != "cls"}
+        return {name: value for name, value in values.items() if own[name].shape == value.shape}
+
 
 class ImageProcessor(Processor):
     """Any picture -> RGB, resized to the model's square, CLIP normalisation. Examples: `pixels` (3, size, size)."""
@@ -152,6 +160,9 @@ class Image(Modality):
 
     def processor(self, config: ImageConfig, folder: Path | None) -> ImageProcessor:
         return ImageProcessor(config)
+
+    def frames(self, source: Any, count: int, *, by_time: bool = False) -> Iterator[Tensor]:
+        yield pixels_of(decode_picture(source))
 
     def preset(self, width: int) -> ImageConfig:
         """The published 256 pixels; 64 for models small enough to be trained on a laptop."""

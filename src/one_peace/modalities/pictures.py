@@ -65,8 +65,12 @@ def image_tensor(image: Image.Image, size: int) -> Tensor:
 
 def normalise(image: Image.Image) -> Tensor:
     """An RGB image as normalised pixels, (3, height, width) float32."""
-    pixels = torch.from_numpy(np.array(image, dtype=np.uint8))  # (height, width, 3)
-    return normalise_pixels(pixels.permute(2, 0, 1).to(torch.float32).div(255)).contiguous()
+    return normalise_pixels(pixels_of(image).to(torch.float32).div(255)).contiguous()
+
+
+def pixels_of(image: Image.Image) -> Tensor:
+    """An RGB image as (3, height, width) uint8."""
+    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
 
 
 def normalise_pixels(pixels: Tensor) -> Tensor:

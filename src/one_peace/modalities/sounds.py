@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
@@ -61,6 +62,27 @@ def decode_sound(
             `max_bytes` limits what a file object or data: URL may hold.
         MissingExtraError: a container that needs the extra `video`, which is not installed.
     """
+    return _decode(source, sample_rate, max_bytes, _Form(sample_rate, max_seconds))[0]
+
+
+def decode_first_channel(source: SoundSource, *, max_seconds: float = MAX_SECONDS) -> tuple[np.ndarray, float]:
+    """The first channel of a sound as it is stored, (n,) float32, and its rate in Hz: nothing is averaged or resampled.
+
+    Accepts and raises what `decode_sound` does.
+    """
+    return _decode(source, SAMPLE_RATE, MAX_BYTES, _Form(None, max_seconds, first_channel=True))
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What a sound is brought to: a rate (None: its own), a length in seconds, one channel."""
+
+    sample_rate: int | None
+    max_seconds: float
+    first_channel: bool = False
+
+
+def _decode(source: Any, bare_rate: int, max_bytes: int, form: _Form) -> tuple[np.ndarray, float]:
     name = describe(source)
     if isinstance(source, tuple):
         rate, blocks = _from_pair(source, name)
@@ -70,12 +92,12 @@ def decode_sound(
                 name,
                 f"has rank {source.ndim}; a bare waveform is (n,), for others pass (waveform, rate)",
             )
-        rate, blocks = float(sample_rate), iter([_waveform(source, name)])
+        rate, blocks = float(bare_rate), iter([_waveform(source, name)])
     elif is_stored(source):
-        return _decode_file(source, name, sample_rate, max_seconds, max_bytes)
+        return _decode_file(source, name, max_bytes, form)
     else:
         raise InputError(name, "expected a sound: a path, bytes, a file, (waveform, rate) or a waveform (n,)")
-    return _collect(rate, blocks, name, sample_rate, max_seconds)
+    return _collect(rate, blocks, name, form)
 
 
 def prepare_waveform(waveform: np.ndarray | Tensor, *, max_seconds: float | None = 15.0) -> Tensor:
@@ -118,7 +140,7 @@ def windows(waveform: Tensor, window: int) -> list[Tensor]:
     return [waveform[start : start + window] for start in starts]
 
 
-def _decode_file(source: Any, name: str, sample_rate: int, max_seconds: float, max_bytes: int) -> np.ndarray:
+def _decode_file(source: Any, name: str, max_bytes: int, form: _Form) -> tuple[np.ndarray, float]:
     import soundfile  # imports in 70 ms, which users of texts and pictures need not wait for
 
     with open_source(source, max_bytes=max_bytes) as stream:
@@ -134,23 +156,23 @@ def _decode_file(source: Any, name: str, sample_rate: int, max_seconds: float, m
         else:
             with sound:
                 if sound.frames < _UNKNOWN_FRAMES:
-                    return _decode_open(sound, name, sample_rate, max_seconds)
+                    return _decode_open(sound, name, form)
             # A FLAC of unstated length (from a pipe): soundfile seeks as it reads, libsndfile cannot there.
             container = container_of(head) or "flac"
         stream.seek(0, os.SEEK_END)  # drops what is buffered: libsndfile moved the descriptor
         stream.seek(0)
-        rate, blocks = decode_container(stream, container, name, max_seconds)
+        rate, blocks = decode_container(stream, container, name, form.max_seconds)
         _check_rate(rate, name)
-        return _collect(rate, blocks, name, sample_rate, max_seconds)
+        return _collect(rate, blocks, name, form)
 
 
-def _decode_open(sound: Any, name: str, sample_rate: int, max_seconds: float) -> np.ndarray:
+def _decode_open(sound: Any, name: str, form: _Form) -> tuple[np.ndarray, float]:
     rate = sound.samplerate
     _check_rate(rate, name)
-    if sound.frames > max_seconds * rate:
-        raise too_long(name, max_seconds, sound.frames / rate)
+    if sound.frames > form.max_seconds * rate:
+        raise too_long(name, form.max_seconds, sound.frames / rate)
     try:
-        return _collect(rate, _blocks(sound, name), name, sample_rate, max_seconds)
+        return _collect(rate, _blocks(sound, name), name, form)
     except (RuntimeError, OSError, EOFError) as error:  # soundfile's errors are RuntimeErrors
         raise InputError(name, f"is a damaged or truncated sound file ({error})") from error
 
@@ -239,21 +261,24 @@ def _waveform(waveform: Any, name: str) -> np.ndarray:
     raise InputError(name, f"holds {waveform.dtype} samples; expected floats, int8, int16, int32 or uint8")
 
 
-def _collect(rate: float, blocks: Iterator[np.ndarray], name: str, sample_rate: int, max_seconds: float) -> np.ndarray:
+def _collect(rate: float, blocks: Iterator[np.ndarray], name: str, form: _Form) -> tuple[np.ndarray, float]:
     """Average channels, resample. By blocks, so that memory follows the result and not the source's rate."""
-    resampler = None
+    resampler, sample_rate = None, rate if form.sample_rate is None else form.sample_rate
     if rate != sample_rate:
         import soxr
 
         resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
-    most = int(max_seconds * rate)
+    most = int(form.max_seconds * rate)
     done: list[np.ndarray] = []
     total = 0
     for block in blocks:
         total += len(block)
         if total > most:
-            raise too_long(name, max_seconds)
-        mono = block if block.ndim == 1 else block.mean(axis=1, dtype=np.float32)
+            raise too_long(name, form.max_seconds)
+        if form.first_channel:
+            mono = block if block.ndim == 1 else block[:, 0].copy()
+        else:
+            mono = block if block.ndim == 1 else block.mean(axis=1, dtype=np.float32)
         if not np.isfinite(mono).all():
             raise InputError(name, "holds NaN or infinite samples")
         if len(mono) and np.abs(mono).max() > _LOUDEST:
@@ -266,7 +291,7 @@ def _collect(rate: float, blocks: Iterator[np.ndarray], name: str, sample_rate: 
     waveform = np.ascontiguousarray(np.concatenate(done), dtype=np.float32)
     if not len(waveform):
         raise InputError(name, f"is too short: {total} samples at {rate:g} Hz are none at {sample_rate} Hz")
-    return waveform
+    return waveform, float(sample_rate)
 
 
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")

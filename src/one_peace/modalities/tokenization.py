@@ -84,6 +84,15 @@ class Tokenizer:
         """A question about a sound with one candidate answer: case kept and no limit, as published."""
         return self._ids(f" {_checked(question)} answer: {_checked(answer)}", None)
 
+    def encode_exact(self, text: str) -> list[int]:
+        """A text as it stands: no blank in front, no end token, no limit."""
+        return self._table.encode(_checked(text), add_special_tokens=False).ids
+
+    def piece(self, number: int) -> str | None:
+        """The piece of an id, in byte-level symbols; None for an id that the vocabulary does not have."""
+        found: str | None = self._table.id_to_token(number)
+        return found
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without specials and the blank before the first word."""
         return self._table.decode([int(i) for i in ids if int(i) >= len(SPECIALS)]).removeprefix(" ")
@@ -142,6 +151,12 @@ def clean_caption(text: str, *, max_words: int | None = None) -> str:
     return " ".join(text.split(" ")[:max_words])
 
 
+def join_pieces(pieces: Sequence[str]) -> str:
+    """The text of pieces in byte-level symbols; bytes that are no characters become U+FFFD."""
+    text: str = decoders.ByteLevel().decode(list(pieces))
+    return text
+
+
 def published_tokenizer(encoder_json: str | Path, vocab_bpe: str | Path, dict_txt: str | Path) -> tokenizers.Tokenizer:
     """The published vocabulary (50264 ids) from its three files.
 
@@ -161,6 +176,20 @@ def published_tokenizer(encoder_json: str | Path, vocab_bpe: str | Path, dict_tx
     rows = {special: row for row, special in enumerate(SPECIALS)}
     rows.update((by_id.get(symbol, symbol), row) for symbol, row in row_of.items())
     return _byte_level(models.BPE(vocab=rows, merges=merges))  # type: ignore[arg-type]
+
+
+def port_tokenizer(vocab_json: str | Path, merges_txt: str | Path) -> tokenizers.Tokenizer:
+    """The same vocabulary from the two files of a transformers-style model, whose pieces have our ids already.
+
+    What comes after the words (`<mask>` and added symbols) is left out: it is not part of texts.
+    """
+    rows: dict[str, int] = json.loads(Path(vocab_json).read_text(encoding="utf-8"))
+    words = {piece: row for piece, row in rows.items() if not re.fullmatch(r"<(mask|(code|bin)_\d+)>", piece)}
+    if sorted(words.values()) != list(range(len(words))):
+        raise ValueError(f"{vocab_json}: ids of the words are not 0 to {len(words) - 1}")
+    lines = Path(merges_txt).read_text(encoding="utf-8").splitlines()
+    merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    return _byte_level(models.BPE(vocab=words, merges=merges))  # type: ignore[arg-type]
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from one_peace.errors import InputError
 from one_peace.modalities.base import SMALL_WIDTH, Adapter, Embedded, Example, Modality, Processor
 from one_peace.modalities.image import PATCH, ImageAdapter, complementary_patch_mask, patch_mask, patch_stem
-from one_peace.modalities.pictures import image_tensor, normalise_pixels
+from one_peace.modalities.pictures import image_tensor, normalise_pixels, pixels_of
 from one_peace.modalities.sounds import windows
-from one_peace.modalities.videos import Clip, even_frames, frames_at, open_video
+from one_peace.modalities.videos import Clip, even_frames, frames_at, open_video, repeated_frames
 from one_peace.nn.initialization import truncated_normal_
 from one_peace.nn.relative_position import CLS_ROWS, RelativeBias, grid_buckets, grid_rows
 
@@ -234,6 +234,17 @@ class Video(Modality):
 
     def processor(self, config: VideoConfig, folder: Path | None) -> VideoProcessor:
         return VideoProcessor(config)
+
+    def frames(self, source: Any, count: int, *, by_time: bool = False) -> Iterator[Tensor]:
+        """The rule of MiCo (`repeated_frames`), or what is on screen in the middle of `count` equal spans of time."""
+        with open_video(source) as clip:
+            if by_time:
+                times, seconds = clip.timing()
+                chosen = frames_at(times, [(n + 0.5) * seconds / count for n in range(count)])
+            else:
+                chosen = repeated_frames(clip.count, count)
+            for picture in clip.pick(chosen):
+                yield pixels_of(picture)
 
     def preset(self, width: int) -> VideoConfig:
         """8 frames of 128 pixels; 4 of 64 for models small enough to be trained on a laptop."""

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
-_EXPORTS = (
-    "from_pretrained",
-    "save_pretrained",
-    "OnePeace",
-    "EmbeddingResult",
-    "OnePeaceConfig",
-    "list_models",
-)
+_EXPORTS = {
+    "from_pretrained": "loading",
+    "save_pretrained": "one_peace",
+    "OnePeace": "one_peace",
+    "EmbeddingResult": "embedding",
+    "OnePeaceConfig": "one_peace",
+    "list_models": "one_peace",
+    "Ofa": "ofa.interface",
+    "OfaConfig": "ofa.config",
+    "MiCo": "mico.interface",
+    "MiCoConfig": "mico.config",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from one_peace.models import one_peace
-
-    return getattr(one_peace, name)
+    return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
 
 
 def __dir__() -> list[str]:

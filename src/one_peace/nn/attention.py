@@ -1,4 +1,4 @@
-"""Multi-head self-attention with an additive bias and a layer norm before the output projection."""
+"""Multi-head attention: the switch between its forms, and self-attention with an additive bias."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from one_peace.nn.low_rank import project
+from one_peace.nn.rotary import Rotary, rotate
 
 
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
@@ -37,13 +40,19 @@ def choose_backend(device: torch.device, dtype: torch.dtype, bias_learns: bool =
     return sdpa_attention
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Attention by the backend that is faster here; shapes as for `sdpa_attention`."""
+    # by the dtype of the queries, which under autocast is not that of a layer's input
+    return choose_backend(q.device, q.dtype, bias is not None and bias.requires_grad)(q, k, v, bias)
+
+
 class Attention(nn.Module):
     """Self-attention shared by all modalities (paper, section 3.2; sub-layer norm as in Magneto).
 
-    The key projection has no bias. `norm` acts on the concatenated heads, before `out`.
+    The key projection has no bias. `norm` acts on the concatenated heads, before `out`; `norm_eps` None leaves it out.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, norm_eps: float | None = 1e-5) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
@@ -51,26 +60,28 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(width, eps=norm_eps)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None, queries: int | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, bias: Tensor | None = None, queries: int | None = None, rotary: Rotary | None = None
+    ) -> Tensor:
         """x (batch, tokens, width), bias broadcastable to (batch, heads, tokens, tokens) -> (batch, tokens, width).
 
-        `queries` asks for the outputs of the first so many tokens only.
+        `queries` asks for the outputs of the first so many tokens only. `rotary` turns queries and keys by position.
         """
         batch, tokens, width = x.shape
         v_bias = torch.cat([torch.zeros_like(self.v_bias), self.v_bias])
         if queries is None:
-            qkv = F.linear(x, self.qkv.weight, torch.cat([self.q_bias, v_bias]))
+            qkv = project(self.qkv, x, torch.cat([self.q_bias, v_bias]))
             q, k, v = qkv.view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         else:
-            q = F.linear(x[:, :queries], self.qkv.weight[:width], self.q_bias)
+            q = project(self.qkv, x[:, :queries], self.q_bias, slice(width))
             q = q.view(batch, queries, self.heads, width // self.heads).transpose(1, 2)
-            kv = F.linear(x, self.qkv.weight[width:], v_bias)
+            kv = project(self.qkv, x, v_bias, slice(width, None))
             k, v = kv.view(batch, tokens, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
             bias = None if bias is None else bias[..., :queries, :]
-        # by the dtype of the queries, which is autocast's and not that of x
-        backend = choose_backend(q.device, q.dtype, bias is not None and bias.requires_grad)
-        heads = backend(q, k, v, bias)  # (batch, heads, queries, head_dim)
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        heads = attend(q, k, v, bias)  # (batch, heads, queries, head_dim)
         return self.out(self.norm(heads.transpose(1, 2).reshape(batch, -1, width)))

@@ -1,4 +1,4 @@
-"""The gated feed-forward network: one per modality in every block."""
+"""Feed-forward networks: the gated one, one per modality in every block, and the plain one."""
 
 from __future__ import annotations
 
@@ -23,3 +23,16 @@ class FeedForward(nn.Module):
         # in place where autograd keeps neither factor: the hidden features are the largest tensors of a block
         hidden = gate * up if gate.requires_grad or up.requires_grad else up.mul_(gate)
         return self.down(self.norm(hidden))
+
+
+class PlainFeedForward(nn.Module):
+    """`down(gelu(up(x)))`, exact GELU, with biases."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width)."""
+        return self.down(gelu_reusing(self.up(x)))

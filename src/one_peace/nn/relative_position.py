@@ -36,8 +36,8 @@ def _with_cls(tokens: Tensor, first_row: int) -> Tensor:
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # what encoding leaves in the cache must serve training too
-def sequence_buckets(buckets: int, positions: int) -> Tensor:
-    """Buckets of a sequence of `positions` positions (cls first) -> (positions, positions) int64, row = query.
+def offset_buckets(buckets: int, positions: int) -> Tensor:
+    """Buckets of a sequence without a cls position -> (positions, positions) int64, row = query.
 
     Near distances have a bucket each, far ones share logarithmically spaced ones (as DeBERTa does).
     """
@@ -49,8 +49,14 @@ def sequence_buckets(buckets: int, positions: int) -> Tensor:
     # float32 throughout: the published buckets depend on its rounding
     scaled = torch.log(distance / middle) / math.log((MAX_POSITIONS - 1) / middle) * (middle - 1)
     far = offsets.sign() * (middle + scaled.ceil()).to(torch.int64)
-    near_or_far = torch.where(distance <= middle, offsets, far) + buckets - 1
-    return _with_cls(near_or_far[1:, 1:], first_row=2 * buckets - 1)
+    return torch.where(distance <= middle, offsets, far) + buckets - 1
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what encoding leaves in the cache must serve training too
+def sequence_buckets(buckets: int, positions: int) -> Tensor:
+    """Buckets of a sequence of `positions` positions (cls first) -> (positions, positions) int64, row = query."""
+    return _with_cls(offset_buckets(buckets, positions)[1:, 1:], first_row=2 * buckets - 1)
 
 
 @lru_cache(maxsize=64)

@@ -10,14 +10,21 @@ from torch import Tensor
 from one_peace.nn.relative_position import CLS_ROWS
 
 
-def resize_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Absolute positions (1 + side^2, width), cls first -> (1 + height * width, width), bicubic and differentiable."""
+def resize_positions(table: Tensor, grid: tuple[int, int], mode: str = "bicubic") -> Tensor:
+    """Absolute positions (1 + side^2, width), cls first -> (1 + height * width, width), differentiable."""
     side = round((table.shape[0] - 1) ** 0.5)
     if side * side + 1 != table.shape[0]:
         raise ValueError(f"a table of {table.shape[0]} rows is no square grid plus cls")
     patches = table[1:].float().view(1, side, side, -1).permute(0, 3, 1, 2)
-    patches = F.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
+    patches = F.interpolate(patches, size=grid, mode=mode, align_corners=False)
     return torch.cat([table[:1], patches.permute(0, 2, 3, 1).reshape(grid[0] * grid[1], -1).to(table.dtype)])
+
+
+def resize_frames(table: Tensor, count: int) -> Tensor:
+    """A table (1, rows, width) for `count` frames, (1, count, width): the row nearest in time for each."""
+    if table.shape[1] == count:
+        return table
+    return F.interpolate(table.transpose(1, 2), count, mode="nearest").transpose(1, 2)
 
 
 def resize_bias_table(table: Tensor, grid: int) -> Tensor:

@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from one_peace.modalities.base import Processor
+from one_peace.modalities.base import Example, Processor
+from one_peace.modalities.image import ImageProcessor
+from one_peace.modalities.pictures import center_crop, decode_picture, normalise
 from one_peace.models.one_peace.config import HeadConfig, Pooling
 from one_peace.objectives.classification import classification_loss
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.metrics import average_precision
+from one_peace.tasks.retrieval import best_candidates
 from one_peace.tasks.task import BadRow, Figures, Row, Task, TaskBatch, TaskExample, column, prepare
 
 SHOWN = 5  # labels of a prediction
@@ -20,9 +23,8 @@ SHOWN = 5  # labels of a prediction
 
 class Classification(Task):
     """Rows have the input under the name of its modality, and `label`: a name, or for several labels names with
-    commas between them. Numbers stand for themselves when the labels have no such names."""
-
-    columns = ("label",)
+    commas between them. Numbers that are no names are those of the labels, from `first_number` on (1 in the published
+    tables of ImageNet). `center_crop` shows the middle of a picture instead of stretching all of it to a square."""
 
     def __init__(
         self,
@@ -34,37 +36,49 @@ class Classification(Task):
         smoothing: float = 0.0,
         label_column: str = "label",
         pooling: Pooling = "attention",
+        first_number: int = 0,
+        center_crop: bool = False,
     ) -> None:
-        self.modalities = (modality,)  # type: ignore[misc]
+        self.modalities, self.columns = (modality,), (modality, label_column)  # type: ignore[misc]
         super().__init__(processors)
         self.modality, self.labels, self.multiple, self.smoothing = modality, labels, multiple, smoothing
-        self.label_column, self.pooling = label_column, pooling
+        self.label_column, self.pooling, self.first_number = label_column, pooling, first_number
+        self.center_crop = center_crop
+        if center_crop and modality != "image":
+            raise ValueError(f"center_crop is for pictures, not for {modality}")
 
     def head(self, width: int) -> HeadConfig:
         hidden = 2 * width if self.pooling == "attention" else None  # the published image classifier is linear
         return HeadConfig(len(self.labels), self.modality, self.pooling, hidden=hidden)
 
     def example(self, row: Row, key: str) -> TaskExample:
-        made = prepare(self.processors[self.modality], column(row, self.modality, key), self.modality, key)
+        made = self._input(column(row, self.modality, key), key)
         target = self._target(row, key) if self.label_column in row else None
         return TaskExample(key, {self.modality: [made]}, target)
+
+    def _input(self, value: Any, key: str) -> Example:
+        processor = self.processors[self.modality]
+        if not self.center_crop:
+            return prepare(processor, value, self.modality, key)
+        assert isinstance(processor, ImageProcessor)
+        size = processor.config.image_size
+
+        def cropped(source: Any) -> Example:
+            return {"pixels": normalise(center_crop(decode_picture(source), size))}
+
+        return prepare(cropped, value, self.modality, key)
 
     def _target(self, row: Row, key: str) -> Tensor:
         value = str(column(row, self.label_column, key)).strip()
         try:
             if not self.multiple:
-                return torch.tensor(self._number(value))
+                return torch.tensor(self.labels.find(value, self.first_number))
             target = torch.zeros(len(self.labels))
             for name in value.split(","):
-                target[self._number(name.strip())] = 1.0
+                target[self.labels.find(name.strip(), self.first_number)] = 1.0
             return target
         except ValueError as error:
             raise BadRow(key, f"column {self.label_column!r}: {error}") from error
-
-    def _number(self, value: str) -> int:
-        if value not in self.labels.names and value.isdecimal() and int(value) < len(self.labels):
-            return int(value)
-        return self.labels.number(value)
 
     def loss(self, scores: Tensor, batch: TaskBatch) -> Tensor:
         assert batch.target is not None
@@ -92,7 +106,7 @@ class Accuracy(Figures):
 
     def add(self, scores: Tensor, batch: TaskBatch) -> None:
         assert batch.target is not None
-        best = scores.topk(min(5, scores.shape[1]), dim=1).indices
+        best = best_candidates(scores, 5)
         hits = best == batch.target[:, None]
         self.first += hits[:, 0].sum().item()
         self.fifth += hits.any(dim=1).sum().item()

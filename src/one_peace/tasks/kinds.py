@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from one_peace.errors import InputError
 from one_peace.modalities.base import Processor
@@ -29,8 +30,8 @@ class TaskSettings:
 
     modality: what is classified; pooling: how (`HeadConfig`; "mean" is the published image classifier's). labels: names
     of the classes, or of the answers of visual question answering. multiple: several labels per example. smoothing:
-    of class numbers. label_column: where labels stand. reads: whose features grounding reads. published_loss: with the
-    published code's accidents (`objectives/hinge.py`, `boxes.py`).
+    of class numbers. label_column: where labels stand. first_number, center_crop: see `Classification`. reads: whose
+    features grounding reads. published_loss: with the published code's accidents (`objectives/hinge.py`, `boxes.py`).
     """
 
     kind: str
@@ -40,6 +41,8 @@ class TaskSettings:
     multiple: bool = False
     smoothing: float = 0.0
     label_column: str = "label"
+    first_number: int = 0
+    center_crop: bool = False
     reads: str = "image"
     published_loss: bool = False
 
@@ -72,6 +75,24 @@ class TaskSettings:
         return settings
 
 
+def read_settings(values: Mapping[str, Any], root: Path) -> TaskSettings:
+    """Settings as a recipe has them: `labels` is a list, a file below `root` (`labels.json`), or the number of classes,
+    which then go by their numbers.
+
+    Raises:
+        InputError: a label map that cannot be used.
+        ValueError: an unknown kind or setting.
+    """
+    fields, labels = dict(values), values.get("labels")
+    if isinstance(labels, str):
+        fields["labels"] = LabelMap.read(root / labels).names
+    elif isinstance(labels, int) and not isinstance(labels, bool):
+        first = int(values.get("first_number", 0))
+        fields["labels"] = tuple(str(number) for number in range(first, first + labels))
+    settings: TaskSettings = build_dataclass(TaskSettings, fields, "task")
+    return settings
+
+
 def _classification(settings: TaskSettings, processors: Processors) -> Task:
     return Classification(
         processors,
@@ -81,6 +102,8 @@ def _classification(settings: TaskSettings, processors: Processors) -> Task:
         smoothing=settings.smoothing,
         label_column=settings.label_column,
         pooling=settings.pooling,
+        first_number=settings.first_number,
+        center_crop=settings.center_crop,
     )
 
 

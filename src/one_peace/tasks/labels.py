@@ -34,6 +34,15 @@ class LabelMap:
             hint = f"; the nearest is {near[0]!r}" if near else ""
             raise ValueError(f"{name!r} is not among the {len(self)} labels{hint}") from None
 
+    def find(self, value: str, first: int = 0) -> int:
+        """The number of a class given by its name, or by its number in a file that counts from `first`.
+
+        A number counts as such where it is no name. `ValueError` as of `number`.
+        """
+        if value not in self._numbers and value.isdecimal() and first <= int(value) < len(self) + first:
+            return int(value) - first
+        return self.number(value)
+
     @classmethod
     def of(cls, values: Iterable[str]) -> LabelMap:
         """The labels that occur, sorted."""

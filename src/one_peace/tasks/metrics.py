@@ -24,6 +24,7 @@ def consensus_accuracy(answer: str, annotators: list[str]) -> float:
     """VQA accuracy: a third for each other annotator who agrees, at most 1, averaged over leaving each one out."""
     if not annotators:
         raise ValueError("no annotators' answers to compare with")
+    annotators, answer = [a.strip() for a in annotators], answer.strip()
     # As published: answers are only normalised where the annotators do not all say the same.
     if len(set(annotators)) > 1:
         annotators, answer = [normalise_answer(a) for a in annotators], normalise_answer(answer)

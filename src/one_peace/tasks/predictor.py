@@ -78,20 +78,22 @@ class Predictor:
 
         With "skip" rows that cannot be used are left out and kept in `skipped`; nothing else is lost.
         """
-        for scores, batch in self._scored(rows, on_error):
+        for scores, batch in self.scored(rows, on_error):
             yield from zip(batch.keys, self.task.predictions(scores, batch), strict=True)
 
     def measure(self, rows: Rows, on_error: Literal["raise", "skip"] = "raise") -> dict[str, float]:
         """The task's figures over rows with targets, and how many `examples` they are of."""
         figures, examples = self.task.figures(), 0
-        for scores, batch in self._scored(rows, on_error):
-            if batch.target is None:
-                raise InputError(batch.keys[0], "has no target to be measured against")
+        for scores, batch in self.scored(rows, on_error, targets=True):
             figures.add(scores, batch)
             examples += len(batch.keys)
         return {**figures.result(), "examples": float(examples)}
 
-    def _scored(self, rows: Rows, on_error: Literal["raise", "skip"]) -> Iterator[tuple[Tensor, TaskBatch]]:
+    def scored(
+        self, rows: Rows, on_error: Literal["raise", "skip"] = "raise", targets: bool = False
+    ) -> Iterator[tuple[Tensor, TaskBatch]]:
+        """Batches of the rows with their scores, on the CPU; rows that cannot be used as in `predict`. With `targets`
+        a row without one cannot be used."""
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         waiting: list[TaskExample] = []
@@ -99,7 +101,7 @@ class Predictor:
             try:
                 if isinstance(row, InputError):
                     raise row
-                example = self.task.example(row, key)
+                example = self.task.taught(row, key) if targets else self.task.example(row, key)
             except InputError as error:
                 if on_error == "raise":
                     raise

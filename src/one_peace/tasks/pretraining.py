@@ -97,10 +97,10 @@ def collate_pairs(
     pairs: Sequence[tuple[Example, Example]],
     stage: PretrainingStage,
     processors: Mapping[str, Processor],
-    generator: torch.Generator,
+    generator: torch.Generator | None,
 ) -> PretrainingBatch:
-    """(anchor, partner) examples -> a masked batch."""
-    masks = [mask_pair(a, p, stage, processors, generator) for a, p in pairs]
+    """(anchor, partner) examples -> a masked batch; without a generator one without masks, for the contrast alone."""
+    masks = [{} if generator is None else mask_pair(a, p, stage, processors, generator) for a, p in pairs]
     return PretrainingBatch(
         inputs={
             stage.anchor: processors[stage.anchor].collate([a for a, _ in pairs]),

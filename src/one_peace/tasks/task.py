@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ from one_peace.modalities.base import Example, Processor
 from one_peace.models.one_peace.config import HeadConfig
 from one_peace.models.one_peace.prediction import SECOND_PICTURE
 
-MEDIA = ("image", "image1", "image2", "audio", "video")
+MEDIA = ("image", "image1", "image2", "audio", "video", "depth", "normals")
 """Columns that hold pictures, sounds and the like, in the tables of all tasks."""
 
 Row = Mapping[str, Any]
@@ -89,6 +89,13 @@ class Task(ABC):
     def example(self, row: Row, key: str) -> TaskExample:
         """A row as an example. `BadRow` names what is wrong with it under `key`."""
 
+    def taught(self, row: Row, key: str) -> TaskExample:
+        """A row as an example to learn from or to be measured on: `BadRow` too where it has no target."""
+        made = self.example(row, key)
+        if made.target is None:
+            raise BadRow(key, f"has no target to be measured against or to learn; its columns are {', '.join(row)}")
+        return made
+
     @abstractmethod
     def loss(self, scores: Tensor, batch: TaskBatch) -> Tensor:
         """Sum over the batch; the trainer divides by the number of examples."""
@@ -103,10 +110,11 @@ class Task(ABC):
 
     def collate(self, examples: Sequence[TaskExample]) -> TaskBatch:
         """Examples -> batch; those with several texts repeat their other inputs for each."""
-        counts = {len(made) for example in examples for name, made in example.inputs.items() if name == "text"} or {1}
-        if len(counts) > 1:
-            raise ValueError(f"examples of one batch have {sorted(counts)} candidate answers: they must be equal")
-        (repeats,) = counts
+        counts = [len(example.inputs.get("text", (None,))) for example in examples]
+        repeats = counts[0]
+        if other := next((k for k, count in enumerate(counts) if count != repeats), None):
+            problem = f"has {counts[other]} candidate answers, where {examples[0].key} has {repeats}"
+            raise BadRow(examples[other].key, f"{problem}: in one batch all rows have as many")
         inputs = {}
         for name in examples[0].inputs:
             flat = [one for example in examples for one in example.inputs[name]]
@@ -136,7 +144,7 @@ def column(row: Row, name: str, key: str) -> Any:
     return value
 
 
-def prepare(processor: Processor, value: Any, name: str, key: str) -> Example:
+def prepare(processor: Callable[[Any], Example], value: Any, name: str, key: str) -> Example:
     """An input through its processor; `BadRow` names row and column of one that cannot be read."""
     try:
         return processor(value)

@@ -14,6 +14,7 @@ from one_peace.models.one_peace.config import HeadConfig
 from one_peace.objectives.classification import classification_loss
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.metrics import consensus_accuracy
+from one_peace.tasks.retrieval import best_candidates
 from one_peace.tasks.task import BadRow, Figures, Row, Task, TaskBatch, TaskExample, column, prepare
 
 SHOWN = 5  # answers of a prediction
@@ -99,7 +100,7 @@ class AnswerAccuracy(Figures):
 
     def add(self, scores: Tensor, batch: TaskBatch) -> None:
         assert batch.target is not None
-        best = scores.argmax(dim=1)
+        best = best_candidates(scores, 1)[:, 0]
         self.soft += batch.target.gather(1, best[:, None]).squeeze(1).tolist()
         for place, facts in zip(best.tolist(), batch.facts, strict=True):
             if "annotators" in facts:

@@ -1,0 +1,76 @@
+"""Official state dicts sorted by our names: which pieces make up which of our tensors, and what is left over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from one_peace.checkpoints.name_table import Target
+from one_peace.checkpoints.names import Kind
+from one_peace.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Pieces by native name; official names without counterpart, and why; official names that nobody knows."""
+
+    tensors: dict[str, list[Tensor]]
+    unused: dict[str, Kind]
+    unknown: tuple[str, ...]
+
+
+def sort_pieces(
+    state: Mapping[str, Tensor],
+    to_native: Callable[[str], Target | Kind | None],
+    parts_of: Callable[[str], int],
+) -> Pieces:
+    """Sorts a state dict; `parts_of` a native name is how many official tensors make it up.
+
+    Raises:
+        CheckpointError: parts of a joined tensor are missing or differ in shape, or two tensors that are the same one
+            in every model differ.
+    """
+    found: dict[str, dict[int, tuple[str, Tensor]]] = {}
+    unused: dict[str, Kind] = {}
+    unknown, problems = [], []
+    for name, tensor in state.items():
+        target = to_native(name)
+        if isinstance(target, Kind):
+            unused[name] = target
+        elif target is None:
+            unknown.append(name)
+        else:
+            twin, first = found.setdefault(target.name, {}).setdefault(target.part or 0, (name, tensor))
+            if twin != name and not _same(first, tensor):
+                problems.append(f"{name} differs from {twin}, with which it is one tensor in every model")
+    for native, parts in found.items():
+        names = ", ".join(name for name, _ in parts.values())
+        pieces = [tensor for _, tensor in parts.values()]
+        if len(parts) != parts_of(native):
+            problems.append(f"of the {parts_of(native)} parts of {native} only {names} are there")
+        elif len({p.shape[1:] for p in pieces}) > 1 or len({p.dtype for p in pieces}) > 1:
+            problems.append(f"{names} differ in shape or dtype")
+    if problems:
+        raise CheckpointError(f"{len(problems)} tensors are not whole:\n  " + "\n  ".join(problems))
+    tensors = {native: [parts[i][1] for i in sorted(parts)] for native, parts in found.items()}
+    return Pieces(tensors, unused, tuple(unknown))
+
+
+def own_storage(tensor: Tensor) -> Tensor:
+    """The same memory, as far as the tensor goes: readers of a part would otherwise get the joined tensor's."""
+    if not tensor.numel():
+        return tensor.clone()
+    return (
+        torch.from_numpy(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        .view(tensor.dtype)
+        .view(tensor.shape)
+    )
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    return first.data_ptr() == second.data_ptr() or torch.equal(first, second)

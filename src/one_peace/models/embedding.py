@@ -1,0 +1,221 @@
+"""What every model of embeddings offers its users: raw inputs in, unit-length embeddings out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from one_peace.errors import InputError
+from one_peace.modalities.base import Example, Processor
+from one_peace.models.one_peace.batching import batch_by_length
+
+CHUNK = 512  # inputs decoded at a time: bounds memory on long lists
+TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32768}
+
+
+@dataclass(frozen=True)
+class EmbeddingResult:
+    """What `on_error="skip"` returns: `vectors` (kept, dim) of the inputs `kept`, and the others' errors by index."""
+
+    vectors: Tensor
+    kept: list[int]
+    errors: dict[int, InputError]
+
+
+class EmbeddingModel(ABC):
+    """A network with the processors of its modalities.
+
+    Every `encode_*` method takes one input or a list of them and returns float32 unit-length rows (n, dim) on the
+    CPU. Inputs of different lengths are batched together by length; padding never changes a result.
+    """
+
+    encoder: Any
+    """The network: a module with `embed(name, inputs)`, from a collated batch to unit-length rows (batch, dim)."""
+
+    processors: dict[str, Processor]
+
+    @property
+    @abstractmethod
+    def config(self) -> Any:
+        """Shape and name of the model."""
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Length of an embedding."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    def tokens(self, name: str, example: Example) -> int:
+        """Tokens that an example takes in the network: the unit that batches are bounded by."""
+        return self.processors[name].length(example) + 1
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities that this model can encode."""
+        return tuple(self.processors)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies the vector space: equal for equal weights and preprocessing, on every device.
+
+        float32 and bfloat16 count as equal; float16 too, unless the weights are stored in more than its precision.
+        """
+        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
+        for name, parameter in sorted(self.encoder.named_parameters()):
+            flat = parameter.detach().flatten()
+            sample = flat[:: max(1, flat.numel() // 64)].cpu().to(torch.bfloat16)
+            digest.update(name.encode() + sample.view(torch.int16).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Moves the weights in place and returns the model."""
+        self.encoder.to(device=device, dtype=dtype)
+        return self
+
+    def encode_text(self, texts: str | Iterable[str], **options: Any) -> Any:
+        """Texts -> (n, dim). Options as in `encode_modality`."""
+        return self.encode_modality("text", list(texts) if isinstance(texts, tuple) else texts, **options)
+
+    def encode_image(self, images: Any, **options: Any) -> Any:
+        """Pictures (path, bytes, file, file:// URL, PIL, array, tensor) -> (n, dim); see `encode_modality`."""
+        return self.encode_modality("image", images, **options)
+
+    def encode_audio(self, sounds: Any, **options: Any) -> Any:
+        """Sounds (path, bytes, file, file:// URL, (waveform, rate), array at 16 kHz) -> (n, dim).
+
+        A clip over the model's limit (15 s as published) is covered by windows of that length, whose embeddings are
+        averaged. Options as in `encode_modality`.
+        """
+        return self.encode_modality("audio", sounds, **options)
+
+    def encode_modality(
+        self,
+        name: str,
+        inputs: Any,
+        *,
+        batch_size: int | None = None,
+        progress: bool | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        whole: bool = True,
+    ) -> Any:
+        """Embeds inputs of any modality of this model: a list is many inputs, anything else is one.
+
+        Returns a Tensor (n, dim), or with `on_error="skip"` an `EmbeddingResult`. With "raise" the first input
+        that cannot be used raises `InputError`. `progress` defaults to showing a bar for long lists on terminals.
+        Of an input over the model's limit, `whole=False` takes the beginning alone, as published evaluations do.
+        """
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+        processor = self._processor(name)
+        # An open file is an iterator of its lines too, but it is one input.
+        several = isinstance(inputs, list | Iterator) and not hasattr(inputs, "read")
+        sources = list(inputs) if several else [inputs]
+        vectors = torch.zeros(len(sources), self.dim)
+        errors: dict[int, InputError] = {}
+        for start in _track(range(0, len(sources), CHUNK), len(sources), name, progress):
+            chunk = sources[start : start + CHUNK]
+            views: list[Example] = []
+            owners: list[int] = []
+            for offset, result in enumerate(_decode(processor, chunk, whole)):
+                if isinstance(result, InputError):
+                    if on_error == "raise":
+                        raise result
+                    errors[start + offset] = result
+                else:
+                    views += result
+                    owners += [start + offset] * len(result)
+            if views:
+                vectors.index_add_(0, torch.tensor(owners), self._embed_views(name, views, batch_size))
+        kept = [i for i in range(len(sources)) if i not in errors]
+        vectors = F.normalize(vectors[kept], dim=1)
+        return vectors if on_error == "raise" else EmbeddingResult(vectors, kept, errors)
+
+    def encode(self, *, weights: Mapping[str, float] | None = None, **inputs: Any) -> Tensor:
+        """One query (1, dim) from any mix of inputs by modality: `encode(image="dog.jpeg", text="swimming")`.
+
+        The unit-length embeddings are averaged with `weights` per modality (default 1) and normalised, the rule of
+        the official demo. A list gives several inputs of one modality. `ValueError` for an empty list, a weight
+        without input, or parts that cancel out.
+        """
+        if not inputs:
+            raise ValueError(f"nothing to encode; give at least one of {', '.join(self.modalities)}")
+        weights = weights or {}
+        for name in weights:
+            if name not in inputs:
+                raise ValueError(f"a weight for {name!r}, of which there is no input")
+        mix = torch.zeros(1, self.dim)
+        for name, sources in inputs.items():
+            rows = self.encode_modality(name, sources)
+            if not len(rows):
+                raise ValueError(f"nothing to encode: the list for {name!r} is empty")
+            mix += weights.get(name, 1.0) * rows.mean(dim=0, keepdim=True)
+        if mix.norm() < 1e-6:
+            raise ValueError("the weighted inputs cancel out; no direction is left to search in")
+        return F.normalize(mix, dim=1)
+
+    @staticmethod
+    def similarity(first: Tensor, second: Tensor) -> Tensor:
+        """Cosine similarities (n, m) of two sets of embeddings."""
+        return F.normalize(first.float(), dim=-1) @ F.normalize(second.float(), dim=-1).t()
+
+    @torch.inference_mode()
+    def _embed_views(self, name: str, views: list[Example], batch_size: int | None) -> Tensor:
+        processor = self.processors[name]
+        vectors = torch.empty(len(views), self.dim)
+        lengths = [self.tokens(name, v) for v in views]
+        budget = TOKENS_PER_BATCH.get(self.device.type, TOKENS_PER_BATCH["cpu"])
+        for batch in batch_by_length(lengths, budget, batch_size):
+            inputs = self._move(processor.collate([views[i] for i in batch]))
+            vectors[batch] = self.encoder.embed(name, inputs).float().cpu()
+        return vectors
+
+    def _move(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {key: value.to(self.device) for key, value in batch.items()}
+
+    def _processor(self, name: str) -> Processor:
+        if name not in self.processors:
+            raise ValueError(
+                f"model {self.config.name!r} has no modality {name!r}; it has {', '.join(self.modalities)}"
+            )
+        return self.processors[name]
+
+
+def _decode(processor: Processor, sources: Sequence[Any], whole: bool) -> Iterable[list[Example] | InputError]:
+    """Views of each source, or its error, decoded in parallel."""
+
+    def views(source: Any) -> list[Example] | InputError:
+        try:
+            return processor.views(source) if whole else [processor(source)]
+        except InputError as error:
+            return error
+
+    if len(sources) < 4:
+        return map(views, sources)
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(views, sources))
+
+
+def _track(steps: range, count: int, name: str, progress: bool | None) -> Iterable[int]:
+    if progress is None:
+        progress = count > CHUNK and sys.stderr.isatty()
+    if not progress:
+        return steps
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(steps, description=f"encoding {count} x {name}", console=Console(stderr=True))

@@ -1,0 +1,59 @@
+"""`from_pretrained` for every family of models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from one_peace.checkpoints.families import family_of
+from one_peace.checkpoints.registry import resolve
+
+
+def from_pretrained(
+    name_or_path: str | os.PathLike[str],
+    model_type: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype = "float32",
+    download_root: str | os.PathLike[str] | None = None,
+    *,
+    modalities: Sequence[str] | None = None,
+    image_size: int | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+) -> Any:
+    """A model ready to use, from a built-in name, an official name, a hub id, a folder of ours or a published file.
+
+    What the file holds decides the family: `OnePeace` for embeddings, `Ofa` for words and boxes, MiCo. `modalities`
+    loads some of them only, where a model has several. `image_size` (pixels) is that of the model's square input.
+    For published checkpoints `tokenizer` is a tokenizer.json or a folder with one or with the published files of a
+    vocabulary; by default it is looked for beside the file and in $ONE_PEACE_VOCAB. `model_type` and `download_root`
+    are those of the published function of ONE-PEACE.
+
+    Raises:
+        ValueError: no such name, or an option that the family does not have.
+        FileNotFoundError: no such path.
+        CheckpointError: a file that is damaged, unsafe or does not fit; every tensor that does not is named.
+        DownloadError: the weights have to be fetched and cannot be.
+    """
+    path = resolve(name_or_path, download_root=None if download_root is None else Path(download_root))
+    family = family_of(path)
+    if family == "one_peace":
+        from one_peace.models.one_peace import loading as one_peace
+
+        return one_peace.from_pretrained(
+            path, model_type, device, dtype, modalities=modalities, image_size=image_size, tokenizer=tokenizer
+        )
+    if model_type is not None:
+        raise ValueError(f"model_type is an option of ONE-PEACE models; {path} is of the family {family}")
+    if family == "ofa":
+        from one_peace.models.ofa import loading as ofa
+
+        if modalities is not None:
+            raise ValueError(f"{path}: an OFA model has no modalities to choose from")
+        return ofa.from_pretrained(path, device, dtype, image_size=image_size, tokenizer=tokenizer)
+    from one_peace.models.mico import loading as mico
+
+    return mico.from_pretrained(path, device, dtype, modalities=modalities, image_size=image_size, tokenizer=tokenizer)

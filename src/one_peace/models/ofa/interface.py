@@ -1,0 +1,348 @@
+"""The class that users hold: pictures and words in, words and boxes out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from PIL import Image
+
+from one_peace.errors import InputError
+from one_peace.generation.beam import beam_search
+from one_peace.generation.candidates import score_candidates
+from one_peace.generation.constraints import Constraint, TokenRange
+from one_peace.generation.sampling import sample
+from one_peace.generation.settings import GenerationSettings
+from one_peace.modalities.tokenization import BOS_ID, EOS_ID, PAD_ID
+from one_peace.models.ofa import prompts
+from one_peace.models.ofa.config import OfaConfig
+from one_peace.models.ofa.encoder import Encoded
+from one_peace.models.ofa.model import OfaModel
+from one_peace.models.ofa.processor import OfaProcessor, Request
+from one_peace.models.one_peace.batching import batch_by_length
+from one_peace.models.vqgan.model import Vqgan, picture_of
+
+CHUNK = 64  # requests decoded at a time: bounds memory on long lists
+POSITIONS_PER_BATCH = {"cpu": 4096, "cuda": 32768}
+OnError = Literal["raise", "skip"]
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels of the picture, from its top left corner."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+@dataclass(frozen=True)
+class Results:
+    """What `on_error="skip"` returns: `values` of the inputs `kept`, and the others' errors by index."""
+
+    values: list[Any]
+    kept: list[int]
+    errors: dict[int, InputError]
+
+
+class Ofa:
+    """An OFA model with its processor.
+
+    Every method takes one input or a list of them, and gives one result or a list in the same order. Of two arguments
+    either may be a single one that goes with all of the other. Inputs are batched by length; padding changes a result
+    by rounding only. With `on_error="raise"` the first input that cannot be used raises `InputError`; with "skip" the
+    result is a `Results`.
+    """
+
+    def __init__(self, model: OfaModel, processor: OfaProcessor, coder: Vqgan | None = None) -> None:
+        """`coder` turns image codes into pictures; only `draw` needs it."""
+        self.model = model.eval().requires_grad_(False)
+        self.processor = processor
+        self.coder = coder
+
+    @property
+    def config(self) -> OfaConfig:
+        """Shape and name of the model."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the weights."""
+        return self.model.tokens.weight.dtype
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Ofa:
+        """Moves the weights in place and returns the model."""
+        self.model.to(device=device, dtype=dtype)
+        return self
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes the model to a folder that `from_pretrained` reads, in the dtype that it has; returns the folder."""
+        from one_peace.models.ofa.loading import save_pretrained
+
+        return save_pretrained(self, folder)
+
+    def caption(
+        self,
+        images: Any,
+        *,
+        beams: int = 5,
+        max_tokens: int = 16,
+        batch_size: int | None = None,
+        on_error: OnError = "raise",
+    ) -> Any:
+        """What pictures show, in words: the published settings for captions."""
+        settings = _settings(beams, max_tokens, no_repeat_ngram=3)
+        return self.generate(prompts.DESCRIBE, images, settings, batch_size=batch_size, on_error=on_error)
+
+    def answer(
+        self,
+        images: Any,
+        questions: str | list[str],
+        answers: Sequence[str] | None = None,
+        *,
+        beams: int = 5,
+        max_tokens: int = 16,
+        batch_size: int | None = None,
+        on_error: OnError = "raise",
+    ) -> Any:
+        """Answers to questions about pictures, in the model's own words or the likeliest of `answers`."""
+        asked = prompts.ask(questions) if isinstance(questions, str) else [prompts.ask(q) for q in _texts(questions)]
+        if answers is not None:
+            return self.choose(asked, images, answers, batch_size=batch_size, on_error=on_error)
+        settings = _settings(beams, max_tokens, length_penalty=0.0)
+        return self.generate(asked, images, settings, batch_size=batch_size, on_error=on_error)
+
+    def locate(
+        self,
+        images: Any,
+        phrases: str | list[str],
+        *,
+        beams: int = 5,
+        batch_size: int | None = None,
+        on_error: OnError = "raise",
+    ) -> Any:
+        """Where in pictures phrases are: a `Box` in pixels of each."""
+        asked = prompts.locate(phrases) if isinstance(phrases, str) else [prompts.locate(p) for p in _texts(phrases)]
+        first = self.processor.vocabulary.first_bin
+        bins = TokenRange(first, first + self.config.bins, specials_at_end=True)
+
+        def work(requests: list[Request]) -> list[Box]:
+            found = self._search(requests, _settings(beams, 4, min_tokens=4), bins)
+            return [
+                Box(*self.processor.box(tokens[:4], request.picture_size))
+                for tokens, request in zip(found, requests, strict=True)
+            ]
+
+        return self._run(asked, images, work, batch_size, on_error)
+
+    def classify(
+        self, images: Any, labels: Sequence[str], *, batch_size: int | None = None, on_error: OnError = "raise"
+    ) -> Any:
+        """The likeliest of `labels` for pictures, as the published image classification asks."""
+        return self.choose(prompts.DESCRIBE, images, labels, batch_size=batch_size, on_error=on_error)
+
+    def draw(
+        self,
+        texts: str | list[str],
+        *,
+        samples: int = 4,
+        top_k: int = 256,
+        temperature: float = 1.0,
+        seed: int = 0,
+        batch_size: int | None = None,
+        on_error: OnError = "raise",
+    ) -> Any:
+        """Pictures of what texts say: `samples` of each, a list of RGB images by descending probability.
+
+        Raises:
+            ValueError: the model has no `coder`, or one with other codes.
+        """
+        coder = self.coder
+        if coder is None:
+            raise ValueError("drawing needs a model of image codes: set `coder` to the VQGAN that the codes are of")
+        if coder.config.codes != self.config.codes:
+            raise ValueError(f"the coder has {coder.config.codes} codes, this model {self.config.codes}")
+        first, side = self.processor.vocabulary.first_code, self.config.code_grid
+        asked = prompts.draw(texts) if isinstance(texts, str) else [prompts.draw(t) for t in _texts(texts)]
+        settings = _settings(samples, side**2, min_tokens=side**2, temperature=temperature)
+        codes = TokenRange(first, first + self.config.codes, specials_at_end=True)
+        generator = torch.Generator(self.device).manual_seed(seed)
+
+        def work(requests: list[Request]) -> list[list[Image.Image]]:
+            start = torch.full((len(requests), 1), BOS_ID, device=self.device)
+            decoder = self.model.start(self._encode(requests), codes=True)
+            drawn = sample(decoder, start, settings, generator, top_k=top_k, constraint=codes)
+            return [[self._picture(one.tokens[: side**2], coder) for one in group] for group in drawn]
+
+        return self._run(asked, None, work, batch_size, on_error)
+
+    def _picture(self, tokens: Sequence[int], coder: Vqgan) -> Image.Image:
+        side = self.config.code_grid
+        codes = torch.tensor(tokens).view(1, side, side) - self.processor.vocabulary.first_code
+        return picture_of(coder.decode(codes.to(next(coder.parameters()).device))[0])
+
+    def generate(
+        self,
+        texts: str | list[str],
+        images: Any = None,
+        settings: GenerationSettings | None = None,
+        *,
+        constraint: Constraint | None = None,
+        batch_size: int | None = None,
+        on_error: OnError = "raise",
+    ) -> Any:
+        """What the model writes after any prompts, with pictures or without; a prompt begins with a blank."""
+        settings = settings or _settings(5, 16)
+
+        def work(requests: list[Request]) -> list[str]:
+            found = self._search(requests, settings, constraint)
+            return [self.processor.vocabulary.decode(tokens).strip() for tokens in found]
+
+        return self._run(texts, images, work, batch_size, on_error)
+
+    def choose(
+        self,
+        texts: str | list[str],
+        images: Any,
+        candidates: Sequence[str],
+        *,
+        batch_size: int | None = None,
+        on_error: OnError = "raise",
+    ) -> Any:
+        """The likeliest of `candidates` after any prompts (the published all-candidate inference)."""
+        if isinstance(candidates, str) or not candidates:
+            raise ValueError("candidates must be a list of at least one text")
+        ids = [self.processor.vocabulary.encode(f" {candidate}") for candidate in candidates]
+
+        def work(requests: list[Request]) -> list[str]:
+            encoded = self._encode(requests)
+            scores = score_candidates(
+                lambda: self.model.start(encoded),
+                [self._start(request) for request in requests],
+                ids,
+                end=EOS_ID,
+                device=self.device,
+            )
+            return [candidates[best] for best in scores.argmax(dim=1).tolist()]
+
+        return self._run(texts, images, work, batch_size, on_error)
+
+    @torch.inference_mode()
+    def encode(self, texts: str | list[str], images: Any = None) -> Encoded:
+        """What the decoder would read of prompts, with pictures or without, as one batch."""
+        given, sources = _paired(texts, images)[:2]
+        return self._encode([self.processor(text, source) for text, source in zip(given, sources, strict=True)])
+
+    def _encode(self, requests: Sequence[Request]) -> Encoded:
+        batch = {key: value.to(self.device) for key, value in self.processor.collate(requests).items()}
+        if "pixels" in batch:
+            batch["pixels"] = batch["pixels"].to(self.dtype)
+        return self.model.encode(**batch)
+
+    def _start(self, request: Request) -> list[int]:
+        """What the decoder is given before it writes: the start token, and the prompt where the model learned so."""
+        tokens: list[int] = request.tokens.tolist()
+        return {"none": [BOS_ID], "src": tokens, "prev_output": tokens[:-1]}[self.config.prompt]
+
+    def _search(
+        self, requests: list[Request], settings: GenerationSettings, constraint: Constraint | None
+    ) -> list[list[int]]:
+        """The best sequence of each request, without its end token."""
+        starts = [self._start(request) for request in requests]
+        found: list[list[int]] = [[] for _ in requests]
+        for length in sorted({len(start) for start in starts}):  # rows of one search have equally long beginnings
+            rows = [index for index, start in enumerate(starts) if len(start) == length]
+            decoder = self.model.start(self._encode([requests[index] for index in rows]))
+            start = torch.tensor([starts[index] for index in rows], device=self.device)
+            for index, hypotheses in zip(
+                rows, beam_search(decoder, start, settings, constraint=constraint), strict=True
+            ):
+                tokens = hypotheses[0].tokens if hypotheses else []
+                found[index] = tokens[:-1] if tokens and tokens[-1] == EOS_ID else tokens
+        return found
+
+    def _run(
+        self,
+        texts: str | list[str],
+        images: Any,
+        work: Callable[[list[Request]], list[Any]],
+        batch_size: int | None,
+        on_error: OnError,
+    ) -> Any:
+        """Decodes inputs, batches them by length, and puts results in order."""
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+        given, sources, single = _paired(texts, images)
+        values: dict[int, Any] = {}
+        errors: dict[int, InputError] = {}
+        budget = POSITIONS_PER_BATCH.get(self.device.type, POSITIONS_PER_BATCH["cpu"])
+        for start in range(0, len(given), CHUNK):
+            requests: list[Request] = []
+            owners: list[int] = []
+            decoded = self._decode(given[start : start + CHUNK], sources[start : start + CHUNK])
+            for index, result in enumerate(decoded, start):
+                if isinstance(result, InputError):
+                    if on_error == "raise":
+                        raise result
+                    errors[index] = result
+                else:
+                    requests.append(result)
+                    owners.append(index)
+            lengths = [self.processor.length(request) for request in requests]
+            for batch in batch_by_length(lengths, budget, batch_size):
+                with torch.inference_mode():
+                    results = work([requests[i] for i in batch])
+                values |= {owners[i]: result for i, result in zip(batch, results, strict=True)}
+        kept = sorted(values)
+        if on_error == "skip":
+            return Results([values[index] for index in kept], kept, errors)
+        return values[0] if single else [values[index] for index in kept]
+
+    def _decode(self, texts: Sequence[str], sources: Sequence[Any]) -> Iterable[Request | InputError]:
+        def request(text: str, source: Any) -> Request | InputError:
+            try:
+                return self.processor(text, source)
+            except InputError as error:
+                return error
+
+        if len(texts) < 4:
+            return map(request, texts, sources)
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(request, texts, sources))
+
+
+def _settings(beams: int, max_tokens: int, **others: Any) -> GenerationSettings:
+    return GenerationSettings(end=EOS_ID, pad=PAD_ID, max_tokens=max_tokens, beams=beams, **others)
+
+
+def _texts(texts: Any) -> list[str]:
+    for text in texts:
+        if not isinstance(text, str):
+            raise InputError(repr(text)[:60], f"expected a text (str), got {type(text).__name__}")
+    return list(texts)
+
+
+def _paired(texts: str | list[str], images: Any) -> tuple[list[str], list[Any], bool]:
+    """Texts and pictures side by side, a single one repeated; and whether both were single."""
+    # An open file is an iterator of its lines too, but it is one input.
+    several_images = isinstance(images, list | Iterator) and not hasattr(images, "read")
+    several_texts = not isinstance(texts, str)
+    given = [texts] if isinstance(texts, str) else _texts(texts)
+    sources = list(images) if several_images else [images]
+    if several_texts and several_images and len(given) != len(sources):
+        raise ValueError(f"{len(sources)} pictures for {len(given)} texts; give as many, or a single one for all")
+    if several_texts and not several_images:
+        sources *= len(given)
+    elif several_images and not several_texts:
+        given *= len(sources)
+    return given, sources, not several_texts and not several_images

@@ -1,0 +1,110 @@
+"""Pictures and texts as OFA reads them, one at a time and in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from one_peace.errors import InputError
+from one_peace.modalities.pictures import decode_picture, pixels_of
+from one_peace.modalities.tokenization import PAD_ID
+from one_peace.models.ofa.config import OfaConfig
+from one_peace.models.ofa.trunk import STRIDE
+from one_peace.models.ofa.vocabulary import OfaVocabulary
+
+NO_VOCABULARY = (
+    "this model was loaded without a vocabulary; pass from_pretrained(..., tokenizer=FOLDER), FOLDER holding "
+    "tokenizer.json, or encoder.json, vocab.bpe and dict.txt, or vocab.json and merges.txt"
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One input: tokens (length,) int64 with start and end, a picture (3, size, size) float32 or None, and the size of
+    the original picture in pixels, (width, height)."""
+
+    tokens: Tensor
+    pixels: Tensor | None = None
+    picture_size: tuple[int, int] = (0, 0)
+
+
+class OfaProcessor:
+    """Raw inputs to tensors and back. Picklable, no model inside."""
+
+    def __init__(self, config: OfaConfig, vocabulary: OfaVocabulary | None) -> None:
+        self.config = config
+        self._vocabulary = vocabulary
+
+    @property
+    def vocabulary(self) -> OfaVocabulary:
+        """The model's vocabulary. `InputError` for a model that was loaded without one."""
+        if self._vocabulary is None:
+            raise InputError("text", NO_VOCABULARY)
+        return self._vocabulary
+
+    def __call__(self, text: str, picture: Any = None) -> Request:
+        """A prompt, with a picture in any form that `decode_picture` reads. `InputError` names what cannot be used."""
+        tokens = self.vocabulary.source(self.vocabulary.encode(text))
+        longest = self.config.text_positions - 2
+        if len(tokens) > longest:
+            raise InputError(
+                repr(text[:60]), f"has {len(tokens)} tokens, start and end included; {longest} can be read"
+            )
+        if picture is None:
+            return Request(tokens)
+        image = decode_picture(picture)
+        return Request(tokens, self.picture_tensor(image), image.size)
+
+    def picture_tensor(self, image: Image.Image) -> Tensor:
+        """An RGB picture stretched to the model's square and normalised, (3, size, size) float32."""
+        size = self.config.image_size
+        pixels = pixels_of(image.resize((size, size), Image.Resampling.BICUBIC)).to(torch.float32).div_(255)
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.config.image_mean, self.config.image_std))
+        return pixels.sub_(mean).div_(std).contiguous()
+
+    def length(self, request: Request) -> int:
+        """Number of positions that the encoder gives it."""
+        cells = 0 if request.pixels is None else request.pixels[0].numel() // STRIDE**2
+        return len(request.tokens) + cells
+
+    def collate(self, requests: Sequence[Request]) -> dict[str, Tensor]:
+        """Arguments of `OfaModel.encode` for a batch: tokens padded on the right; requests without a picture get a
+        grey one that is masked."""
+        tokens = nn.utils.rnn.pad_sequence([r.tokens for r in requests], batch_first=True, padding_value=PAD_ID)
+        pictured = torch.tensor([r.pixels is not None for r in requests])
+        if not pictured.any():
+            return {"tokens": tokens}
+        blank = next(torch.zeros_like(r.pixels) for r in requests if r.pixels is not None)
+        pixels = torch.stack([blank if r.pixels is None else r.pixels for r in requests])
+        return {"tokens": tokens, "pixels": pixels} | ({} if pictured.all() else {"pictured": pictured})
+
+    def box(self, ids: Sequence[int], picture_size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Four ids of bins -> x0, y0, x1, y1 in pixels of the original picture (width, height), inside it.
+
+        Raises:
+            ValueError: not four ids.
+        """
+        if len(ids) != 4:
+            raise ValueError(f"a box is four coordinates, got {len(ids)}")
+        corners = self.vocabulary.ids_to_boxes(torch.tensor([int(i) for i in ids])).tolist()
+        limits = (*picture_size, *picture_size)
+        size = self.config.image_size
+        x0, y0, x1, y1 = (min(max(c * limit / size, 0.0), limit) for c, limit in zip(corners, limits, strict=True))
+        return x0, y0, x1, y1
+
+    def box_ids(self, box: Sequence[float], picture_size: tuple[int, int]) -> list[int]:
+        """x0, y0, x1, y1 in pixels of the original picture -> four ids of bins: the inverse, for training."""
+        ratios = torch.tensor([self.config.image_size / side for side in picture_size] * 2, dtype=torch.float32)
+        ids: list[int] = self.vocabulary.boxes_to_ids(torch.tensor(list(box), dtype=torch.float32) * ratios).tolist()
+        return ids
+
+    def save(self, folder: Path) -> None:
+        """Writes tokenizer.json beside saved weights."""
+        if self._vocabulary is not None:
+            self._vocabulary.tokenizer.save(folder / "tokenizer.json")

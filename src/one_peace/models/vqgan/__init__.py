@@ -1,0 +1,1 @@
+"""Pictures as sequences of codes and back."""

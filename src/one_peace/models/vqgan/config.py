@@ -1,0 +1,52 @@
+"""The shape of a VQGAN."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+GROUPS = 32  # of every norm
+
+
+@dataclass(frozen=True)
+class VqganConfig:
+    """A coder of pictures.
+
+    codes: entries of the codebook. code_width: width of an entry. width: channels at full resolution; at level i of
+    halved resolutions they are `width * multipliers[i]`. blocks: residual blocks per level. attention: levels with
+    attention. One code stands for a square of `patch` pixels.
+    """
+
+    codes: int = 8192
+    code_width: int = 256
+    width: int = 128
+    multipliers: tuple[int, ...] = (1, 1, 2, 4)
+    blocks: int = 2
+    attention: tuple[int, ...] = (3,)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))
+        object.__setattr__(self, "attention", tuple(self.attention))
+        if not self.multipliers or min(self.codes, self.code_width, self.width, self.blocks, *self.multipliers) < 1:
+            raise ValueError(f"all sizes of a VQGAN must be at least 1, and there must be a level: {self}")
+        if self.width % GROUPS:
+            raise ValueError(f"width must be a multiple of {GROUPS} (the norms' groups), got {self.width}")
+        if any(not 0 <= level < len(self.multipliers) for level in self.attention):
+            raise ValueError(f"attention names levels 0 to {len(self.multipliers) - 1}, got {self.attention}")
+
+    @property
+    def patch(self) -> int:
+        """Pixels along a side that one code stands for."""
+        return 2 ** (len(self.multipliers) - 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> VqganConfig:
+        """Inverse of `to_dict`. `ValueError` for an unknown key."""
+        unknown = sorted(set(values) - set(cls.__dataclass_fields__))
+        if unknown:
+            raise ValueError(f"unknown key {unknown[0]!r}; known: {', '.join(cls.__dataclass_fields__)}")
+        return cls(**values)

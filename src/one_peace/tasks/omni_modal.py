@@ -1,0 +1,249 @@
+"""What MiCo learns: texts against tuples of other modalities, by contrast, matching, and words to be predicted.
+
+A task is an objective with the tuples it is computed for. The published code writes them as
+`ret%tv%ta%tva_cap%tv%ta%tva`: objectives joined by `_`, tuples by `%`, a letter for each member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar, get_args
+
+import torch
+from torch import Tensor
+
+from one_peace.models.mico.config import SUBTITLE, branch_of
+from one_peace.models.mico.model import ORDER, TEXT, MiCoModel
+from one_peace.models.mico.text import PAD_ID, Memory
+from one_peace.objectives.contrast import cross_modal_contrast
+from one_peace.objectives.masked_words import IGNORED, answer_mask, causal_mask, word_loss
+from one_peace.objectives.matching import draw_negatives, matching_loss, negative_weights
+
+_T = TypeVar("_T")
+
+Objective = Literal["retrieval", "captioning", "answering"]
+
+_OBJECTIVES: dict[str, Objective] = {"ret": "retrieval", "cap": "captioning", "qa": "answering"}
+_LETTERS = {"v": "vision", "a": "audio", SUBTITLE[0]: SUBTITLE, "d": "depth", "i": "vision"}
+SMOOTHING = 0.1  # of the contrast, over all candidates
+
+Parts = tuple[str, ...]
+"""What texts are compared with jointly: branches and subtitles, in the model's order."""
+
+
+@dataclass(frozen=True)
+class OmniTask:
+    """An objective and its tuples. Its loss is the mean over them.
+
+    retrieval: contrast and matching. captioning: a caption's hidden words. answering: an answer's, after its question.
+    """
+
+    objective: Objective
+    tuples: tuple[Parts, ...]
+
+    def __post_init__(self) -> None:
+        if self.objective not in get_args(Objective):
+            raise ValueError(f"objective must be one of {', '.join(get_args(Objective))}, got {self.objective!r}")
+        ordered = tuple(tuple(name for name in ORDER if name in parts) for parts in self.tuples)
+        if not self.tuples or any(sorted(a) != sorted(b) or not a for a, b in zip(ordered, self.tuples, strict=True)):
+            raise ValueError(f"tuples must be of {', '.join(ORDER)}, each once, got {self.tuples}")
+        object.__setattr__(self, "tuples", ordered)
+
+
+def parse_tasks(text: str) -> tuple[OmniTask, ...]:
+    """Tasks as the published code writes them. ValueError says what is not understood."""
+    tasks = []
+    for entry in text.split("_"):
+        name, *tuples = entry.split("%")
+        if name not in _OBJECTIVES:
+            raise ValueError(f"task {text!r}: unknown objective {name!r}; known: {', '.join(_OBJECTIVES)}")
+        for letters in tuples:
+            known = letters[:1] == "t" and all(letter in _LETTERS for letter in letters[1:])
+            if not known or len(set(letters)) != len(letters) or len(letters) < 2 or {"i", "v"} <= set(letters):
+                raise ValueError(f"task {text!r}: {letters!r} is not t followed by some of v (or i), a, s, d")
+        tasks.append(OmniTask(_OBJECTIVES[name], tuple(tuple(_LETTERS[x] for x in t[1:]) for t in tuples)))
+    return tuple(tasks)
+
+
+def format_tasks(tasks: Iterable[OmniTask]) -> str:
+    """Inverse of `parse_tasks`."""
+    names = {objective: name for name, objective in _OBJECTIVES.items()}
+    letters = {part: letter for letter, part in reversed(_LETTERS.items())}
+
+    def written(parts: Parts) -> str:
+        # the published code calls a picture with its depth map `id`, any other vision `v`
+        return "tid" if parts == ("vision", "depth") else "t" + "".join(letters[part] for part in parts)
+
+    return "_".join("%".join([names[task.objective], *map(written, task.tuples)]) for task in tasks)
+
+
+@dataclass
+class HiddenWords:
+    """A text with words hidden, and what they were: both (batch, length) int64, as `hide_words` gives them."""
+
+    tokens: Tensor
+    labels: Tensor
+
+
+@dataclass
+class OmniBatch:
+    """Collated inputs. Rows of all parts belong together.
+
+    inputs: by modality, as `MiCoModel.encode` takes them. captions: token ids (batch, length), padded with 0; one
+    under `caption`, or where a clip has a caption of its picture, one of its sound and one of both, those under
+    `vision`, `audio` and `joint`. hidden_captions: of the same names. subtitles, questions: token ids. hidden_answers:
+    answers with words hidden. Processes that share their negatives pad texts to one length.
+    """
+
+    inputs: Mapping[str, Mapping[str, Tensor]]
+    captions: Mapping[str, Tensor]
+    hidden_captions: Mapping[str, HiddenWords] = field(default_factory=dict)
+    subtitles: Tensor | None = None
+    questions: Tensor | None = None
+    hidden_answers: HiddenWords | None = None
+
+    def caption_of(self, parts: Parts) -> str:
+        """The name of the caption that a tuple is compared with."""
+        if "caption" in self.captions:
+            return "caption"
+        return parts[0] if parts in (("vision",), ("audio",)) else "joint"
+
+
+Gather = Callable[[Tensor], Tensor]
+"""The rows of all processes (global, ...) for this one's (batch, ...), with gradient."""
+
+Draw = Callable[[Tensor], Tensor]
+"""Weights (rows, candidates) -> one candidate for each row, (rows,) int64."""
+
+
+def omni_losses(
+    model: MiCoModel,
+    batch: OmniBatch,
+    tasks: Sequence[OmniTask],
+    draw: Draw = draw_negatives,
+    gather: Gather = lambda rows: rows,
+    offset: int = 0,
+) -> dict[str, Tensor]:
+    """Losses (scalars) by name, `contrast`, `matching` (weighted), `captioning`, `answering`, and their sum, `total`.
+
+    Everything is encoded once, whatever number of tuples it is part of.
+
+    Args:
+        draw: of negatives; called for the memories first, then for the texts, tuple by tuple.
+        gather: of distributed training, where this process's rows begin at `offset`.
+    """
+    encoded = _Encoded(model, batch, {part for task in tasks for parts in task.tuples for part in parts})
+    losses: dict[str, list[Tensor]] = {}
+    for task in tasks:
+        for parts in task.tuples:
+            if task.objective == "retrieval":
+                contrast, matching = _retrieval(model, encoded, parts, draw, gather, offset)
+                losses.setdefault("contrast", []).append(contrast)
+                losses.setdefault("matching", []).append(model.config.matching_weight * matching)
+            elif task.objective == "captioning":
+                name = batch.caption_of(parts)
+                hidden = _given(batch.hidden_captions.get(name), f"hidden_captions[{name!r}]")
+                seen = causal_mask((batch.captions[name] != PAD_ID).long())
+                losses.setdefault("captioning", []).append(_words(model, hidden, seen, encoded.memory(parts)))
+            else:
+                losses.setdefault("answering", []).append(_answering(model, batch, encoded.memory(parts)))
+    terms = {name: torch.stack(values).mean() for name, values in losses.items()}
+    return terms | {"total": torch.stack(list(terms.values())).sum()}
+
+
+class _Encoded:
+    """Features of a batch, and what is made of them when it is first asked for."""
+
+    def __init__(self, model: MiCoModel, batch: OmniBatch, parts: set[str]) -> None:
+        self.model, self.batch = model, batch
+        self.features: dict[str, Tensor] = {}
+        self.pooled: dict[str, Tensor] = {}
+        self._memories: dict[Parts, tuple[Tensor, Memory]] = {}
+        self._texts: dict[str, Tensor] = {}
+        for modality, inputs in batch.inputs.items():
+            branch = branch_of(modality)
+            if branch in self.features:
+                raise ValueError(f"two modalities of the branch {branch!r} in one batch: {', '.join(batch.inputs)}")
+            if branch in parts:
+                self.features[branch] = model.encode(modality, inputs)
+                self.pooled[branch] = model.pool(branch, self.features[branch])
+        if SUBTITLE in parts:
+            tokens = _given(batch.subtitles, "subtitles")
+            self.features[SUBTITLE] = model.text(tokens, tokens != PAD_ID)
+            self.pooled[SUBTITLE] = self.features[SUBTITLE][:, 0]
+        if absent := parts - self.features.keys():
+            raise ValueError(f"the batch has nothing for {', '.join(sorted(absent))}")
+
+    def vector(self, parts: Parts) -> Tensor:
+        return self.model.project(parts, self.pooled)
+
+    def text_vector(self, caption: str) -> Tensor:
+        if caption not in self._texts:
+            self._texts[caption] = self.model.embed(TEXT, {"tokens": self.batch.captions[caption]})
+        return self._texts[caption]
+
+    def memory(self, parts: Parts) -> Memory:
+        return self._remembered(parts)[1]
+
+    def raw_memory(self, parts: Parts) -> Tensor:
+        return self._remembered(parts)[0]
+
+    def _remembered(self, parts: Parts) -> tuple[Tensor, Memory]:
+        if parts not in self._memories:
+            raw = self.model.remember({part: self.features[part] for part in parts})
+            self._memories[parts] = raw, self.model.text.project_memory(raw)
+        return self._memories[parts]
+
+
+def _retrieval(
+    model: MiCoModel, encoded: _Encoded, parts: Parts, draw: Draw, gather: Gather, offset: int
+) -> tuple[Tensor, Tensor]:
+    """Contrast and matching of one tuple."""
+    caption = encoded.batch.caption_of(parts)
+    tokens = encoded.batch.captions[caption]
+    texts, conditions = encoded.text_vector(caption), encoded.vector(parts)
+    all_texts, all_conditions = gather(texts.detach()), gather(conditions.detach())
+    # our smoothing leaves out the target's own share, the published one does not
+    smoothing = SMOOTHING * (1 - 1 / len(all_texts))
+    scale = 1 / model.temperature
+    contrast = cross_modal_contrast(conditions, texts, scale, smoothing, all_conditions, all_texts, offset).loss
+    with torch.no_grad():
+        for_texts = negative_weights(scale * texts @ all_conditions.t(), offset)
+        for_conditions = negative_weights(scale * conditions @ all_texts.t(), offset)
+    wrong_conditions, wrong_texts = draw(for_texts), draw(for_conditions)
+    memory, own = encoded.memory(parts), torch.arange(len(tokens), device=tokens.device)
+    all_tokens = gather(tokens)
+    if len(all_tokens) > len(tokens):
+        wrong = model.text.project_memory(gather(encoded.raw_memory(parts))[wrong_conditions])
+        memory = [
+            (torch.cat([keys, other_keys, keys]), torch.cat([values, other_values, values]))
+            for (keys, values), (other_keys, other_values) in zip(memory, wrong, strict=True)
+        ]
+    else:  # every memory is here already, as keys and values
+        rows = torch.cat([own, wrong_conditions, own])
+        memory = [(keys[rows], values[rows]) for keys, values in memory]
+    logits = model.match(torch.cat([tokens, tokens, all_tokens[wrong_texts]]), memory)
+    matches = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+    matches[: len(tokens)] = True
+    return contrast, matching_loss(logits, matches)
+
+
+def _words(model: MiCoModel, hidden: HiddenWords, seen: Tensor, memory: Memory) -> Tensor:
+    states = model.text(hidden.tokens, seen, memory)
+    asked = hidden.labels != IGNORED
+    return word_loss(model.text.predict(states[asked]), hidden.labels[asked])
+
+
+def _answering(model: MiCoModel, batch: OmniBatch, memory: Memory) -> Tensor:
+    questions, answers = _given(batch.questions, "questions"), _given(batch.hidden_answers, "hidden_answers")
+    tokens = torch.cat([questions, answers.tokens], dim=1)
+    labels = torch.cat([torch.full_like(questions, IGNORED), answers.labels], dim=1)
+    seen = answer_mask((questions != PAD_ID).long(), (answers.tokens != PAD_ID).long())
+    return _words(model, HiddenWords(tokens, labels), seen, memory)
+
+
+def _given(value: _T | None, name: str) -> _T:
+    if value is None:
+        raise ValueError(f"these tasks need a batch with {name}")
+    return value

@@ -1,0 +1,33 @@
+"""The class of a picture, written in words (ImageNet-1k)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from one_peace.models.ofa.vocabulary import OfaVocabulary
+from one_peace.tasks.sequence.example import SequenceExample, with_target
+from one_peace.tasks.sequence.task import DESCRIBE, PictureForm, SequenceTask
+from one_peace.tasks.task import BadRow, Row
+
+IMAGENET_PICTURES = PictureForm(imagenet=True)
+
+
+class Labelling(SequenceTask):
+    """Rows have `image` and `label`, one of `labels`."""
+
+    columns = ("image",)
+
+    def __init__(
+        self, vocabulary: OfaVocabulary, labels: Sequence[str], pictures: PictureForm = IMAGENET_PICTURES
+    ) -> None:
+        super().__init__(vocabulary, pictures)
+        self.labels, self.answers = frozenset(labels), self.trie(labels)
+
+    def example(self, row: Row, key: str) -> SequenceExample:
+        pixels = self.pictures(self.picture(row, key))
+        label = str(row.get("label") or "")
+        if label and label not in self.labels:
+            raise BadRow(key, f"column 'label': {label!r:.60} is not among the {len(self.labels)} classes")
+        ids = self.vocabulary.encode(f" {label}") if label else None
+        parts = with_target(self.vocabulary.encode(DESCRIBE), ids)
+        return SequenceExample(key, pixels=pixels, answers=self.answers, facts={"answer": label or None}, **parts)

@@ -1,0 +1,82 @@
+"""Samples follow the distribution that they are drawn from."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from generation.toy_decoder import END, PAD, START, ToyDecoder, log_probabilities
+from one_peace.generation.constraints import TokenRange
+from one_peace.generation.sampling import sample
+from one_peace.generation.settings import GenerationSettings, Hypothesis
+
+
+def draw(inputs: int, samples: int, seed: int = 0, **options: object) -> list[list[Hypothesis]]:
+    limits = {name: options.pop(name) for name in ("max_tokens", "force_end", "temperature") if name in options}
+    settings = GenerationSettings(END, PAD, **({"max_tokens": 3, "beams": samples} | limits))
+    start = torch.full((inputs, 1), START)
+    return sample(ToyDecoder(inputs), start, settings, torch.Generator().manual_seed(seed), **options)
+
+
+def frequencies(hypotheses: list[Hypothesis], vocabulary: int = 8) -> torch.Tensor:
+    first = torch.tensor([one.tokens[0] for one in hypotheses])
+    return torch.bincount(first, minlength=vocabulary) / len(first)
+
+
+def first_token(index: int, temperature: float = 1.0) -> torch.Tensor:
+    decoder = ToyDecoder(2)
+    logs = [log_probabilities(decoder, index, [token], temperature)[0] for token in range(8)]
+    expected = torch.tensor(logs).exp()
+    expected[[PAD, END]] = 0  # no padding ever, and no empty sequence
+    return expected / expected.sum()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_frequencies_are_probabilities(temperature: float) -> None:
+    for index, hypotheses in enumerate(draw(2, 4000, temperature=temperature)):
+        expected = first_token(index, temperature)
+        deviation = (expected * (1 - expected) / 4000).sqrt()
+        assert bool(((frequencies(hypotheses) - expected).abs() <= 4.5 * deviation + 1e-4).all())
+
+
+def test_top_k_and_top_p_cut_the_tail() -> None:
+    for index, hypotheses in enumerate(draw(2, 1000, top_k=3)):
+        likely = first_token(index).topk(3).indices.tolist()
+        assert set(frequencies(hypotheses).nonzero().flatten().tolist()) == set(likely)
+    for index, hypotheses in enumerate(draw(2, 1000, top_p=0.6)):
+        decoder = ToyDecoder(2)
+        logs = torch.tensor([log_probabilities(decoder, index, [token])[0] for token in range(8)])
+        logs[[PAD, END]] = -float("inf")
+        values, places = logs.exp().sort(descending=True)
+        count = int((values.cumsum(0) < 0.6).sum()) + 1
+        assert set(frequencies(hypotheses).nonzero().flatten().tolist()) == set(places[:count].tolist())
+
+
+def test_the_top_one_is_greedy_and_scores_are_not_cut() -> None:
+    decoder = ToyDecoder(2)
+    for index, hypotheses in enumerate(draw(2, 3, top_k=1)):
+        assert len({tuple(one.tokens) for one in hypotheses}) == 1
+        (first, *_) = hypotheses
+        assert first.token_scores == pytest.approx(log_probabilities(decoder, index, first.tokens), rel=1e-5)
+        assert first.score == pytest.approx(sum(first.token_scores) / len(first.tokens), rel=1e-5)
+
+
+def test_lengths_order_and_the_generator() -> None:
+    for hypotheses in draw(3, 20, max_tokens=6):
+        assert len({len(one.tokens) for one in hypotheses}) > 1
+        assert all(one.tokens[-1] == END and END not in one.tokens[:-1] and PAD not in one.tokens for one in hypotheses)
+        assert [one.score for one in hypotheses] == sorted((one.score for one in hypotheses), reverse=True)
+    assert draw(3, 4, seed=1) == draw(3, 4, seed=1) != draw(3, 4, seed=2)
+    for hypotheses in draw(3, 20, max_tokens=2, force_end=False):
+        assert all(len(one.tokens) <= 2 for one in hypotheses)
+        assert any(END not in one.tokens for one in hypotheses)
+
+
+def test_constraint_and_prefix() -> None:
+    codes = TokenRange(4, 7, specials=3, specials_at_end=True)
+    prefix = torch.tensor([[5, 4], [6, PAD]])
+    first, second = draw(2, 30, max_tokens=4, constraint=codes, prefix=prefix)
+    assert all(one.tokens[:2] == [5, 4] and set(one.tokens[:-1]) <= {4, 5, 6} for one in first)
+    assert {one.tokens[1] for one in second} == {4, 5, 6}
+    with pytest.raises(ValueError, match="top_p"):
+        draw(1, 1, top_p=0.0)

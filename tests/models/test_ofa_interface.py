@@ -1,0 +1,158 @@
+"""The OFA that users hold: one input or many, alone or in batches, and inputs that cannot be used."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from one_peace.errors import InputError
+from one_peace.models.ofa import prompts
+from one_peace.models.ofa.interface import Box, Ofa, Results
+from one_peace.models.ofa.processor import OfaProcessor
+from one_peace.models.ofa.vocabulary import OfaVocabulary, clean_text
+from one_peace.models.vqgan.config import VqganConfig
+from one_peace.models.vqgan.model import Vqgan
+from tiny_ofa import BINS, CODES, CONFIG, WORDS, tiny_model, tiny_ofa, vocabulary
+
+PICTURES = [
+    Image.new("RGB", (64, 40), "red"),
+    Image.radial_gradient("L").resize((30, 90)).convert("RGB"),
+    Image.linear_gradient("L").resize((48, 48)).convert("RGB"),
+]
+
+QUICK = {"beams": 2, "max_tokens": 5}
+
+
+@pytest.fixture(scope="module")
+def ofa() -> Ofa:
+    return tiny_ofa()
+
+
+def test_one_or_many(ofa: Ofa) -> None:
+    captions = ofa.caption(PICTURES, **QUICK)
+    assert [ofa.caption(picture, **QUICK) for picture in PICTURES] == captions
+    assert all(isinstance(caption, str) for caption in captions) and len(set(captions)) > 1
+    assert ofa.caption(PICTURES, batch_size=1, **QUICK) == captions
+    assert ofa.caption([]) == []
+    buffer = io.BytesIO()
+    PICTURES[0].save(buffer, format="PNG")
+    assert ofa.caption(io.BytesIO(buffer.getvalue()), **QUICK) == captions[0] == ofa.caption(iter(PICTURES), **QUICK)[0]
+
+
+def test_pictures_and_texts_go_together(ofa: Ofa) -> None:
+    questions = ["what is red?", "how many dogs", "a longer question about the two dogs in this image"]
+    answers = ofa.answer(PICTURES, questions, **QUICK)
+    assert [ofa.answer(p, q, **QUICK) for p, q in zip(PICTURES, questions, strict=True)] == answers
+    assert ofa.answer(PICTURES[0], questions, **QUICK)[0] == answers[0]
+    assert len(ofa.answer(PICTURES, questions[0], **QUICK)) == 3
+    with pytest.raises(ValueError, match="3 pictures for 2 texts"):
+        ofa.answer(PICTURES, questions[:2])
+
+
+def test_the_likeliest_of_given_answers(ofa: Ofa) -> None:
+    """Against the sum of log-probabilities among what the answers allow, by whole forward passes."""
+    candidates = ["red", "two dogs", "a red apple", "two"]
+    chosen = ofa.answer(PICTURES, "what is it?", candidates)
+    assert set(chosen) <= set(candidates)
+    assert ofa.classify(PICTURES[0], candidates) in candidates
+    with pytest.raises(ValueError, match="at least one"):
+        ofa.classify(PICTURES[0], [])
+    with pytest.raises(ValueError, match="must be a list"):
+        ofa.classify(PICTURES[0], "red")
+
+
+@pytest.mark.parametrize("prompt", ["src", "prev_output"])
+def test_decoders_that_are_given_the_question(prompt: str) -> None:
+    ofa = tiny_ofa(prompt=prompt)
+    questions = ["what is red?", "how many dogs are there", "where"]
+    together = ofa.answer(PICTURES, questions, **QUICK)
+    assert together == [ofa.answer(p, q, **QUICK) for p, q in zip(PICTURES, questions, strict=True)]
+    assert ofa.answer(PICTURES, questions, ["yes", "no"]) == ofa.answer(
+        PICTURES, questions, ["yes", "no"], batch_size=1
+    )
+
+
+def test_boxes_lie_in_the_picture(ofa: Ofa) -> None:
+    boxes = ofa.locate(PICTURES, "the red apple")
+    for box, picture in zip(boxes, PICTURES, strict=True):
+        assert isinstance(box, Box)
+        assert 0 <= box.x0 <= picture.width and 0 <= box.y1 <= picture.height
+    assert ofa.locate(PICTURES[1], "the red apple") == pytest.approx(boxes[1])
+
+
+def test_bins_there_and_back(ofa: Ofa) -> None:
+    box, size = (10.0, 20.0, 60.0, 70.0), (100, 200)
+    ids = ofa.processor.box_ids(box, size)
+    again = ofa.processor.box(ids, size)
+    assert all(abs(a - b) <= side / (BINS - 1) / 2 + 1e-3 for a, b, side in zip(box, again, size * 2, strict=True))
+    assert ofa.processor.box_ids((0, 0, 100, 200), size) == [*vocabulary().symbols("<bin_0> <bin_0> <bin_19> <bin_19>")]
+    assert ofa.processor.box_ids((-9, 0, 150, 200), size)[::2] == [3, 3]  # beyond the picture: no bin
+    assert ofa.processor.box([3, 3, *ids[2:]], size)[:2] == (0.0, 0.0)
+    with pytest.raises(ValueError, match="four"):
+        ofa.processor.box(ids[:3], size)
+
+
+def test_inputs_that_cannot_be_used(ofa: Ofa, tmp_path: Path) -> None:
+    missing = tmp_path / "nothing.png"
+    with pytest.raises(InputError, match=r"nothing\.png"):
+        ofa.caption([PICTURES[0], missing])
+    result = ofa.caption([missing, PICTURES[0], b"no picture"], on_error="skip", **QUICK)
+    assert isinstance(result, Results) and result.kept == [1] and sorted(result.errors) == [0, 2]
+    assert result.values == [ofa.caption(PICTURES[0], **QUICK)]
+    with pytest.raises(ValueError, match="on_error"):
+        ofa.caption(PICTURES[0], on_error="ignore")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="expected a text"):
+        ofa.answer(PICTURES[0], [3])  # type: ignore[list-item]
+    with pytest.raises(InputError, match="64 can be read"):
+        ofa.generate(" red" * 200)
+
+
+def test_without_a_vocabulary() -> None:
+    model = tiny_model()
+    silent = Ofa(model, OfaProcessor(model.config, None))
+    with pytest.raises(InputError, match="without a vocabulary"):
+        silent.caption(PICTURES[0])
+
+
+def test_drawing(ofa: Ofa) -> None:
+    with pytest.raises(ValueError, match="coder"):
+        ofa.draw("a red apple")
+    torch.manual_seed(0)
+    coder = Vqgan(VqganConfig(CODES, code_width=32, width=32, multipliers=(1, 1), blocks=1, attention=())).eval()
+    drawing = Ofa(ofa.model, ofa.processor, coder)
+    pictures = drawing.draw("a red apple", samples=2)
+    assert [p.size for p in pictures] == [(CONFIG.code_grid * coder.config.patch,) * 2] * 2
+    same = drawing.draw(["a red apple"], samples=2)[0]
+    assert [p.tobytes() for p in pictures] == [p.tobytes() for p in same]
+    other = drawing.draw("a red apple", samples=2, seed=1)
+    assert [p.tobytes() for p in pictures] != [p.tobytes() for p in other]
+
+
+def test_prompts_and_cleaning() -> None:
+    assert (
+        prompts.locate("...The red-haired <person>")
+        == ' which region does the text " the red haired person " describe?'
+    )
+    assert prompts.ask("Is it a <person>") == " is it a <person>?" and prompts.ask("who?") == " who?"
+    assert clean_text(" a  b\t\tc\n", 2) == "a b"
+
+
+def test_symbols(ofa: Ofa) -> None:
+    words = vocabulary()
+    assert words.size == CONFIG.vocabulary and words.mask_id == WORDS
+    text = "<mask> <code_0> <bin_19> </s> <unk>"
+    ids = words.symbols(text)
+    assert ids == [WORDS, WORDS + 1, CONFIG.vocabulary - 1, 2, 3]
+    assert words.decode(ids) == "<mask><code_0><bin_19><unk>"
+    assert words.symbols(f"<bin_{BINS}> <code_{CODES}> word") == [3, 3, 3]
+    assert words.decode(words.encode(" a red <bin_5>")) == " a red <bin_5>"
+    assert pickle.loads(pickle.dumps(words)).encode(" two dogs") == words.encode(" two dogs")
+    with pytest.raises(ValueError, match="this vocabulary has"):
+        words.name(words.size)
+    with pytest.raises(ValueError, match="rows before <mask>"):
+        OfaVocabulary(words.tokenizer, tiny_model(vocabulary=CONFIG.vocabulary + 1).config)

@@ -1,0 +1,277 @@
+"""The OFA checks of `parity.py`: losses, their gradients, self-critical training."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import golden_ofa
+from one_peace.checkpoints.name_table import Target
+from one_peace.checkpoints.ofa_names import to_native, to_official
+from one_peace.generation.beam import beam_search
+from one_peace.generation.settings import GenerationSettings
+from one_peace.modalities.tokenization import BOS_ID, EOS_ID, PAD_ID
+from one_peace.models.ofa.model import OfaModel
+from one_peace.objectives.self_critical import leave_one_out, self_critical_loss
+from one_peace.objectives.sequence import (
+    SequenceLoss,
+    SequenceLossSettings,
+    divergence,
+    range_mask,
+    sequence_loss,
+    token_loss,
+)
+from one_peace.tasks.caption_metrics.cider import DocumentFrequency, cider_d, reward_words
+from parity import Check, Comparison, Fixture
+
+SMOOTHING = 0.1  # of every case whose name gives none
+LOG_END = 0.75  # likewise
+LATER = 10**6  # an update after which nothing begins
+KINDS = {  # what a case is trained on, by a word of its name: beginnings of the names of its inputs
+    "trie": "trie_",
+    "image_gen": "code_",
+}
+
+
+def settings_of(name: str) -> tuple[SequenceLossSettings, int]:
+    """The settings that a case's name says, and the update it is in."""
+
+    def number(pattern: str, default: float) -> float:
+        found = re.search(pattern + r"_?([\d.]+\d|\d)", name)
+        return float(found[1]) if found else default
+
+    waits = "not_yet" in name
+    settings = SequenceLossSettings(
+        smoothing=number(r"(?:_ls)", SMOOTHING),
+        drop_worst=number(r"worst", 0.2 if waits else 0.0),
+        drop_worst_after=LATER if waits else 0,
+        drop_best=number(r"drop_best", 0.0),
+        drop_best_after=LATER,  # no case is past it
+        encourage=number(r"log_end", LOG_END) if name.startswith("el_") else None,
+        consistency=number(r"rdrop_alpha", 2.0 if "rdrop" in name else 0.0),
+        skip_first=int(number(r"ignore_prefix", 0)),
+        skip_end="ignore_eos" in name,
+    )
+    return settings, 1
+
+
+def model_gradients(
+    compare: Comparison, name: str, model: OfaModel, case: dict[str, Any], grads: dict[str, Tensor]
+) -> None:
+    """Norms of all gradients, and some gradients whole, under their official names."""
+    ours = {native: parameter.grad for native, parameter in model.named_parameters()}
+    for official, theirs in grads.items():
+        gradient = _part(official, ours[_native(official)])
+        compare.feature(f"{name}: gradient of {official}", gradient, theirs, 3e-5 * theirs.abs().max().item() + 2e-5)
+    for official, norm in case["grad_norms"].items():
+        gradient = ours[_native(official)]
+        if gradient is None:
+            compare.exact(f"{name}: {official} has a gradient", False, norm > 1e-3)
+            continue
+        close_enough(compare, f"{name}: norm of {official}", _part(official, gradient).norm(), norm, 3e-5, 1e-4)
+    for official in case["no_grad_params"]:
+        gradient = ours[_native(official)]
+        compare.exact(f"{name}: no gradient of {official}", gradient is None or not bool(gradient.any()), True)
+    total = torch.stack([g.norm() for g in ours.values() if g is not None]).norm()
+    close_enough(compare, f"{name}: norm of all", total, case["total_grad_norm"], 1e-5)
+
+
+def _native(official: str) -> str:
+    target = to_native(official)
+    assert isinstance(target, Target), official
+    return target.name
+
+
+def _part(official: str, tensor: Tensor) -> Tensor:
+    """The rows of one of our tensors that the official one is."""
+    names = to_official(_native(official))
+    return tensor.chunk(len(names))[names.index(official)]
+
+
+def close_enough(
+    compare: Comparison, name: str, ours: Tensor, theirs: float, tolerance: float, least: float = 0.0
+) -> None:
+    """At most so much relative, or `least` absolute."""
+    compare.feature(name, ours.detach().double(), torch.tensor(theirs).double(), tolerance * abs(theirs) + least)
+
+
+def check_losses(fixture: Fixture, compare: Comparison) -> None:
+    """Every case through the model, those with gradients backwards, too; then the functions alone."""
+    folder = fixture.path.parent
+    source = load_file(folder / "loss_inputs.safetensors")
+    all_grads = load_file(folder / "loss_grads.safetensors")
+    ranges = golden_ofa.manifest(folder)["vocab"]
+    for name, case in fixture.meta["cases"].items():
+        if name == "function_level":
+            check_functions(compare, case, source)
+        elif name == "pretrain_v1_v2":
+            check_pair(compare, case, golden_ofa.model(folder), source)
+        elif name.startswith("el_stub"):
+            settings, update = settings_of(name)
+            loss = sequence_loss(
+                source["el_stub_logits"], source["target"], settings, pad=PAD_ID, end=EOS_ID, update=update
+            )
+            compare_case(compare, name, loss, case)
+        else:
+            model = golden_ofa.model(folder).requires_grad_("grad_norms" in case)
+            model.train("train_mode_bn" in name)
+            loss = case_loss(model, name, source, (ranges["code0"], ranges["code0"] + ranges["n_code"]))
+            compare_case(compare, name, loss, case)
+            for statistic in ("mean", "var"):  # what training has left in the first batch norm
+                if values := case.get(f"bn1_running_{statistic}_after"):
+                    state = model.get_buffer(f"{_native('encoder.embed_images.bn1.running_' + statistic)}")
+                    compare.feature(f"{name}: running {statistic}", state[: len(values)], torch.tensor(values))
+            if "grad_norms" in case:
+                loss.total.backward()
+                prefix = f"{name}/grad/"
+                grads = {n.removeprefix(prefix): g for n, g in all_grads.items() if n.startswith(prefix)}
+                model_gradients(compare, name, model, case, grads)
+
+
+def case_loss(model: OfaModel, name: str, source: dict[str, Tensor], codes: tuple[int, int]) -> SequenceLoss:
+    """A case's loss by the model."""
+    settings, update = settings_of(name)
+    kind = next((prefix for word, prefix in KINDS.items() if word in name), "")
+    previous, target = source[f"{kind}prev_output_tokens"], source[f"{kind}target"]
+    drawing = kind == "code_"
+    pictures = (None, None) if drawing else (source["patch_images"], source["patch_masks"])
+    rows = torch.ones(len(target), dtype=torch.bool) if drawing else None
+    logits = model(source["src_tokens"], previous, *pictures, codes=rows)
+    return sequence_loss(
+        logits,
+        target,
+        settings,
+        pad=PAD_ID,
+        end=EOS_ID,
+        allowed=source["trie_constraint_masks"] if kind == "trie_" else None,
+        token_range=codes if drawing else None,
+        confidence=torch.tensor([2.0, 1.0, 0.6]) if name == "conf_2" else None,
+        update=update,
+    )
+
+
+def compare_case(compare: Comparison, name: str, loss: SequenceLoss, case: dict[str, Any]) -> None:
+    # log(1 - p) of the encouraging loss loses digits where p is nearly one, in the published code as in ours.
+    tolerance = 1e-5 if name.startswith("el_") else 2e-6
+    close_enough(compare, f"{name}: loss", loss.total, case["loss"], tolerance)
+    close_enough(compare, f"{name}: nll", loss.nll, case["nll_loss"], 2e-6)
+    compare.exact(f"{name}: tokens", float(loss.tokens), case["sample_size"])
+
+
+def check_pair(compare: Comparison, case: dict[str, Any], model: OfaModel, source: dict[str, Tensor]) -> None:
+    """The two batches of a pretraining update: each loss by its own number of tokens."""
+    settings = SequenceLossSettings()
+    mixed = torch.arange(len(source["target"])) % 2 == 0  # of the second batch: rows that are codes, and have a picture
+    with torch.no_grad():
+        logits = model(
+            source["src_tokens"],
+            source["prev_output_tokens"],
+            source["patch_images"],
+            source["patch_masks"],
+            patches=source["pretrain_patch_orders"],
+        )
+        first = sequence_loss(logits, source["target"], settings, pad=PAD_ID, end=EOS_ID)
+        logits = model(source["src_tokens"], source["mixed_prev_output_tokens"], source["patch_images"], mixed, mixed)
+        confidence = torch.full((len(mixed),), 2.0)
+        second = sequence_loss(logits, source["mixed_target"], settings, pad=PAD_ID, end=EOS_ID, confidence=confidence)
+    close_enough(compare, "first batch", first.total, case["loss_v1"], 2e-6)
+    close_enough(compare, "second batch", second.total, case["loss_v2"], 2e-6)
+    compare.exact(
+        "tokens", [float(first.tokens), float(second.tokens)], [case["sample_size_v1"], case["sample_size_v2"]]
+    )
+    close_enough(compare, "pair", first.total / first.tokens + second.total / second.tokens, case["loss"], 2e-6)
+
+
+def check_functions(compare: Comparison, cases: dict[str, Any], source: dict[str, Tensor]) -> None:
+    """Losses of given log-probabilities."""
+    for name, case in cases.items():
+        if name == "kl_loss":
+            compare.loss(name, divergence(*source["fn_lprobs"].chunk(2)), torch.tensor(case))
+            continue
+        settings, update = settings_of(name.replace("drop_worst", "drop_worst0.25"))
+        found = re.search(r"range_(\d+)_(\d+)", name)
+        masked = name == "mask" or (found and not settings.consistency)
+        log_probs = source["fn_lprobs_masked" if masked else "fn_lprobs"]
+        allowed = source["fn_mask"] if name == "mask" else None
+        if found:
+            allowed = range_mask(int(found[1]), int(found[2]), log_probs.shape[1])
+        loss = token_loss(log_probs, source["fn_target"], settings, allowed=allowed, update=update)
+        compare.exact(f"{name}: finite", math.isfinite(float(loss.total)), math.isfinite(case["loss"]))
+        if math.isfinite(case["loss"]):
+            compare.loss(f"{name}: loss", loss.total, torch.tensor(case["loss"]))
+        compare.loss(f"{name}: nll", loss.nll, torch.tensor(case["nll"]))
+        compare.exact(f"{name}: tokens", loss.tokens, case["ntokens"])
+
+
+def check_self_critical(fixture: Fixture, compare: Comparison) -> None:
+    """CIDEr-D rewards, the loss alone, and a whole step: search, rewards, loss, gradient."""
+    facts = fixture.meta
+    frequency = DocumentFrequency({tuple(run.split()): count for run, count in facts["df"].items()}, facts["ref_len"])
+    per = len(facts["hyps"]) // len(facts["refs"])
+    references = [[reward_words(text) for text in texts] for texts in facts["refs"] for _ in range(per)]
+    scores = torch.tensor(cider_d([reward_words(text) for text in facts["hyps"]], references, frequency)).double()
+    wanted = torch.tensor(facts["cider_d_scores"]).double()
+    compare.loss("scores", scores, wanted)
+    rewards = leave_one_out(wanted.view(-1, per)).flatten()
+    compare.loss("rewards", rewards, torch.tensor(facts["rewards_2_per_image"]).double())
+    corpus = facts["corpus_mode"]
+    words = [[text.split() for text in texts] for texts in facts["refs"]]
+    alone = torch.tensor(cider_d([text.split() for text in corpus["hyps"]], words)).double()
+    compare.loss("scores by their own references", alone, torch.tensor(corpus["per"]).double())
+    compare.loss("mean", alone.mean(), torch.tensor(corpus["mean"]).double())
+    check_step(compare, facts["model_step"], fixture, frequency)
+
+
+def check_self_critical_loss(fixture: Fixture, compare: Comparison) -> None:
+    """The loss of given log-probabilities."""
+    facts = json.loads(fixture.path.with_name("scst.json").read_text(encoding="utf-8"))["scst_loss_fn"]
+    loss, tokens = self_critical_loss(fixture["lprobs"], fixture["target"], fixture["reward"], PAD_ID)
+    close_enough(compare, "loss", loss, facts["loss"], 1e-6)
+    compare.exact("tokens", tokens, facts["ntokens"])
+
+
+def check_step(compare: Comparison, step: dict[str, Any], fixture: Fixture, frequency: DocumentFrequency) -> None:
+    model = golden_ofa.model(fixture.path.parent).requires_grad_(True)
+    source = load_file(fixture.path.with_name("loss_inputs.safetensors"))
+    batch = (source["src_tokens"], source["patch_images"], source["patch_masks"])
+    settings = GenerationSettings(
+        EOS_ID, PAD_ID, step["max_len_b"], beams=step["beam"], no_repeat_ngram=step["no_repeat_ngram_size"]
+    )
+    with torch.no_grad():
+        decoder = model.start(model.encode(*batch))
+        found = beam_search(decoder, torch.full((len(source["src_tokens"]), 1), BOS_ID), settings)
+    tokens = [one.tokens for hypotheses in found for one in hypotheses]
+    compare.exact("generated", tokens, step["gen_target"])
+    beam = step["beam"]
+    references = [[reward_words(text) for text in texts] for texts in step["gt_res"] for _ in range(beam)]
+    hypotheses = [reward_words(text) for text in step["gen_res"]]
+    scores = torch.tensor(cider_d(hypotheses, references, frequency)).double()
+    compare.loss("scores of the generated", scores, torch.tensor(step["scores"]).double())
+    reward = leave_one_out(scores.view(-1, beam)).flatten()
+    compare.feature("reward", reward, torch.tensor(step["reward"]).double(), 1e-7)
+    close_enough(compare, "sum of scores", scores.sum(), step["score_sum"], 1e-6)
+    longest = max(map(len, tokens))
+    target = torch.tensor([one + [PAD_ID] * (longest - len(one)) for one in tokens])
+    previous = torch.cat([torch.full((len(target), 1), BOS_ID), target[:, :-1]], dim=1)
+    previous[previous == EOS_ID] = PAD_ID
+    encoded = model.encode(*batch)
+    rows = torch.arange(len(step["target"])).repeat_interleave(beam)
+    loss, count = self_critical_loss(model.decode(previous, encoded.rows(rows)), target, reward, PAD_ID)
+    compare.exact("tokens", float(count), step["sample_size"])
+    close_enough(compare, "loss", loss, step["loss"], 1e-5, 1e-6)
+    loss.backward()
+    norms = [parameter.grad.norm() for parameter in model.parameters() if parameter.grad is not None]
+    close_enough(compare, "norm of the gradient", torch.stack(norms).norm(), step["total_grad_norm"], 1e-4)
+
+
+CHECKS: dict[str, Check] = {
+    "losses": check_losses,
+    "scst": check_self_critical,
+    "scst_fn": check_self_critical_loss,
+}
