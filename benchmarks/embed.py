@@ -20,7 +20,8 @@ import torch
 from measure import machine, write_result
 
 import one_peace
-from one_peace.search.bulk import Shard, cores, embed_folder, run_here
+from one_peace.data.bulk_work import cores
+from one_peace.search.bulk import Shard, embed_folder, run_here
 
 SHARD = 16  # files
 

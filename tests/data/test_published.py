@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import yaml
 from PIL import Image
 
 from one_peace.data.published import BENCHMARKS, convert_benchmark
 from one_peace.data.task_rows import TaskRows
 from one_peace.errors import InputError
+from one_peace.modalities.depth import read_depth
 
 
 def picture(path: Path) -> None:
@@ -76,6 +78,14 @@ def make_clotho(root: Path) -> None:
             root / f"clotho_captions_{name}.csv", [header, ["rain, on roof.wav", *(f"rain {k}" for k in range(5))]]
         )
         sound(root / f"{name}/rain, on roof.wav", 2)
+
+
+def make_macs(root: Path) -> None:
+    (root / "MACS.yaml").parent.mkdir(parents=True, exist_ok=True)
+    annotations = [{"annotator_id": k, "sentence": f"people talk {k}", "tags": ["adults_talking"]} for k in range(2)]
+    listed = {"files": [{"filename": "airport-1.wav", "annotations": annotations}]}
+    (root / "MACS.yaml").write_text(yaml.safe_dump(listed))
+    sound(root / "audio/airport-1.wav")
 
 
 def make_esc50(root: Path) -> None:
@@ -164,11 +174,63 @@ def make_imagenet(root: Path) -> None:
             (root / split / name / "notes.txt").write_text("no picture")
 
 
+def make_msrvtt(root: Path) -> None:
+    names = {"video0": "train", "video1": "validate", "video2": "test"}
+    videos = [{"video_id": name, "split": split} for name, split in names.items()]
+    sentences = [{"video_id": name, "caption": f"caption {k} of {name}"} for k in range(2) for name in names]
+    write_json(root / "MSRVTT_data.json", {"videos": videos, "sentences": sentences})
+    for name in names:
+        film(root / f"videos/all/{name}.mp4")
+
+
+def make_msvd(root: Path) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    listed = {}
+    for split in ("train", "val", "test"):
+        (root / f"{split}_list.txt").write_text(f"{split}_1_9\n")
+        listed[f"{split}_1_9"] = [["a", "dog", "runs"], ["it", "is", split]]
+        film(root / f"YouTubeClips/{split}_1_9.avi")
+    (root / "raw-captions.pkl").write_bytes(pickle.dumps(listed))
+
+
+def film(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"a video")
+
+
+def scene(root: Path, place: str, name: str) -> None:
+    """A folder of SUN RGB-D, with 1 m, 8.192 m (for which 8 is said) and a hole."""
+    picture(root / place / "image/0.jpg")
+    (root / place / "scene.txt").write_text(name)
+    millimetres = np.array([[1000, 8192, 0]], np.uint16)
+    (root / place / "depth").mkdir()
+    Image.fromarray((millimetres << 3) | (millimetres >> 13)).save(root / place / "depth/0.png")
+
+
+def make_nyu(root: Path) -> None:
+    from scipy.io import savemat
+
+    for number, name in ((1, "bedroom"), (2, "living_room"), (7, "cafe")):
+        scene(root, f"SUNRGBD/kv1/NYUdata/NYU{number:04}", name)
+    savemat(root / "splits.mat", {"trainNdxs": np.array([[1], [2]]), "testNdxs": np.array([[7]])})
+
+
+def make_sun(root: Path) -> None:
+    from scipy.io import savemat
+
+    for place, name in (("kv2/a/1", "office"), ("xtion/b/2", "cafe"), ("realsense/c", "rest_space")):
+        scene(root, place, name)
+    there = "/n/fs/sun3d/data/SUNRGBD/"
+    train = np.array([f"{there}kv2/a/1", f"{there}xtion/b/2"], dtype=object)
+    savemat(root / "allsplit.mat", {"alltrain": train[None], "alltest": np.array([[f"{there}realsense/c"]], object)})
+
+
 MAKERS: dict[str, Callable[[Path], None]] = {
     "coco": make_coco,
     "flickr30k": make_flickr,
     "audiocaps": make_audiocaps,
     "clotho": make_clotho,
+    "macs": make_macs,
     "esc50": make_esc50,
     "fsd50k": make_fsd50k,
     "vggsound": make_vggsound,
@@ -177,6 +239,10 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "refcoco": make_refcoco,
     "nlvr2": make_nlvr2,
     "imagenet": make_imagenet,
+    "msrvtt": make_msrvtt,
+    "msvd": make_msvd,
+    "nyu-d": make_nyu,
+    "sun-d": make_sun,
 }
 # benchmark -> rows by split, and the last row of one split but for its media
 EXPECTED: dict[str, tuple[dict[str, int], str, dict[str, str]]] = {
@@ -184,7 +250,8 @@ EXPECTED: dict[str, tuple[dict[str, int], str, dict[str, str]]] = {
     "flickr30k": ({"train": 5, "val": 1, "test": 1}, "val", {"image_id": "1", "caption": "caption 0 of 1"}),
     "audiocaps": ({"train": 3, "val": 1, "test": 1}, "train", {"text": "a dog barks, take 2", "duration": "1.50"}),
     "clotho": ({"train": 5, "val": 1, "test": 1}, "test", {"text": "rain 0", "duration": "2.00"}),
-    "esc50": ({"esc50": 2}, "esc50", {"text": "36", "duration": "1.50"}),
+    "macs": ({"train": 2}, "train", {"text": "people talk 1", "duration": "1.50"}),
+    "esc50": ({"esc50": 2}, "esc50", {"text": "36", "duration": "1.50", "fold": "1"}),
     "fsd50k": ({"train": 1, "val": 1, "test": 1}, "train", {"text": "1,0"}),
     "vggsound": ({"train": 1, "test": 1}, "test", {"text": "1"}),
     "vqa": (
@@ -200,8 +267,12 @@ EXPECTED: dict[str, tuple[dict[str, int], str, dict[str, str]]] = {
     "refcoco": ({"testA": 2}, "testA", {"text": "the man", "region_coord": "1.5,2,31.5,22.25"}),
     "nlvr2": ({"train": 1, "dev": 1, "test1": 1}, "train", {"text": "Both are dogs.", "label": "True"}),
     "imagenet": ({"train": 2, "val": 2}, "val", {"label": "n02"}),
+    "msrvtt": ({"train": 2, "val": 1, "test": 1}, "train", {"uniq_id": "video0#1", "text": "caption 1 of video0"}),
+    "msvd": ({"train": 2, "val": 1, "test": 1}, "test", {"uniq_id": "test_1_9", "text": "a dog runs"}),
+    "nyu-d": ({"train": 2, "test": 1}, "test", {"uniq_id": "kv1/NYUdata/NYU0007", "label": "others"}),
+    "sun-d": ({"train": 1, "test": 1}, "test", {"uniq_id": "realsense/c", "label": "rest space"}),
 }
-MEDIA = ("image", "image1", "image2", "audio")
+MEDIA = ("image", "image1", "image2", "audio", "video", "depth")
 
 
 def test_every_benchmark_is_tried() -> None:
@@ -231,14 +302,16 @@ def test_converts(name: str, tmp_path: Path) -> None:
 def test_missing_media_are_counted_and_named(name: str, tmp_path: Path) -> None:
     """Without one file its rows are left out, without all of them there is nothing to convert."""
     MAKERS[name](tmp_path / "source")
-    files = sorted(p for p in (tmp_path / "source").rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".wav"))
+    endings = (".jpg", ".jpeg", ".png", ".wav", ".mp4", ".avi")
+    files = sorted(p for p in (tmp_path / "source").rglob("*") if p.suffix.lower() in endings)
     before = sum(convert_benchmark(name, tmp_path / "source", tmp_path / "whole").written.values())
     if len(files) > 1:
         files[0].unlink()
         report = convert_benchmark(name, tmp_path / "source", tmp_path / "part")
         left_out = (tmp_path / "part/missing.txt").read_text().split("\n")[:-1]
         assert sum(report.written.values()) + len(left_out) == before
-        assert name == "audiocaps" or files[0].name in left_out[0]  # of the names a clip may have, the first is told
+        # of the names a clip may have the first is told; of scenes, whose files have any names, the folder
+        assert name in ("audiocaps", "nyu-d", "sun-d") or files[0].name in left_out[0]
         assert f"left out, as their files are missing: {len(left_out)} rows" in str(report)
     for path in files:
         path.unlink(missing_ok=True)
@@ -303,6 +376,40 @@ def test_unknown_labels_and_fields_are_named(tmp_path: Path) -> None:
     write_json(tmp_path / "val_qa.json", [{"id": 5}])
     with pytest.raises(InputError, match="no 'video_name'; it has id"):
         convert_benchmark("avqa", tmp_path, tmp_path / "out")
+
+
+def test_msrvtt_is_split_as_most_report_it_where_the_list_is(tmp_path: Path) -> None:
+    make_msrvtt(tmp_path)
+    rows = [["key", "vid_key", "video_id", "sentence"], ["ret0", "msr0", "video1", "the chosen caption"]]
+    write_csv(tmp_path / "MSRVTT_JSFUSION_test.csv", rows)
+    assert dict(convert_benchmark("msrvtt", tmp_path, tmp_path / "out").written) == {"train": 4, "test": 1}
+    assert json.loads((tmp_path / "out/test_texts.json").read_text()) == {"video1": ["the chosen caption"]}
+    write_csv(tmp_path / "MSRVTT_train.9k.csv", [["video_id"], ["video2"]])
+    assert dict(convert_benchmark("msrvtt", tmp_path, tmp_path / "9k").written) == {"train": 2, "test": 1}
+
+
+def test_msvd_has_its_captions_in_either_of_two_files(tmp_path: Path) -> None:
+    make_msvd(tmp_path)
+    (tmp_path / "raw-captions.pkl").unlink()
+    lines = ["# all of them", "", *(f"{split}_1_9 a dog, running" for split in ("train", "val", "test"))]
+    (tmp_path / "AllVideoDescriptions.txt").write_text("\n".join(lines))
+    convert_benchmark("msvd", tmp_path, tmp_path / "out")
+    assert json.loads((tmp_path / "out/val_texts.json").read_text()) == {"val_1_9": ["a dog, running"]}
+    (tmp_path / "AllVideoDescriptions.txt").write_text("train_1_9 a dog")
+    with pytest.raises(InputError, match="val_1_9 of the split val has no caption"):
+        convert_benchmark("msvd", tmp_path, tmp_path / "out")
+
+
+def test_depth_of_scenes_is_rewritten_to_millimetres(tmp_path: Path) -> None:
+    make_sun(tmp_path / "source")
+    convert_benchmark("sun-d", tmp_path / "source", tmp_path / "out")
+    table = TaskRows(tmp_path / "out/test.tsv", ("depth", "label"), MEDIA, tmp_path / "cache")
+    depth = read_depth(table.row(0)[1]["depth"])
+    assert depth[0, :2].tolist() == [1000, 8000] and np.isnan(depth[0, 2])
+    assert len(json.loads((tmp_path / "out/labels.json").read_text())) == 19
+    (tmp_path / "source/allsplit.mat").write_bytes(b"junk")
+    with pytest.raises(InputError, match="no MATLAB file"):
+        convert_benchmark("sun-d", tmp_path / "source", tmp_path / "out")
 
 
 def test_an_unknown_benchmark(tmp_path: Path) -> None:

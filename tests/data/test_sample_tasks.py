@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 from one_peace.data import sample_tasks
 from one_peace.data.manifest import Item
 from one_peace.data.packages import Fetched, Package
 from one_peace.data.published.conversion import write_tables
+from one_peace.data.sample_library import Library
 from one_peace.data.sample_tasks import Sources, make_sample_task
 from one_peace.data.task_rows import TaskRows
 from one_peace.modalities.base import Processor
@@ -95,6 +99,47 @@ def test_categories_need_enough_pictures(sources: Sources, tmp_path: Path) -> No
     assert LabelMap.read(tmp_path / "out/labels.json").names == ("things",)
     task = TaskSettings("classification", labels=("things",)).build(processors())
     assert len(read(tmp_path / "out", "train", task)) == 12 and len(read(tmp_path / "out", "test", task)) == 6
+
+
+def test_keywords_are_several_labels(sources: Sources, tmp_path: Path) -> None:
+    for number, item in enumerate(sources.items):
+        item.tags[:] = ["thing"] * (number != 4) + ["round"] * (number % 2) + ["rare"] * (number == 1)
+    emoji = [dataclasses.replace(item, source="@iconify-json/noto") for item in sources.items]
+    made = sample_tasks.emoji_keywords(dataclasses.replace(sources, items=emoji), tmp_path / "out")
+    write_tables(made, tmp_path, tmp_path / "out")
+    labels = LabelMap.read(tmp_path / "out/labels.json")
+    assert labels.names == ("round", "thing")
+    task = TaskSettings("classification", labels=labels.names, multiple=True).build(processors())
+    rows = read(tmp_path / "out", "train", task)
+    assert len(rows) == 11, "one has no keyword that is frequent enough"
+    assert {row["label"] for row in rows} == {"thing", "round,thing"}
+
+
+def test_drums_as_questions(sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["kick 1", "snare 1", "tom 1", "hihat 1", "ride 1"]
+    kits = ["a kit", sample_tasks.HELD_OUT_KITS[0]]
+    for kit in kits:
+        for name in names:
+            path = tmp_path / "package" / kit / f"{name}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, np.zeros(1600), 16000)
+    write_tables(sample_tasks.drum_answers(sources, tmp_path / "out"), tmp_path, tmp_path / "out")
+    task = TaskSettings("audio-question-answering").build(processors())
+    for split in ("train", "test"):
+        for row in read(tmp_path / "out", split, task):
+            _, *choices, place = row["text"].split("&&&")
+            assert len(set(choices)) == 4 and choices[int(place)] in row["uniq_id"]
+
+
+def test_tables_of_scenes_may_go_to_a_relative_folder(
+    sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their pictures are in it, and rows name them from anywhere."""
+    built = Library(tmp_path, tmp_path / "manifest.jsonl", sources.items, [])
+    monkeypatch.setattr(sample_tasks, "build_sample_library", lambda *given, **named: built)
+    monkeypatch.chdir(tmp_path)
+    report = make_sample_task("scene-questions", Path("out"), tmp_path / "cache")
+    assert dict(report.written) == {"train": 12, "test": 6} and not report.missing
 
 
 def test_an_unknown_task(tmp_path: Path) -> None:

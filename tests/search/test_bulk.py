@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from fake_encoder import FakeEncoder, write_picture
+from one_peace.data.lock import FolderBusyError, writer_lock
 from one_peace.search import bulk
 from one_peace.search.bulk import BulkError, embed_folder
 from one_peace.search.library import Library
-from one_peace.data.lock import FolderBusyError, writer_lock
 
 parquet = pytest.importorskip("pyarrow.parquet")
 

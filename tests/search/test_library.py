@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from fake_encoder import FakeEncoder, hide_animals, write_picture, write_sound
+from one_peace.data.lock import FolderBusyError, writer_lock
 from one_peace.errors import MissingExtraError
 from one_peace.search import engines, indexing, library
 from one_peace.search.filters import Filters
 from one_peace.search.library import Library, erase_library
-from one_peace.data.lock import FolderBusyError, writer_lock
 from one_peace.search.manifest import LibraryError, locate_library, read_manifest
 from one_peace.search.store import OtherModelError
 

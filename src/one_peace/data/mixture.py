@@ -49,7 +49,7 @@ class Mixture:
         if empty := [source.name for source in sources if not len(source)]:
             raise ValueError(f"data source without a single pair: {', '.join(empty)}")
         self.sources, self.seed = list(sources), seed
-        self.shares = _shares(names, weights or {source.name: float(len(source)) for source in sources})
+        self.shares = shares_of(names, weights or {source.name: float(len(source)) for source in sources})
         self.pattern = interleave(self.shares)
         # How many slots of the same source come before, within the pattern.
         self._earlier = np.zeros(CYCLE, np.int64)
@@ -81,7 +81,7 @@ class Mixture:
         return self.sources[source].read(index)
 
 
-def _shares(names: Sequence[str], weights: Mapping[str, float]) -> np.ndarray:
+def shares_of(names: Sequence[str], weights: Mapping[str, float]) -> np.ndarray:
     """Slots of each source per cycle: (sources,) int64 that add up to `CYCLE`, by largest remainder, one at least."""
     if unknown := sorted(set(weights) - set(names)):
         raise ValueError(f"a weight for {', '.join(unknown)}, but the data sources are {', '.join(names)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,9 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 Pixels = np.ndarray
 """(height, width, 3) uint8."""
+
+Operation = Callable[[Pixels, int], Pixels]
+"""Pixels and a sign, for operations that have a direction -> pixels."""
 
 FILL = 128  # grey level of what comes in over the edge
 LEVEL = 0.7  # of the full strength: the published 7 of 10
@@ -74,6 +77,11 @@ def equalize(pixels: Pixels, sign: int) -> Pixels:
     return np.asarray(ImageOps.equalize(Image.fromarray(pixels)))
 
 
+def auto_contrast(pixels: Pixels, sign: int) -> Pixels:
+    """Each channel stretched to the full range. The published code overflows for channels without black: all 255."""
+    return np.asarray(ImageOps.autocontrast(Image.fromarray(pixels)))
+
+
 def brightness(pixels: Pixels, sign: int) -> Pixels:
     return np.clip(pixels * np.float32(ENHANCEMENT), 0, 255).astype(np.uint8)
 
@@ -88,7 +96,7 @@ def sharpness(pixels: Pixels, sign: int) -> Pixels:
     return np.clip(blurred + ENHANCEMENT * (pixels - blurred), 0, 255).astype(np.uint8)
 
 
-OPERATIONS: tuple[Callable[[Pixels, int], Pixels], ...] = (
+OPERATIONS: tuple[Operation, ...] = (
     identity,
     equalize,
     brightness,
@@ -99,15 +107,21 @@ OPERATIONS: tuple[Callable[[Pixels, int], Pixels], ...] = (
     translate_y,
     rotate,
 )
+OFA_OPERATIONS = (*OPERATIONS, auto_contrast)
+"""Those of OFA's pretraining."""
 
 
 def rand_augment(
-    image: Image.Image, generator: torch.Generator, count: int = 2, probability: float = 0.5
+    image: Image.Image,
+    generator: torch.Generator,
+    count: int = 2,
+    probability: float = 0.5,
+    operations: Sequence[Operation] = OPERATIONS,
 ) -> Image.Image:
     """`count` random operations, each applied with a probability and a random direction."""
     pixels = np.asarray(image)
     for _ in range(count):
-        operation = OPERATIONS[int(torch.randint(len(OPERATIONS), (), generator=generator))]
+        operation = operations[int(torch.randint(len(operations), (), generator=generator))]
         chance, direction = torch.rand(2, generator=generator).tolist()
         if chance < probability:
             pixels = operation(pixels, 1 if direction < 0.5 else -1)
@@ -139,3 +153,25 @@ def augment_for_reasoning(image: Image.Image, generator: torch.Generator) -> Ima
     if torch.rand((), generator=generator) < 0.5:
         image = ImageOps.mirror(image)
     return rand_augment(image, generator)
+
+
+def augment_for_labels(image: Image.Image, generator: torch.Generator) -> Image.Image:
+    """A random piece of the picture, flipped, jittered, RandAugment: OFA's augmentation of ImageNet, without its
+    erasing of rectangles."""
+    image = random_piece(image, generator)
+    if torch.rand((), generator=generator) < 0.5:
+        image = ImageOps.mirror(image)
+    return rand_augment(color_jitter(image, generator, 1.0), generator, operations=OFA_OPERATIONS)
+
+
+def random_piece(image: Image.Image, generator: torch.Generator, least: float = 0.08) -> Image.Image:
+    """A rectangle of `least` to all of the picture's area, with sides of 3:4 to 4:3; all of it where none fits."""
+    width, height = image.size
+    for _ in range(10):
+        share, skew, left, top = torch.rand(4, generator=generator).tolist()
+        area, ratio = width * height * (least + (1 - least) * share), (4 / 3) ** (2 * skew - 1)
+        wide, high = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+        if 0 < wide <= width and 0 < high <= height:
+            x, y = int(left * (width - wide + 1)), int(top * (height - high + 1))
+            return image.crop((x, y, x + wide, y + high))
+    return image

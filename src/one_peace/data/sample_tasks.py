@@ -69,10 +69,26 @@ def stamp_categories(sources: Sources, out: Path) -> Converted:
 
 def emoji_groups(sources: Sources, out: Path) -> Converted:
     """Which group of Unicode's an emoji of the Noto style is in."""
+    return _pictures(_noto(sources), lambda item: item.category.split("/")[1])
+
+
+def emoji_keywords(sources: Sources, out: Path) -> Converted:
+    """Which of Unicode's keywords an emoji of the Noto style has, of those that 20 of them have: several each."""
+    counts = Counter(word for item in _noto(sources) for word in {*item.tags})
+    words = sorted(name for name, count in counts.items() if count >= CATEGORY_SIZE and "," not in name)
+    rows = []
+    for item in _noto(sources):
+        if own := [word for word in words if word in item.tags]:
+            values = {"uniq_id": item.id, "image": str(item.path), "label": ",".join(own)}
+            rows.append(SplitRow(_split(item), values, ("image",)))
+    return Converted(rows, {"labels.json": words})
+
+
+def _noto(sources: Sources) -> list[Item]:
     noto = [i for i in sources.items if i.kind == "image" and i.source == "@iconify-json/noto"]
     if not noto:
         raise InputError("sample library", "holds no emoji; build it with all sources")
-    return _pictures(noto, lambda item: item.category.split("/")[1])
+    return noto
 
 
 def _pictures(items: Sequence[Item], label: Callable[[Item], str]) -> Converted:
@@ -110,6 +126,21 @@ def drums(sources: Sources, out: Path) -> Converted:
     trained = sorted({row.values["label"] for row in rows if row.split == "train"})
     kept = [row for row in rows if row.values["label"] in trained]
     return Converted(kept, {"labels.json": trained})
+
+
+def drum_answers(sources: Sources, out: Path) -> Converted:
+    """The same recordings as a question with four answers, the wrong ones drawn by us."""
+    made = drums(sources, out)
+    rng = random.Random(0)
+    rows = []
+    for row in made.rows:
+        right = row.values["label"]
+        choices = rng.sample([name for name in made.files["labels.json"] if name != right], 3)
+        choices.insert(place := rng.randrange(4), right)
+        values = {name: value for name, value in row.values.items() if name != "label"}
+        values["text"] = "&&&".join(["which drum is hit?", *choices, str(place)])
+        rows.append(SplitRow(row.split, values, row.media))
+    return Converted(rows)
 
 
 def easy_vqa(sources: Sources, out: Path) -> Converted:
@@ -210,8 +241,10 @@ def scene_pairs(sources: Sources, out: Path) -> Converted:
 SAMPLE_TASKS: dict[str, Maker] = {
     "stamp-categories": stamp_categories,
     "emoji-groups": emoji_groups,
+    "emoji-keywords": emoji_keywords,
     "stamp-captions": captions,
     "drums": drums,
+    "drum-answers": drum_answers,
     "easy-vqa": easy_vqa,
     "spoken-answers": spoken_answers,
     "scene-boxes": scene_boxes,
@@ -233,9 +266,10 @@ def make_sample_task(
         raise ValueError(f"unknown sample task {name!r}; known: {', '.join(SAMPLE_TASKS)}")
     report = say or (lambda line: None)
     cache = default_cache() if root is None else root
-    wanted = ("stamps", "emoji") if name == "emoji-groups" else ("stamps",)
+    wanted = ("stamps", "emoji") if name.startswith("emoji") else ("stamps",)
     library = build_sample_library(cache, wanted, progress=report)
     sources = Sources(cache, library.items, report)
+    out = out.resolve()  # rows name their pictures in it
     return write_tables(SAMPLE_TASKS[name](sources, out), out, out)
 
 

@@ -106,8 +106,8 @@ class ShardSource:
             raise UnusablePair(url, f"holds only {len(entries)} pairs", "shard smaller than said")
         entry = entries[place]
         key = f"{url}, {_member_name(descriptor, int(entry['media']))}"
-        media = _contents(descriptor, int(entry["media"]), int(entry["media_size"]), key)
-        text = _contents(descriptor, int(entry["text"]), int(entry["text_size"]), key)
+        media = contents_at(descriptor, int(entry["media"]), int(entry["media_size"]), key)
+        text = contents_at(descriptor, int(entry["text"]), int(entry["text_size"]), key)
         return RawPair(key, self._caption(text, TEXTS[entry["form"]], key), media)
 
     def sizes(self, indices: np.ndarray) -> np.ndarray:
@@ -265,7 +265,7 @@ def _write_index(descriptor: int, endings: Sequence[str], target: Path) -> None:
     """
     entries = []
     with os.fdopen(os.dup(descriptor), "rb") as shard, tarfile.open(fileobj=shard, mode="r:") as archive:
-        for _, members in itertools.groupby(_members(archive), lambda member: member[0]):
+        for _, members in itertools.groupby(members_of(archive), lambda member: member[0]):
             found: dict[str, tarfile.TarInfo] = {}
             for _, ending, member in members:
                 found.setdefault(ending, member)
@@ -279,7 +279,7 @@ def _write_index(descriptor: int, endings: Sequence[str], target: Path) -> None:
         np.save(file, np.array(entries, ENTRY))
 
 
-def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+def members_of(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
     """Key, ending and header of each file; the key is its path up to the first dot of its name."""
     while True:
         try:
@@ -301,7 +301,8 @@ def _member_name(descriptor: int, offset: int) -> str:
     return header[:100].split(b"\0", 1)[0].decode("utf-8", "replace")
 
 
-def _contents(descriptor: int, offset: int, size: int, key: str) -> bytes:
+def contents_at(descriptor: int, offset: int, size: int, key: str) -> bytes:
+    """The contents of a member of an open shard. `UnusablePair`, named by `key`, where the shard breaks off."""
     content = os.pread(descriptor, size, offset)
     if len(content) < size:
         raise UnusablePair(key, "the shard breaks off in the middle of it", "truncated shard")

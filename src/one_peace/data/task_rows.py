@@ -9,7 +9,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,6 +21,23 @@ from one_peace.data.tables import KEY_COLUMNS, media_of
 from one_peace.errors import InputError
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
+
+
+class Rows(Protocol):
+    """Rows by number, to be drawn from: tables, or clips."""
+
+    @property
+    def path(self) -> Path | str:
+        """What messages call them."""
+
+    @property
+    def media(self) -> tuple[str, ...]:
+        """Columns with pictures, sounds and the like."""
+
+    def __len__(self) -> int: ...
+
+    def row(self, index: int) -> tuple[str, dict[str, Any]]:
+        """(key, column -> value) of a row. `InputError` names one that cannot be used."""
 
 
 class TaskRows:

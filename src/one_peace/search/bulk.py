@@ -10,34 +10,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from one_peace.errors import InputError, MissingExtraError, OnePeaceError
+from one_peace.data.bulk_work import BulkError, damaged_plan, kept_plan, work_here
+from one_peace.data.lock import writer_lock
+from one_peace.errors import InputError, MissingExtraError
 from one_peace.search.encoding import Encoder, encode_contents, rows_of
 from one_peace.search.indexing import digest_of
 from one_peace.search.kinds import Content, kinds_for
-from one_peace.search.lock import writer_lock
 from one_peace.search.records import Entry, Record, Space
 from one_peace.search.shard_files import FORMATS, ShardWriter
 from one_peace.search.walk import Found, reason, walk
 
-_PLAN = "plan.json"
 _ITEMS = "items.jsonl"
 _BATCH_BYTES = 1 << 27  # decoded contents that are encoded together
-
-
-class BulkError(OnePeaceError):
-    """Bulk embedding that cannot go on: another plan is there, or a worker died."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +101,7 @@ def embed_folder(
 
     Raises:
         BulkError: `out` was begun with another folder, model, format or size of shards; a worker was killed.
-        LibraryBusyError: another process is writing to `out`.
+        FolderBusyError: another process is writing to `out`.
     """
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
@@ -136,28 +128,8 @@ def embed_folder(
 
 
 def run_here(plan: Plan, shards: Iterable[tuple[int, list[Found]]], workers: int) -> Iterator[Shard]:
-    """As `Runner`: in processes of this machine, each with one thread per core that is its share, and on the next of
-    its cards if there are any.
-
-    Raises:
-        BulkError: a process was killed. What was written stays; the next run goes on from there.
-    """
-    context = get_context("spawn")  # threads and CUDA do not survive a fork
-    numbers = context.Value("i", 0)
-    waiting = iter(shards)
-    with ProcessPoolExecutor(workers, context, _begin, (plan, numbers, workers)) as pool:
-        running = {pool.submit(_do, *task) for task in islice(waiting, 2 * workers)}
-        try:
-            while running:
-                ready, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in ready:
-                    yield future.result()
-                    running |= {pool.submit(_do, *task) for task in islice(waiting, 1)}
-        except BrokenProcessPool as error:
-            raise BulkError("a worker was killed, for lack of memory perhaps; run it again to go on") from error
-        finally:
-            for future in running:
-                future.cancel()
+    """As `Runner`: in processes of this machine (`work_here`)."""
+    return work_here(partial(load_worker, plan), shards, workers)
 
 
 def embed_shard(model: Encoder, plan: Plan, number: int, files: Sequence[Found]) -> Shard:
@@ -207,39 +179,6 @@ def load_worker(plan: Plan, device: str, threads: int) -> Callable[[int, list[Fo
     return partial(embed_shard, model, plan)
 
 
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-_work: Callable[[int, list[Found]], Shard] | None = None  # of a worker process
-
-
-def _begin(plan: Plan, numbers: Any, workers: int) -> None:
-    import torch
-
-    global _work
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    with numbers.get_lock():
-        mine, numbers.value = numbers.value, numbers.value + 1
-    cards = torch.cuda.device_count()
-    device = f"cuda:{mine % cards}" if cards else "cpu"
-    _work = load_worker(plan, device, max(1, cores() // workers))
-
-
-def _end_with_parent() -> None:
-    """A parent that is killed cannot end its workers, which would wait for work for ever."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _do(number: int, files: list[Found]) -> Shard:
-    assert _work is not None
-    return _work(number, files)
-
-
 def _entry(file: Found, content: Content) -> Entry:
     item = hashlib.sha256(file.path.encode()).hexdigest()[:24]
     return Entry(
@@ -259,26 +198,21 @@ def _entry(file: Found, content: Content) -> Entry:
 
 def _planned(folder: Path, out: Path, model: Encoder, name: str, format: str, shard_size: int) -> Plan:
     """The plan in `out`, made if there is none."""
-    try:
-        plan = Plan(**json.loads((out / _PLAN).read_bytes()))
-    except FileNotFoundError:
-        return _make_plan(folder, out, model, name, format, shard_size)
-    except (ValueError, TypeError) as error:
-        raise BulkError(f"{out / _PLAN} is damaged ({error}); choose another folder for the output") from error
     asked = {
         "source": str(folder),
         "fingerprint": model.fingerprint,
         "format": format,
         "shard_size": shard_size,
     }
-    for key, value in asked.items():
-        if getattr(plan, key) != value:
-            begun = f"was begun with {key} {getattr(plan, key)!r}, not {value!r}"
-            raise BulkError(f"{out} {begun}; go on with the same, or choose another folder for the output")
-    return plan
+    values = kept_plan(out, asked, lambda: asdict(_make_plan(folder, out, model, name, format, shard_size)))
+    try:
+        return Plan(**values)
+    except TypeError as error:
+        raise damaged_plan(out, error) from error
 
 
 def _make_plan(folder: Path, out: Path, model: Encoder, name: str, format: str, shard_size: int) -> Plan:
+    """The plan; the list of files is written here, before it."""
     if not folder.is_dir():
         raise BulkError(f"{folder} is not a folder that can be embedded")
     if shard_size < 1:
@@ -290,11 +224,7 @@ def _make_plan(folder: Path, out: Path, model: Encoder, name: str, format: str, 
             lines.write(json.dumps(asdict(file), ensure_ascii=False) + "\n")
         lines.flush()
         os.fsync(lines.fileno())
-    plan = Plan(str(folder), name, model.fingerprint, model.dim, len(files), shard_size, format)
-    partial_file = out / f".{_PLAN}.{os.getpid()}"
-    partial_file.write_text(json.dumps(asdict(plan), indent=1), encoding="utf-8")
-    os.replace(partial_file, out / _PLAN)  # last: its presence says that the list is whole
-    return plan
+    return Plan(str(folder), name, model.fingerprint, model.dim, len(files), shard_size, format)
 
 
 def _shards(out: Path, plan: Plan) -> Iterator[tuple[int, list[Found]]]:

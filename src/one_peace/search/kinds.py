@@ -83,10 +83,11 @@ def kinds_for(modalities: Collection[str]) -> dict[str, Kind]:
 
 def kind_of(path: Path, kinds: dict[str, Kind] | None = None) -> str | None:
     """The kind of a file by its name, or None; of those built in, where no others are given."""
-    ending = path.suffix.lower()
-    for name, kind in (KINDS if kinds is None else kinds).items():
-        if ending and ending in kind.endings.split():
-            return name
+    # x.depth.png is no picture, where depth is known
+    for ending in ("".join(path.suffixes[-2:]).lower(), path.suffix.lower()):
+        for name, kind in (KINDS if kinds is None else kinds).items():
+            if ending and ending in kind.endings.split():
+                return name
     return None
 
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from one_peace.data.lock import writer_lock
 from one_peace.search.calibration import Calibration
 from one_peace.search.encoding import Encoder
 from one_peace.search.engines import find_space, open_store
 from one_peace.search.filters import Condition, Filters
 from one_peace.search.indexing import Indexing, IndexReport, Track
 from one_peace.search.kinds import Kind, kinds_for
-from one_peace.search.lock import writer_lock
 from one_peace.search.manifest import (
     LibraryError,
     Manifest,
@@ -153,7 +153,7 @@ class Library:
         `progress` defaults to whether stderr is a terminal.
 
         Raises:
-            LibraryBusyError: somebody else is writing to this library.
+            FolderBusyError: somebody else is writing to this library.
             LibraryError: `folder` is not a folder.
         """
         root = Path(folder).expanduser().absolute()
@@ -388,7 +388,7 @@ def erase_library(path: str | os.PathLike[str]) -> None:
     """Forgets what the library in the folder `path` holds, so that it can be made anew, with any model.
 
     Raises:
-        LibraryBusyError: somebody is writing to it.
+        FolderBusyError: somebody is writing to it.
         LibraryError: its vectors are kept elsewhere, where others may use them.
     """
     folder = Path(path).expanduser().absolute()

@@ -1,8 +1,9 @@
 """Ordering the first answers again, by encoding each together with the texts of the query.
 
-The fusion encoder reads two modalities as one sequence, so that a picture is seen in the light of the words. Its
-pretraining has no matching head; what is compared is the picture's own embedding from the joint sequence. With the
-shipped weights this changes little, in either direction: docs/search.md has the figures.
+ONE-PEACE's fusion encoder reads two modalities as one sequence, so that a picture is seen in the light of the words.
+Its pretraining has no matching head; what is compared is the picture's own embedding from the joint sequence. With the
+shipped weights this changes little, in either direction: docs/search.md has the figures. MiCo is trained to say whether
+a text belongs to an input, and is asked that.
 """
 
 from __future__ import annotations
@@ -33,14 +34,15 @@ def rerank(
     weight. Those of one branch change places among each other; the others stay where they are.
 
     Args:
-        model: with `features` and `encoder.project`, as `OnePeace` has them.
+        model: with `match`, as `MiCo` has it, or `features` and `encoder.project`, as `OnePeace` has them.
         parts: the query's, each with its embedding (dim,) of unit length.
         source: the input of the model that an answer stands for, or None where there is none to be had.
 
     Raises:
         QueryError: the model cannot encode jointly, or the query has no text.
     """
-    if not hasattr(model, "features") or not hasattr(getattr(model, "encoder", None), "project"):
+    matches = hasattr(model, "match")
+    if not matches and not (hasattr(model, "features") and hasattr(getattr(model, "encoder", None), "project")):
         raise QueryError("rerank", "this model encodes nothing jointly; ask without")
     texts = [(part, vector) for part, vector in parts if part.modality == "text" and part.weight > 0]
     if not texts:
@@ -53,10 +55,15 @@ def rerank(
         for part, vector in texts:
             for start in range(0, len(places), _AT_ONCE):
                 group = [given[place] for place in places[start : start + _AT_ONCE]]
+                if matches:
+                    gains[start : start + _AT_ONCE] += model.match(part.source, **{branch: group})[0].numpy() / len(
+                        texts
+                    )
+                    continue
                 features = model.features(**{"text": [part.source] * len(group), branch: group})
                 joint = model.encoder.project(branch, features[branch])  # (group, dim)
                 gains[start : start + _AT_ONCE] += joint.float().cpu().numpy() @ vector / len(texts)
-        scores = np.array([ranked[place].score for place in places]) + WEIGHT * gains
+        scores = gains if matches else np.array([ranked[place].score for place in places]) + WEIGHT * gains
         for place, taken in zip(places, np.argsort(-scores, kind="stable"), strict=True):
             result[place] = ranked[places[taken]]
     return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from one_peace.data.bulk_work import Notes
 from one_peace.search.exporting import record_batch, rows_schema
 from one_peace.search.records import Record, Space
 
@@ -47,23 +47,17 @@ class _Marked:
     def __init__(self, out: Path, space: Space, shards: int) -> None:
         self.out = out
         self.space = space
-        self.shards = shards
+        self.notes = Notes(out, shards)
 
     def done(self) -> set[int]:
-        return {number for number in range(self.shards) if self._note(number).is_file()}
+        return self.notes.done()
 
     def totals(self) -> Totals:
-        notes = [json.loads(self._note(number).read_bytes()) for number in self.done()]
+        notes = list(self.notes.read())
         return Totals(sum(note["rows"] for note in notes), sum(len(note["problems"]) for note in notes))
 
     def _mark(self, number: int, rows: int, problems: dict[str, str]) -> None:
-        note = self._note(number)
-        partial = note.with_name(f".{note.name}.{os.getpid()}")
-        partial.write_text(json.dumps({"rows": rows, "problems": problems}, indent=1), encoding="utf-8")
-        os.replace(partial, note)
-
-    def _note(self, number: int) -> Path:
-        return self.out / f"shard-{number:06}.json"
+        self.notes.write(number, {"rows": rows, "problems": problems})
 
 
 class ParquetShards(_Marked):

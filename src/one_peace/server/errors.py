@@ -11,8 +11,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from one_peace.data.lock import FolderBusyError
 from one_peace.errors import InputError, MissingExtraError
-from one_peace.search.lock import LibraryBusyError
 from one_peace.search.manifest import LibraryError
 from one_peace.search.queries import QueryError
 from one_peace.server.batcher import OverloadedError
@@ -94,7 +94,7 @@ def add_error_handlers(app: FastAPI) -> None:
     handles(QueryError, lambda e: error_response(422, str(e), param=e.field))
     handles(InputError, lambda e: error_response(422, str(e), param=e.source, code="bad_input"))
     handles(MissingExtraError, lambda e: error_response(501, str(e)))
-    handles(LibraryBusyError, lambda e: error_response(503, str(e), headers={"Retry-After": "5"}))
+    handles(FolderBusyError, lambda e: error_response(503, str(e), headers={"Retry-After": "5"}))
     handles(LibraryError, lambda e: error_response(503, str(e)))
     handles(TimeoutError, lambda e: error_response(504, "the request took longer than is allowed"))
     handles(OSError, _disk)

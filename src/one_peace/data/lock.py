@@ -11,8 +11,8 @@ from pathlib import Path
 from one_peace.errors import OnePeaceError
 
 
-class LibraryBusyError(OnePeaceError):
-    """Somebody else writes to the library."""
+class FolderBusyError(OnePeaceError):
+    """Somebody else writes to a folder: a library, or the output of bulk work."""
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def writer_lock(path: Path) -> Iterator[None]:
     The kernel frees the lock when its process ends, however it ends: a file left by a dead one is taken over.
 
     Raises:
-        LibraryBusyError: another process (or another `Library` of this one) holds it.
+        FolderBusyError: another process (or another user of the lock in this one) holds it.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -30,9 +30,7 @@ def writer_lock(path: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise LibraryBusyError(
-                f"{path.parent}: process {owner} is writing to this library; wait for it to end"
-            ) from None
+            raise FolderBusyError(f"{path.parent}: process {owner} is writing to it; wait for it to end") from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield

@@ -1,0 +1,59 @@
+"""Bulk work on a Ray cluster: shards as a Ray Data set, a worker in each of its actors."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from one_peace.data.bulk_work import Load
+from one_peace.errors import MissingExtraError
+
+
+def work_on_ray(load: Load, tasks: Iterable[tuple[int, Any]], workers: int) -> Iterator[Any]:
+    """As `bulk_work.work_here`: on the cluster that `RAY_ADDRESS` names or that runs here, else on one started here.
+
+    An actor has a CPU, and a card of its own if the cluster has any. All machines must see the files under the same
+    paths, as on a network file system.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+    """
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise MissingExtraError("work on a cluster", "ray") from error
+    if not ray.is_initialized():
+        ray.init(logging_level=logging.WARNING)
+    rows = [{"number": number, "content": pickle.dumps(content)} for number, content in tasks]
+    if not rows:
+        return
+    cards = ray.cluster_resources().get("GPU", 0) > 0
+    done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        _Actor,
+        fn_constructor_args=(load, "cuda" if cards else "cpu"),
+        batch_size=1,
+        batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_gpus=1 if cards else 0,
+    )
+    for row in done.iter_rows():
+        yield pickle.loads(row["result"])
+
+
+class _Actor:
+    """Keeps the worker, and what it has loaded, between shards."""
+
+    def __init__(self, load: Load, device: str) -> None:
+        self._work = load(device, 1)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        import numpy as np
+
+        results = [
+            self._work(int(number), pickle.loads(content))
+            for number, content in zip(batch["number"], batch["content"], strict=True)
+        ]
+        return {"result": np.array([pickle.dumps(result) for result in results], dtype=object)}
