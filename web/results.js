@@ -47,7 +47,7 @@ function media(found, open) {
     return el("div", { class: "heard" }, picture,
       el("audio", { controls: true, preload: "none", src: found.media, "aria-label": name }));
   }
-  const shown = found.modality === "image" ? picture : el("span", { class: "words" }, found.caption || found.name);
+  const shown = found.thumbnail ? picture : el("span", { class: "words" }, name);
   return el("button", { type: "button", class: "look", "aria-label": `Open ${name}`, onclick: open }, shown);
 }
 
@@ -72,7 +72,8 @@ export function openViewer(found, actions) {
     audio: () => el("div", {}, el("img", { src: found.thumbnail, alt: "" }), el("audio", { controls: true, src: found.media, "aria-label": name })),
     video: () => el("video", { controls: true, src: found.media, poster: found.thumbnail, "aria-label": name }),
   };
-  const other = () => el("p", { class: "words" }, name);
+  // A depth map, say: its file is nothing that a browser shows.
+  const other = () => (found.thumbnail ? el("img", { src: found.thumbnail, alt: name }) : el("p", { class: "words" }, name));
   const close = () => dialog.close();
   const act = (action) => () => {
     close();

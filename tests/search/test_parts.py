@@ -210,6 +210,8 @@ def test_files_of_a_registered_modality(smell: None, media: Path, tmp_path: Path
     assert (best.path.name, best.caption, best.modality) == ("a.smell", "Of roses.", "smell")
     assert best.thumbnail is not None
     assert kinds.kind_of(Path("x.smell"), kinds.kinds_for(("smell",))) == "smell"
+    assert kinds.has_pictures("smell") and kinds.has_pictures("depth") and kinds.has_pictures("audio")
+    assert not kinds.has_pictures("text") and not kinds.has_pictures("unheard of")
 
 
 def test_a_batch_holds_several_kinds(media: Path, opened: Library, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from one_peace.modalities import get_modality
+from one_peace.modalities import get_modality, list_modalities
+from one_peace.modalities.base import Modality
 from one_peace.modalities.pictures import decode_picture
 from one_peace.modalities.sounds import SAMPLE_RATE, decode_sound
 from one_peace.search.documents import passages_of
@@ -89,6 +90,13 @@ def kind_of(path: Path, kinds: dict[str, Kind] | None = None) -> str | None:
             if ending and ending in kind.endings.split():
                 return name
     return None
+
+
+def has_pictures(modality: str) -> bool:
+    """Whether what a library has of a modality is shown by a picture."""
+    if modality in KINDS:
+        return modality != "text"
+    return modality in list_modalities() and type(get_modality(modality)).picture is not Modality.picture
 
 
 def thumbnail_of(picture: Image.Image) -> bytes:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from one_peace.errors import InputError
 from one_peace.modalities.base import Example
-from one_peace.models.one_peace.embedding import EmbeddingResult, OnePeace
-from one_peace.models.one_peace.model import OnePeaceEncoder
+from one_peace.models.embedding import EmbeddingResult
+from one_peace.models.mico.interface import MiCo
+from one_peace.models.one_peace.embedding import OnePeace
 from one_peace.server.batcher import Batcher
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}  # small on CPUs: a batch is what an urgent input may have to wait for
@@ -37,10 +38,14 @@ class BatchingEncoder:
         seconds: how long an input may take, waiting included; `TimeoutError` after that.
     """
 
-    def __init__(self, model: OnePeace, *, max_wait: float = 10.0, seconds: float = 60.0, observe: Any = None) -> None:
+    def __init__(
+        self, model: OnePeace | MiCo, *, max_wait: float = 10.0, seconds: float = 60.0, observe: Any = None
+    ) -> None:
         self.model = model
         self._seconds = seconds
         self._lock = threading.Lock()  # the model serves one call at a time: batches, and joint encoding
+        if isinstance(model, MiCo):
+            self.match = self._match  # what has no such method is asked for joint features
         budget = BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cpu"])
         options = {} if observe is None else {"observe": observe}
         self.batcher = Batcher(self._embed, self._length, max_tokens=budget, max_wait=max_wait, **options)
@@ -116,7 +121,7 @@ class BatchingEncoder:
         return torch.from_numpy(unit(mix))[None]
 
     @property
-    def encoder(self) -> OnePeaceEncoder:
+    def encoder(self) -> Any:
         """The network, for projecting features."""
         return self.model.encoder
 
@@ -131,12 +136,18 @@ class BatchingEncoder:
             joint: dict[str, Tensor] = self.model.encoder(batches)
         return joint
 
+    def _match(self, texts: Any, **inputs: Any) -> Tensor:
+        """As `MiCo.match`, one call at a time."""
+        assert isinstance(self.model, MiCo)
+        with self._lock:
+            return self.model.match(texts, **inputs)
+
     def close(self) -> None:
         """Finishes what was submitted; nothing can be encoded after that."""
         self.batcher.close()
 
     def _length(self, modality: str, example: Example) -> int:
-        return self.model.processors[modality].length(example)
+        return self.model.tokens(modality, example)
 
     @torch.inference_mode()
     def _embed(self, modality: str, examples: list[Example]) -> np.ndarray:

@@ -16,7 +16,7 @@ from fastapi import Depends, Request
 from one_peace.errors import InputError
 from one_peace.modalities.sources import open_source
 from one_peace.models.one_peace.embedding import OnePeace
-from one_peace.search.kinds import kinds_for
+from one_peace.search.kinds import has_pictures, kinds_for
 from one_peace.search.library import Library
 from one_peace.server import schemas
 from one_peace.server.access import Keys
@@ -123,7 +123,7 @@ class Service:
             "size": found.size,
             "changed": datetime.fromtimestamp(found.mtime / 1e9, UTC),
             "media": f"/v1/items/{found.id}/media",
-            "thumbnail": None if found.modality == "text" else f"/v1/items/{found.id}/thumbnail",
+            "thumbnail": f"/v1/items/{found.id}/thumbnail" if has_pictures(found.modality) else None,
         }
 
     def folder_of(self, path: Path) -> str:
