@@ -1,0 +1,1 @@
+"""What `quality.py` is made of: the tasks, the ways to train for them, the figures, the table."""

@@ -1,0 +1,118 @@
+"""What pretraining is worth on tasks: `python benchmarks/quality.py`, every kind of task on data that installs by name.
+
+Each task is learned from the shipped weights, from scratch and by a head alone, and measured beside a guess. Writes
+results/quality-DATE.json and .md, again after every task, and at the end of a whole run the table in the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import tempfile
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from judging.cases import CASES, Case
+from judging.runs import Setting, run_case
+from judging.writing import replace_block, to_markdown, to_table
+from measure import RESULTS, machine
+
+from one_peace.data.packages import default_cache
+from one_peace.data.sample_tasks import make_sample_task
+
+README = Path(__file__).parents[1] / "README.md"
+MARKER = "quality"
+MODEL = "one-peace-nano"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="*", help=f"some of {', '.join(case.table for case in CASES)}; by default all")
+    parser.add_argument("--part", type=float, default=1.0, help="share of the updates")
+    parser.add_argument("--processes", type=int, default=2, help="tasks at once, one thread each")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--model", default=MODEL, help="the weights in question")
+    parser.add_argument("--tables", type=Path, help="tables by `one-peace prepare`; made there where they are missing")
+    parser.add_argument("--library", type=Path, help="root of the sample library's cache")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    known = {case.table: case for case in CASES}
+    if unknown := [name for name in options.tasks if name not in known]:
+        parser.error(f"unknown task {unknown[0]!r}; known: {', '.join(known)}")
+    if not 0 < options.part <= 1 or options.processes < 1:
+        parser.error("--part is more than 0 and at most 1, --processes at least 1")
+    chosen = [known[name] for name in options.tasks] or list(CASES)
+    tables = options.tables or (options.library or default_cache()) / "tasks"
+    for case in chosen:
+        if not (tables / case.table / "train.tsv").is_file():
+            print(f"making {case.table}", flush=True)
+            make_sample_task(case.table, tables / case.table, options.library, say=print)
+    facts = machine(torch.device("cpu")) | {"threads": 1, "processes": options.processes}
+    options.out.mkdir(parents=True, exist_ok=True)
+    base = options.out / f"quality-{facts['date']}"
+    record: dict[str, Any] = {
+        "command": _command(options),
+        "model": options.model,
+        "part": options.part,
+        "seed": options.seed,
+        "facts": facts,
+        "cases": earlier_cases(base.with_suffix(".json"), options.model, options.part, options.seed),
+    }
+    with tempfile.TemporaryDirectory() as work:
+        setting = Setting(tables, Path(work), options.model, options.part, options.seed)
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(options.processes, spawn, initializer=_one_thread) as pool:
+            for done in as_completed([pool.submit(partial(_run, case, setting)) for case in chosen]):
+                made = done.result()
+                record["cases"][made["table"]] = made
+                keep(record, base)
+    print(f"wrote {base}.json and .md")
+    if options.out == RESULTS and all(case.table in record["cases"] for case in CASES):
+        text = README.read_text(encoding="utf-8")
+        README.write_text(replace_block(text, MARKER, to_table(record)), encoding="utf-8")
+        print(f"wrote the table in {README.name}")
+
+
+def earlier_cases(path: Path, model: str, part: float, seed: int) -> dict[str, Any]:
+    """Tasks of an earlier run of the day with the same settings: those that are not run again stay."""
+    if not path.is_file():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    same = (found["model"], found["part"], found["seed"]) == (model, part, seed)
+    cases: dict[str, Any] = found["cases"] if same else {}
+    return cases
+
+
+def keep(record: dict[str, Any], base: Path) -> None:
+    """Writes what there is so far, tasks in their usual order."""
+    order = {case.table: number for number, case in enumerate(CASES)}
+    record["cases"] = dict(sorted(record["cases"].items(), key=lambda entry: order.get(entry[0], len(order))))
+    base.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    base.with_suffix(".md").write_text(to_markdown(record), encoding="utf-8")
+
+
+def _run(case: Case, setting: Setting) -> dict[str, Any]:
+    # Tasks that run at once share nothing but the tables.
+    own = dataclasses.replace(setting, work=setting.work / case.table)
+    return run_case(case, own, say=partial(print, flush=True))
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The command that makes the whole table, with the arguments that change its numbers."""
+    given = {"--part": options.part, "--seed": options.seed, "--model": options.model}
+    usual = {"--part": 1.0, "--seed": 1, "--model": MODEL}
+    changed = [f"{name} {value}" for name, value in given.items() if value != usual[name]]
+    return " ".join(["python benchmarks/quality.py", *changed])
+
+
+if __name__ == "__main__":
+    main()
