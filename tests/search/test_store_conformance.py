@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ from one_peace.search.filters import Condition, passes
 from one_peace.search.lance import LanceStore
 from one_peace.search.records import COLUMNS, Entry, Hit, Record, Space
 from one_peace.search.sqlite import SqliteStore
-from one_peace.search.store import OtherModelError, StoreError, VectorStore
+from one_peace.search.store import OtherModelError, StoreError, StoreFullError, VectorStore, failure
 
 DIM = 12
 SPACE = Space("a-model", "f00d", DIM)
@@ -411,3 +412,23 @@ def _lance(folder: Path) -> list[LanceStore]:
         return [LanceStore(str(folder), SPACE)]
     except ImportError:
         return []
+
+
+def test_a_full_disk_has_an_error_of_its_own(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path, SPACE)
+    connect = sqlite3.connect
+
+    def small(*arguments: Any, **named: Any) -> sqlite3.Connection:
+        db = connect(*arguments, **named)
+        db.execute("PRAGMA max_page_count = 1")
+        return db
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite3, "connect", small)
+        with pytest.raises(StoreFullError, match="disk is full"):
+            store.add([record(n, caption="x" * 100_000) for n in range(9)])
+    assert store.count() == 0
+    assert isinstance(
+        failure("a", RuntimeError("LanceError(IO): No space left on device (os error 28)")), StoreFullError
+    )
+    assert not isinstance(failure("a", RuntimeError("refused")), StoreFullError)

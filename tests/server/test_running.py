@@ -25,6 +25,7 @@ from one_peace.cli.serve import read_keys
 from one_peace.errors import InputError
 from one_peace.search.kinds import KINDS
 from one_peace.search.library import Library
+from one_peace.search.store import failure
 from one_peace.server.service import Service
 from one_peace.server.settings import Settings
 from one_peace.server.uploads import Uploads
@@ -148,6 +149,14 @@ def test_a_full_disk_is_said_and_leaves_nothing(
         monkeypatch.setattr("one_peace.server.uploads.os.fdopen", full)
         answer = httpx.post(f"{url}/v1/items", files=[("files", ("x.txt", b"a text"))], timeout=60)
         assert answer.status_code == 507 and answer.json()["error"]["code"] == "disk_full"
+        monkeypatch.undo()
+
+        def no_room(*_: object, **__: object) -> None:  # what LanceDB says of it
+            raise failure("vectors", RuntimeError("lance error: LanceError(IO): No space left on device (os error 28)"))
+
+        monkeypatch.setattr(service.library, "add", no_room)
+        answer = httpx.post(f"{url}/v1/items", files=[("files", ("x.txt", b"a text"))], timeout=60)
+        assert answer.status_code == 507
     assert not [path for path in service.uploads.folder.rglob("*") if path.is_file()]
 
 

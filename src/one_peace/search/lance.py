@@ -24,6 +24,7 @@ from one_peace.search.store import (
     check_queries,
     check_records,
     check_space,
+    failure,
     space_from_json,
     space_to_json,
 )
@@ -150,13 +151,13 @@ class LanceStore:
         except ValueError:  # not there yet
             pass
         except (RuntimeError, OSError) as error:
-            raise StoreError(f"{self.address} cannot be opened: {error}") from error
+            raise failure(f"{self.address} cannot be opened", error) from error
         try:
             return self._database.create_table(_TABLE, schema=_schema(self.space), exist_ok=True)
         except ValueError:  # somebody else made it this moment, for another model
             return self._database.open_table(_TABLE)
         except (RuntimeError, OSError) as error:
-            raise StoreError(f"{self.address} cannot be made: {error}") from error
+            raise failure(f"{self.address} cannot be made", error) from error
 
     def _state(self) -> _State:
         version = int(self._table.version)
@@ -220,7 +221,7 @@ class LanceStore:
                 return action()
             except (RuntimeError, ValueError, OSError) as error:
                 if "conflict" not in str(error).lower():
-                    raise StoreError(f"{self.address}: {error}") from error
+                    raise failure(self.address, error) from error
                 if time.monotonic() > give_up:
                     raise StoreError(f"{self.address}: other writers left no room for {_PATIENCE:.0f} s") from error
                 time.sleep(0.02 + 0.2 * randbits(8) / 256)

@@ -20,6 +20,7 @@ from one_peace.search.store import (
     check_queries,
     check_records,
     check_space,
+    failure,
     space_from_json,
     space_to_json,
 )
@@ -51,7 +52,7 @@ class SqliteStore:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"{folder} cannot be made: {error}") from error
+            raise failure(f"{folder} cannot be made", error) from error
         found = space_at(folder)
         if found is None:
             self._create()
@@ -166,7 +167,7 @@ class SqliteStore:
                 yield db, version
                 db.execute("COMMIT")  # without it, closing the connection rolls back
         except sqlite3.Error as error:
-            raise StoreError(f"{self._path}: {error}") from error
+            raise failure(self._path, error) from error
 
 
 def space_at(folder: Path) -> Space | None:

@@ -20,8 +20,19 @@ class StoreError(OnePeaceError):
     """The engine cannot be reached, or refuses; or what is there is not a store of this version."""
 
 
+class StoreFullError(StoreError):
+    """There is no room where the store is. Make some and repeat the call."""
+
+
 class OtherModelError(StoreError):
     """The store holds vectors of another model; theirs and ours cannot be compared."""
+
+
+def failure(address: object, error: Exception) -> StoreError:
+    """What an engine's error means to users. Engines say in words only that a disk is full."""
+    words = str(error)
+    full = any(sign in words for sign in ("No space left", "disk is full", "Disk quota exceeded"))
+    return (StoreFullError if full else StoreError)(f"{address}: {words}")
 
 
 class VectorStore(Protocol):

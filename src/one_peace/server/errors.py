@@ -15,6 +15,7 @@ from one_peace.data.lock import FolderBusyError
 from one_peace.errors import InputError, MissingExtraError
 from one_peace.search.manifest import LibraryError
 from one_peace.search.queries import QueryError
+from one_peace.search.store import StoreFullError
 from one_peace.server.batcher import OverloadedError
 from one_peace.server.schemas import ErrorBody
 
@@ -97,6 +98,7 @@ def add_error_handlers(app: FastAPI) -> None:
     handles(FolderBusyError, lambda e: error_response(503, str(e), headers={"Retry-After": "5"}))
     handles(LibraryError, lambda e: error_response(503, str(e)))
     handles(TimeoutError, lambda e: error_response(504, "the request took longer than is allowed"))
+    handles(StoreFullError, lambda e: _full())
     handles(OSError, _disk)
 
 
@@ -109,6 +111,10 @@ def _invalid(error: RequestValidationError) -> JSONResponse:
 
 def _disk(error: OSError) -> JSONResponse:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return error_response(507, "the server's disk is full; nothing of this request was kept")
+        return _full()
     log.exception("an operation on the server's disk failed", exc_info=error)
     return error_response(500, "an operation on the server's disk failed")
+
+
+def _full() -> JSONResponse:
+    return error_response(507, "the server's disk is full; nothing of this request was kept")

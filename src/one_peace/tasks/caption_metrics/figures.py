@@ -15,8 +15,8 @@ MISSING = ("SPICE",)
 
 
 def caption_figures(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """CIDEr (0 to 10), BLEU_1 to BLEU_4 and ROUGE_L (0 to 1), by the official names; METEOR where Java and its program are
-    (`has_meteor`), and not those of `MISSING`.
+    """CIDEr (0 to 10), BLEU_1 to BLEU_4 and ROUGE_L (0 to 1), by the official names; METEOR where Java and its program
+    are (`has_meteor`), and not those of `MISSING`.
 
     captions: what was generated for each picture; references: what people wrote about it. CIDEr's document frequencies
     are those of these references, as in the official evaluation. `ValueError` where a picture has none.

@@ -1,7 +1,7 @@
 """METEOR 1.5 (Denkowski and Lavie 2014), which is a Java program: used where that is installed.
 
-Its score depends on a table of millions of paraphrases and on how its search breaks ties, so nothing short of the program
-itself gives the published numbers.
+Its score depends on a table of millions of paraphrases and on how its search breaks ties, so nothing short of the
+program itself gives the published numbers.
 """
 
 from __future__ import annotations
