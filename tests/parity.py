@@ -1,8 +1,8 @@
 """Compares this implementation with reference numbers: `python tests/parity.py DIR`.
 
 Every `NAME.json` or `NAME.safetensors` in DIR (and its folders) with a check of that name is run; configuration,
-inputs, weights and expected numbers come from both, or from a `manifest.json` beside them. Prints a line per file: name, worst
-absolute and relative difference, pass or fail. Exit status 1 if any check fails or none was found.
+inputs, weights and expected numbers come from both, or from a `manifest.json` beside them. Prints a line per file:
+name, worst absolute and relative difference, pass or fail. Exit status 1 if any check fails or none was found.
 """
 
 from __future__ import annotations

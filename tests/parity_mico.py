@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import random
+import re
 import tempfile
 from collections.abc import Iterator
 from functools import lru_cache
@@ -45,6 +47,9 @@ from one_peace.models.mico.writing import (
 from one_peace.objectives.masked_words import hide_words
 from one_peace.objectives.matching import negative_weights
 from one_peace.tasks.omni_modal import HiddenWords, OmniBatch, format_tasks, omni_losses, parse_tasks
+from one_peace.training.omni_recipe import ClipSource, OmniRecipe
+from one_peace.training.optimizer import build_optimizer, learning_rate, set_learning_rate
+from one_peace.training.recipe import OptimizerRecipe
 from parity import Check, Comparison, Fixture
 
 WORDS = range(106, 30522)  # that stand in for hidden ones
@@ -277,6 +282,7 @@ def check_updates(fixture: Fixture, compare: Comparison, model: MiCoModel) -> No
     """
     recipe = facts(fixture)["optimizer"]
     run = recipe["run_cfg"]
+    check_groups(recipe, compare, model)
     first, second = run["betas"]
     rates = {"basic": run["learning_rate"], "new": run["new_lr"], "visual": run["clip_lr"]}
     wanted = fixture.group("after_adamw.")
@@ -296,6 +302,28 @@ def check_updates(fixture: Fixture, compare: Comparison, model: MiCoModel) -> No
                 value = value - rate * shrink * value
             # of gradients near eps the update has the relative error, times the rate
             compare.feature(f"updated {name}", value, wanted[name], max(1e-5, 0.1 * rate))
+
+
+def check_groups(recipe: dict[str, Any], compare: Comparison, model: MiCoModel) -> None:
+    """Which parameters decay, and at which rate they learn, as training builds its optimizer."""
+    run, named = recipe["run_cfg"], dict(model.named_parameters())
+    settings = OptimizerRecipe(run["learning_rate"], weight_decay=run["weight_decay"], betas=run["betas"])
+    ours = OmniRecipe("mico-nano", {"clips": CLIPS}, 1, 2, settings, run["clip_lr"])
+    optimizer = build_optimizer(model, settings, ours.groups())
+    set_learning_rate(optimizer, run["learning_rate"])
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    rates = {"basic": run["learning_rate"], "visual": run["clip_lr"]}
+    for group, names in recipe["groups"].items():
+        kind, _, decay = group.partition(" ")
+        for name in names:
+            target = to_native(name)
+            if isinstance(target, Target) and kind in rates:
+                rate, decays = found[id(named[target.name])]
+                compare.exact(f"rate of {name}", math.isclose(rate, rates[kind]), True)
+                compare.exact(f"decay of {name}", decays, run["weight_decay"] if decay == "decay" else 0.0)
+
+
+CLIPS = ClipSource("clips.csv", ("image",), parse_tasks("ret%tv"))  # of a recipe, which wants some
 
 
 @torch.no_grad()
@@ -327,8 +355,19 @@ def members(letters: str) -> tuple[str, ...]:
     return parse_tasks(f"ret%t{letters}")[0].tuples[0]
 
 
+SCHEDULE = re.compile(r"lr_schedule_(?P<steps>\d+)_steps_warmup_(?P<share>[\d.]+)")
+
+
 def check_masker(fixture: Fixture, compare: Comparison) -> None:
     """Hidden words for seeds of Python's generator; the learning rate over time."""
+    for key, curves in fixture.meta.items():
+        if found := SCHEDULE.fullmatch(key):
+            steps = int(found["steps"])
+            for name, expected in curves.items():
+                schedule = f"{name.removeprefix('warmup_')}-from-zero"
+                recipe = OptimizerRecipe(1.0, 0.0, round(float(found["share"]) * steps), schedule=schedule)
+                rates = [learning_rate(step, steps, recipe) for step in range(len(expected))]
+                compare.feature(f"{key} {name}", torch.tensor(rates), torch.tensor(expected), 1e-6)
     for case in fixture.meta["token_masker"]:
         seed, ratio = case["python_random_seed"], case["mask_prob"]
         tokens = torch.tensor(case["tokens"])

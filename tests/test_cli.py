@@ -38,7 +38,7 @@ def test_every_module_of_the_folder_is_a_command() -> None:
     import one_peace.cli
 
     folder = Path(one_peace.cli.__file__).parent
-    assert {file.stem for file in folder.glob("*.py")} - {"__init__", "main", "imports"} == set(COMMANDS)
+    assert {file.stem for file in folder.glob("*.py")} - {"__init__", "main", "imports", "written"} == set(COMMANDS)
 
 
 def test_version() -> None:

@@ -47,6 +47,8 @@ export const about = () => request("/v1/about");
 export const search = (query, signal) => request("/v1/search", json(query, { signal }));
 export const item = (id) => request(`/v1/items/${encodeURIComponent(id)}`);
 export const remove = (id) => request(`/v1/items/${encodeURIComponent(id)}`, { method: "DELETE" });
+export const describe = (id) => request(`/v1/items/${encodeURIComponent(id)}/describe`, { method: "POST" });
+export const locate = (id, phrase) => request(`/v1/items/${encodeURIComponent(id)}/locate`, json({ phrase }));
 export const points = () => request("/v1/map");
 export const openSession = (key) => request("/v1/session", json({ key }));
 

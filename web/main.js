@@ -22,7 +22,11 @@ const filters = new Filters(form, () => search());
 const actions = {
   more: (item) => parts.replace([{ ...partOfItem(item), weight: 1 }]),
   less: (item) => parts.add({ ...partOfItem(item), weight: -0.5 }),
-  open: (item) => openViewer(item, service.writable ? { ...actions, remove } : actions),
+  open: (item) => openViewer(item, {
+    ...actions,
+    ...(service.writable ? { remove } : {}),
+    ...(service.describes ? { describe: (one) => api.describe(one.id), locate: (one, phrase) => api.locate(one.id, phrase), problem: sentence } : {}),
+  }),
 };
 const map = new LibraryMap(async (id) => actions.open(await api.item(id)));
 

@@ -79,9 +79,12 @@ export function openViewer(found, actions) {
     close();
     action(found);
   };
+  const asked = actions.describe && found.modality === "image";
+  const shown = (kinds[found.modality] ?? other)();
   byId("viewer-body").replaceChildren(
-    (kinds[found.modality] ?? other)(),
+    asked ? el("div", { class: "located" }, shown) : shown,
     el("h2", {}, name),
+    asked ? questions(found, shown, actions) : null,
     el("p", { class: "quiet" }, `${found.folder}/${found.name}`),
     found.tags.length ? el("p", { class: "quiet" }, `Tags: ${found.tags.join(", ")}`) : null,
     el("p", { class: "actions" },
@@ -91,6 +94,40 @@ export function openViewer(found, actions) {
       el("button", { type: "button", class: "plain", onclick: close }, "Close")),
   );
   dialog.showModal();
+}
+
+/** What a model says of the picture: its description, and a box around what is looked for. */
+function questions(found, picture, actions) {
+  const said = el("p", { class: "quiet said", role: "status" });
+  const phrase = el("input", { type: "text", maxlength: 500, required: true, placeholder: "the red apple", "aria-label": "What to look for" });
+  const ask = (wanted) => async () => {
+    said.textContent = "\u2026";
+    try {
+      said.textContent = await wanted();
+    } catch (error) {
+      said.textContent = actions.problem(error);
+    }
+  };
+  const describe = ask(async () => (await actions.describe(found)).caption || "No words came.");
+  const locate = ask(async () => {
+    const answer = await actions.locate(found, phrase.value.trim());
+    outline(picture, answer.box);
+    return `${answer.phrase}: ${answer.box.map(Math.round).join(", ")}`;
+  });
+  const form = el("form", { class: "actions", onsubmit: (event) => { event.preventDefault(); locate(); } },
+    el("button", { type: "button", class: "plain", onclick: describe }, "Describe"),
+    phrase, el("button", { type: "submit", class: "plain" }, "Where is it?"));
+  return el("div", {}, form, said);
+}
+
+/** A box over a picture, in pixels of the original. */
+function outline(picture, [left, top, right, bottom]) {
+  picture.parentElement.querySelector(".outline")?.remove();
+  const box = el("span", { class: "outline", "aria-hidden": "true" });
+  const share = { left: left / picture.naturalWidth, top: top / picture.naturalHeight,
+    width: (right - left) / picture.naturalWidth, height: (bottom - top) / picture.naturalHeight };
+  for (const [side, value] of Object.entries(share)) box.style.setProperty(side, `${100 * value}%`);
+  picture.after(box);
 }
 
 /** Arrow keys among the cards of a grid; one of them is in the tab order. */

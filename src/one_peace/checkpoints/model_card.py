@@ -71,8 +71,8 @@ tags: [one-peace, mico, feature-extraction, {tags}]
 
 # {name}
 
-A MiCo model ([arXiv 2406.09412](https://arxiv.org/abs/2406.09412)) of text and {modalities}: embeddings, matching scores
-and captions.
+A MiCo model ([arXiv 2406.09412](https://arxiv.org/abs/2406.09412)) of text and {modalities}: embeddings, matching
+scores and captions.
 
 | | |
 |---|---|

@@ -4,30 +4,44 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="An official file (.pt, .pkl), or a saved model's folder.")],
+    source: Annotated[Path, typer.Argument(help="An official file (.pt, .pkl) or folder, or a saved model's folder.")],
     target: Annotated[Path, typer.Argument(help="The folder, or the official file, to write.")],
     vision: Annotated[
         bool,
         typer.Option("--vision", help="From a folder: write the image branch alone, as the vision code reads it."),
     ] = False,
+    transformers: Annotated[
+        bool,
+        typer.Option("--transformers", help="From a folder of OFA: write the transformers-style layout, a folder."),
+    ] = False,
     tokenizer: Annotated[
         Path | None,
-        typer.Option(help="tokenizer.json, or a folder with it or with encoder.json, vocab.bpe and dict.txt."),
+        typer.Option(help="tokenizer.json, or a folder with it or with the published files of a vocabulary."),
     ] = None,
 ) -> None:
     """Convert between official files and our format, bit for bit, either way."""
     from one_peace.checkpoints.convert import convert as convert_weights
+    from one_peace.checkpoints.families import family_of
+    from one_peace.models.mico.loading import find_pieces
     from one_peace.models.one_peace.loading import find_tokenizer
 
     def write_files(folder: Path) -> None:
+        if family_of(source) == "mico":
+            pieces = find_pieces(source, tokenizer)
+            if pieces is not None:
+                pieces.save(folder)
+            else:
+                typer.echo("no vocab.txt found beside the weights: add it to the folder to encode texts")
+            return
         beside = source.with_suffix(".tokenizer.json")
-        found = find_tokenizer(tokenizer or (beside if beside.is_file() else source.parent), max_tokens=70)
+        place = source if source.is_dir() else source.parent
+        found = find_tokenizer(tokenizer or (beside if beside.is_file() else place), max_tokens=70)
         if found is not None:
             found.save(folder / "tokenizer.json")
         elif tokenizer is not None:
@@ -35,8 +49,14 @@ def convert(
         else:
             typer.echo("no vocabulary found beside the file: add tokenizer.json to the folder to encode texts")
 
-    convert_weights(source, target, form="vision" if vision else None, write_files=write_files)
+    if vision and transformers:
+        raise typer.BadParameter("--vision and --transformers are layouts of different models; give one")
+    form: Literal["vision", "transformers"] | None = "vision" if vision else "transformers" if transformers else None
+    convert_weights(source, target, form=form, write_files=write_files)
     typer.echo(f"wrote {target}")
+    published_folder = target.is_dir() and (transformers or family_of(source) == "mico")
+    if published_folder and (source / "tokenizer.json").is_file() and not (target / "tokenizer.json").exists():
+        shutil.copyfile(source / "tokenizer.json", target / "tokenizer.json")
     if target.is_file() and (source / "tokenizer.json").is_file() and not vision:
         beside = target.with_suffix(".tokenizer.json")  # where from_pretrained looks for it
         shutil.copyfile(source / "tokenizer.json", beside)

@@ -77,9 +77,10 @@ def embed(
 def _embed_folder(
     folder: Path, out: Path, model: str, device: str, workers: int | None, shard_size: int, format: str, engine: str
 ) -> None:
+    from one_peace.data.bulk_work import cores
     from one_peace.models import from_pretrained
     from one_peace.nn.allocator import keep_freed_memory
-    from one_peace.search.bulk import cores, embed_folder
+    from one_peace.search.bulk import embed_folder
     from one_peace.search.bulk_ray import run_on_ray
     from one_peace.search.shard_files import FORMATS
 
@@ -130,9 +131,10 @@ def modality_by_name(path: Path) -> str:
         InputError: an ending that no modality has.
     """
     from one_peace.errors import InputError
-    from one_peace.search.kinds import kind_of
+    from one_peace.modalities import list_modalities
+    from one_peace.search.kinds import kind_of, kinds_for
 
-    modality = kind_of(path)
+    modality = kind_of(path, kinds_for(list_modalities()))
     if modality is None:
         raise InputError(str(path), f"neither picture nor sound nor text, judged by its ending {path.suffix!r}")
     return modality

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from one_peace.cli.pretrain import train_mico
+
 
 def finetune(
     recipe: Annotated[str, typer.Argument(help="name of a shipped recipe, or a .yaml file")],
@@ -16,14 +18,18 @@ def finetune(
     out: Annotated[Path, typer.Option(help="run folder; an interrupted run in it continues")] = Path("runs/finetune"),
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
 ) -> None:
-    """Fine-tune a model for a task: classification, questions, grounding, reasoning."""
+    """Fine-tune a model for a task: classification, questions, grounding, captions, and so on."""
     from one_peace.nn.allocator import keep_freed_memory
     from one_peace.training.distributed import join_processes
     from one_peace.training.finetune import finetune as run
     from one_peace.training.finetune_recipe import load_finetune_recipe
     from one_peace.training.progress import plain_line
+    from one_peace.training.recipe import read_recipe
 
     keep_freed_memory()
+    if (values := read_recipe("finetune", recipe, settings or [])).get("family") == "mico":
+        train_mico(values, out, None, device)
+        return
     chosen = load_finetune_recipe(recipe, settings or [])
     with join_processes(device) as (processes, place):
         figures = run(chosen, out, place, lambda row: typer.echo(plain_line(row)), processes)

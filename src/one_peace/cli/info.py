@@ -12,9 +12,11 @@ import typer
 from one_peace.cli.imports import Imports
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from one_peace.models.mico.config import MiCoConfig
+    from one_peace.models.mico.model import MiCoModel
+    from one_peace.models.ofa.model import OfaModel
     from one_peace.models.one_peace.config import OnePeaceConfig
+    from one_peace.models.one_peace.model import OnePeaceEncoder
 
 
 def info(
@@ -24,31 +26,74 @@ def info(
     """Show a model's configuration, the size of its parts, its fingerprint and its files."""
     import torch
 
+    from one_peace.checkpoints.families import family_of
     from one_peace.checkpoints.registry import built_in_models, resolve
-    from one_peace.models.one_peace.loading import from_pretrained
+    from one_peace.models.loading import from_pretrained
+    from one_peace.models.mico import presets as mico
+    from one_peace.models.mico.model import MiCoModel
+    from one_peace.models.ofa import presets as ofa
+    from one_peace.models.ofa.model import OfaModel
     from one_peace.models.one_peace.model import OnePeaceEncoder
     from one_peace.models.one_peace.presets import list_models, preset
 
-    if model in list_models() and model not in built_in_models() and not Path(model).exists():
+    known = (*list_models(), *ofa.list_models(), *mico.list_models())
+    if model in known and model not in built_in_models() and not Path(model).exists():
         with torch.device("meta"):
-            encoder = OnePeaceEncoder(preset(model))
-        _print_config(encoder.config)
-        _print_sizes(encoder)
+            if model in list_models():
+                _print_encoder(OnePeaceEncoder(preset(model)))
+            elif model in ofa.list_models():
+                _print_ofa(OfaModel(ofa.preset(model)))
+            else:
+                _print_mico(MiCoModel(mico.preset(model)))
         typer.echo("\na preset: a shape to pretrain, without weights")
         return
     path = resolve(model)
     # The fingerprint is the same in every dtype, and this one takes the least memory.
-    loaded = from_pretrained(path, dtype="bfloat16")
-    _print_config(loaded.config)
-    _print_sizes(loaded.encoder)
-    typer.echo(f"\nfingerprint  {loaded.fingerprint}")
+    if family_of(path) == "ofa":
+        from one_peace.models.ofa.loading import load_model, open_saved
+
+        _print_ofa(load_model(open_saved(path), dtype=torch.bfloat16))
+    else:
+        loaded = from_pretrained(path, dtype="bfloat16")
+        if family_of(path) == "mico":
+            _print_mico(loaded.encoder)
+        else:
+            _print_encoder(loaded.encoder)
+        typer.echo(f"\nfingerprint  {loaded.fingerprint}")
     typer.echo(f"files        {path}")
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
         name = file.name if file == path else file.relative_to(path).as_posix()
         typer.echo(f"  {name:32} {_size(file.stat().st_size):>10}")
 
 
-def _print_config(config: OnePeaceConfig) -> None:
+def _print_encoder(encoder: OnePeaceEncoder) -> None:
+    _print_config(encoder.config)
+    _print_counts(parameter_counts((name, p.numel()) for name, p in encoder.named_parameters()))
+
+
+def _print_ofa(model: OfaModel) -> None:
+    typer.echo(f"{model.config.name}: pictures and texts to words, boxes and image codes")
+    for key, value in model.config.to_dict().items():
+        if key not in ("name", "family"):
+            typer.echo(f"  {key:22} {value}")
+    counts: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        part = "token table" if name.startswith("tokens.") else name.partition(".")[0]
+        counts["image trunk" if name.startswith("encoder.trunk.") else part] += parameter.numel()
+    _print_counts(dict(sorted(counts.items())))
+
+
+def _print_mico(model: MiCoModel) -> None:
+    _print_config(model.config)
+    names = {"text": "text model", "memory": "memories", "contrast": "embeddings", "temperature": "embeddings"}
+    counts: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        part = name.partition(".")[0]
+        counts[names.get(part, part)] += parameter.numel()
+    _print_counts(dict(sorted(counts.items())))
+
+
+def _print_config(config: OnePeaceConfig | MiCoConfig) -> None:
     typer.echo(f"{config.name}: {', '.join(config.modalities)}")
     for key, value in config.to_dict().items():
         if key == "modalities":
@@ -59,8 +104,7 @@ def _print_config(config: OnePeaceConfig) -> None:
             typer.echo(f"  {key:16} {value}")
 
 
-def _print_sizes(encoder: nn.Module) -> None:
-    sizes = parameter_counts((name, p.numel()) for name, p in encoder.named_parameters())
+def _print_counts(sizes: dict[str, int]) -> None:
     typer.echo("\nparameters")
     for part, count in sizes.items():
         typer.echo(f"  {part:32} {count:>14,}")

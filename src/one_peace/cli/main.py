@@ -26,8 +26,13 @@ COMMANDS = (
     "report",
     "evaluate",
     "prepare",
+    "clips",
     "finetune",
     "predict",
+    "caption",
+    "answer",
+    "locate",
+    "draw",
     "convert",
     "info",
 )

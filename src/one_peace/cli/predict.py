@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from one_peace.tasks.predictor import Predictor
+    from one_peace.tasks.sequence.predictor import SequencePredictor
 
 
 def predict(
@@ -34,17 +35,23 @@ def predict(
     """Predict for one example, a table or a folder."""
     if sum(given is not None for given in (inputs or None, table, folder)) != 1:
         raise typer.BadParameter("give one example as column=value, or --table, or --folder")
+    from one_peace.checkpoints.families import family_of
+    from one_peace.checkpoints.registry import resolve
     from one_peace.tasks.kinds import TaskSettings
     from one_peace.tasks.labels import LabelMap
     from one_peace.tasks.predictor import Predictor
+    from one_peace.tasks.sequence.kinds import SequenceSettings
+    from one_peace.tasks.sequence.predictor import SequencePredictor
 
-    settings = None
-    if kind is not None:
-        names = LabelMap.read(labels).names if labels is not None else ()
-        settings = TaskSettings(kind, modality=modality, labels=names)
-    predictor = Predictor.from_pretrained(
-        model, settings, device=device, dtype=dtype, tokenizer=tokenizer, batch_size=batch_size
-    )
+    names = LabelMap.read(labels).names if labels is not None else ()
+    how: dict[str, Any] = {"device": device, "dtype": dtype, "tokenizer": tokenizer, "batch_size": batch_size}
+    predictor: Predictor | SequencePredictor
+    if family_of(resolve(model)) == "ofa":
+        written = None if kind is None else SequenceSettings(kind, answers=names)
+        predictor = SequencePredictor.from_pretrained(model, written, **how)
+    else:
+        settings = None if kind is None else TaskSettings(kind, modality=modality, labels=names)
+        predictor = Predictor.from_pretrained(model, settings, **how)
     rows = _example(inputs or [])
     if table is not None:
         rows = _table(table)
@@ -85,12 +92,14 @@ def _table(path: Path) -> Iterator[tuple[str, Any]]:
     return iter(rows)
 
 
-def _folder(path: Path, predictor: Predictor) -> Iterator[tuple[str, Any]]:
+def _folder(path: Path, predictor: Predictor | SequencePredictor) -> Iterator[tuple[str, Any]]:
     from one_peace.search.kinds import kind_of
 
-    if predictor.task.modalities not in (("image",), ("audio",)):
-        raise typer.BadParameter("--folder is for classifiers of pictures or sounds; give a --table for other tasks")
-    (modality,) = predictor.task.modalities
+    if predictor.reads not in ("image", "audio"):
+        raise typer.BadParameter(
+            "--folder is for what reads a picture or a sound alone; give a --table for other tasks"
+        )
+    modality = predictor.reads
     if not path.is_dir():
         raise typer.BadParameter(f"{path} is no folder")
     files = sorted(file for file in path.rglob("*") if kind_of(file) == modality)
@@ -108,7 +117,7 @@ def _remember(rows: Iterator[tuple[str, Any]], kept: dict[str, dict[str, Any]] |
 
 
 def _lines(
-    predictor: Predictor,
+    predictor: Predictor | SequencePredictor,
     rows: Iterator[tuple[str, Any]],
     skip: bool,
     draw: Path | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,10 +30,19 @@ def pretrain(
     from one_peace.training.distributed import join_processes
     from one_peace.training.dry_run import plan_run
     from one_peace.training.progress import Progress
-    from one_peace.training.recipe import load_recipe, recipe_to_yaml
+    from one_peace.training.recipe import load_recipe, read_recipe, recipe_to_yaml
     from one_peace.training.run import run_pretraining
+    from one_peace.training.sequence_mixture import is_sequence_recipe
 
     keep_freed_memory()
+    if (values := read_recipe("pretrain", recipe, settings or [])).get("family") == "mico":
+        train_mico(values, out, library, device, devices if dry_run else None)
+        return
+    if is_sequence_recipe(recipe):
+        if dry_run:
+            raise typer.BadParameter("--dry-run is for ONE-PEACE's recipes")
+        _pretrain_sequences(recipe, settings or [], out, device)
+        return
     chosen = load_recipe(recipe, settings or [])
 
     def sample_library() -> list[Item]:
@@ -52,6 +61,51 @@ def pretrain(
         items = sample_library()
         with Progress(chosen.steps) as progress:
             run_pretraining(chosen, items, out, place, progress.report, processes, progress.tick)
+
+
+def _pretrain_sequences(recipe: str, settings: list[str], out: Path, device: str) -> None:
+    """OFA's pretraining is a task among others: rows of tables, one loss over what is written."""
+    from one_peace.training.distributed import join_processes
+    from one_peace.training.finetune import finetune
+    from one_peace.training.finetune_recipe import load_finetune_recipe
+    from one_peace.training.progress import plain_line
+
+    chosen = load_finetune_recipe(recipe, settings, "pretrain")
+    with join_processes(device) as (processes, place):
+        finetune(chosen, out, place, lambda row: typer.echo(plain_line(row)), processes)
+
+
+def train_mico(
+    values: dict[str, Any], out: Path, library: Path | None, device: str, devices: int | None = None
+) -> None:
+    """A run of MiCo, or with a number of `devices` only what a step would cost."""
+    import yaml
+
+    from one_peace.data.sample_library import build_sample_library, sources_with
+    from one_peace.training.distributed import join_processes
+    from one_peace.training.omni_dry_run import plan_omni_run
+    from one_peace.training.omni_recipe import OmniRecipe
+    from one_peace.training.omni_run import run_omni
+    from one_peace.training.progress import Progress
+
+    chosen = OmniRecipe.from_dict(values)
+
+    def sample_library() -> list[Item]:
+        if not chosen.needs_library:
+            return []
+        return build_sample_library(library, sources_with(chosen.library_sources), progress=typer.echo).items
+
+    if devices is not None:
+        typer.echo(yaml.safe_dump(chosen.values(), sort_keys=False))
+        typer.echo(plan_omni_run(chosen, sample_library(), devices).as_text())
+        return
+    with join_processes(device) as (processes, place):
+        if processes.first:
+            sample_library()
+        processes.wait()  # the others find it built
+        items = sample_library()
+        with Progress(chosen.steps) as progress:
+            run_omni(chosen, items, out, place, progress.report, processes, progress.tick)
 
 
 def _print_cost(cost: DryRun) -> None:

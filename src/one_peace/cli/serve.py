@@ -17,6 +17,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
     model: Annotated[str | None, typer.Option(help="Name or path; default: the library's own.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, ...")] = "cpu",
+    ofa: Annotated[str | None, typer.Option(help="An OFA model, to describe pictures and find things in them.")] = None,
     api_keys: Annotated[
         Path | None, typer.Option(help=f"File with the accepted API keys, one a line. Or set {KEYS_VARIABLE}.")
     ] = None,
@@ -29,7 +30,7 @@ def serve(
     from one_peace.server.settings import Settings
 
     settings = Settings(host, port, read_keys(api_keys), tuple(name or ()), read_only)
-    run(locate_library(library), settings, model=model, device=device, announce=say_address)
+    run(locate_library(library), settings, model=model, device=device, ofa=ofa, announce=say_address)
 
 
 def say_address(url: str) -> None:

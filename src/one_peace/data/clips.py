@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import tarfile
+import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
@@ -45,6 +46,7 @@ class ClipShards:
         self.urls = expand_braces(pattern)
         self.endings = {name: media_endings(name) for name in modalities}
         self._opened: OrderedDict[int, int] = OrderedDict()
+        self._lock = threading.Lock()
         self.places: list[tuple[int, str, dict[str, Place]]] = []  # shard, key, files by modality or ending of a text
         for number, url in enumerate(self.urls):
             self.places += [(number, key, files) for key, files in self._indexed(url)]
@@ -58,8 +60,9 @@ class ClipShards:
         """(key, what the clip has) of a clip. `InputError` where the shard is damaged."""
         shard, name, files = self.places[index]
         key = f"{self.urls[shard]}, {name}"
-        descriptor = self._open(shard)
-        read = {kind: contents_at(descriptor, *place, key) for kind, place in files.items()}
+        with self._lock:  # threads read ahead, and one may close the shard of another
+            descriptor = self._open(shard)
+            read = {kind: contents_at(descriptor, *place, key) for kind, place in files.items()}
         row: dict[str, Any] = {}
         try:
             if "json" in read:

@@ -6,13 +6,13 @@ In a text, the names of special tokens (`[MASK]`) are those tokens, as in the pu
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 import torch
-from tokenizers import decoders, models, normalizers, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 
 from one_peace.errors import InputError
@@ -105,6 +105,19 @@ class WordPieces:
 
     def __repr__(self) -> str:
         return f"WordPieces(vocab_size={self.vocab_size})"
+
+
+def train_word_pieces(texts: Iterable[str], size: int) -> WordPieces:
+    """A vocabulary of at most `size` pieces made of the words of some texts, read as bert-base-uncased reads texts."""
+    table = tokenizers.Tokenizer(models.WordPiece({UNKNOWN: 0}, unk_token=UNKNOWN, max_input_chars_per_word=100))
+    table.normalizer = normalizers.BertNormalizer(lowercase=True)
+    table.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    table.decoder = decoders.WordPiece(cleanup=False)
+    special = [PAD, UNKNOWN, FIRST, LAST, MASK]
+    table.train_from_iterator(
+        texts, trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, show_progress=False)
+    )
+    return WordPieces(table.to_str())
 
 
 _BLANK = re.compile(r"\s")

@@ -127,6 +127,17 @@ def token_loss(
     return SequenceLoss(total, nll[places].sum(), len(places))
 
 
+def kept_tokens(tokens: int, settings: SequenceLossSettings, update: int) -> int:
+    """How many of so many trained tokens a loss keeps in an update: its `tokens`, before it is computed."""
+    pairs = 2 if settings.consistency > 0 else 1
+    kept = tokens // pairs
+    if settings.drop_worst > 0 and update > settings.drop_worst_after:
+        kept = int(kept * (1 - settings.drop_worst))
+    if settings.drop_best > 0 and update > settings.drop_best_after:
+        kept = int(kept * (1 - settings.drop_best))
+    return pairs * kept if kept != tokens // pairs else tokens
+
+
 def range_mask(first: int, last: int, vocabulary: int, device: torch.device | None = None) -> Tensor:
     """(1, vocabulary) bool: the special tokens, and `first` to `last - 1`."""
     if not SPECIALS <= first < last <= vocabulary:

@@ -12,7 +12,7 @@ import one_peace
 from one_peace.server.access import AccessGate
 from one_peace.server.errors import RESPONSES, add_error_handlers
 from one_peace.server.guards import Headered, LoadGate
-from one_peace.server.routes import encoding, items, openai, operation, searching
+from one_peace.server.routes import describing, encoding, items, openai, operation, searching
 from one_peace.server.routes.page import page_router
 from one_peace.server.service import Service
 
@@ -44,7 +44,8 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     add_error_handlers(app)
-    for router in (searching.router, items.router, encoding.router, openai.router, operation.router, page_router()):
+    routers = (searching.router, items.router, describing.router, encoding.router, openai.router, operation.router)
+    for router in (*routers, page_router()):
         app.include_router(router)
     # From the inside out: the last one is met first.
     app.add_middleware(LoadGate, limits=service.settings.limits)

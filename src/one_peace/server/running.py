@@ -26,15 +26,18 @@ def serve(
     *,
     model: str | None = None,
     device: str = "cpu",
+    ofa: str | None = None,
     announce: Callable[[str], Any],
 ) -> None:
     """Serves a library until SIGINT or SIGTERM; requests that were accepted are finished first.
 
-    `announce` is told the address as soon as requests are answered. A library that is not there yet is made.
+    `ofa` is the name or path of a model that describes pictures. `announce` is told the address as soon as requests are
+    answered. A library that is not there yet is made.
 
     Raises:
         MissingExtraError: the extra `serve` is not installed.
         OSError: the address cannot be listened on.
+        ValueError: `ofa` is a model of another family.
     """
     try:
         import uvicorn
@@ -43,6 +46,7 @@ def serve(
     except ImportError as error:
         raise MissingExtraError("the service", "serve") from error
     from one_peace.models import from_pretrained
+    from one_peace.models.ofa.interface import Ofa
     from one_peace.nn.allocator import keep_freed_memory
     from one_peace.search.library import DEFAULT_MODEL
     from one_peace.search.manifest import read_manifest
@@ -58,7 +62,10 @@ def serve(
         url = f"http://{host}:{opened.getsockname()[1]}"
         manifest = read_manifest(library)
         name = model or (manifest.model if manifest else DEFAULT_MODEL)
-        service = Service(from_pretrained(name, device=device), library, settings, name)
+        writes = None if ofa is None else from_pretrained(ofa, device=device)
+        if writes is not None and not isinstance(writes, Ofa):
+            raise ValueError(f"{ofa} writes nothing: it is no OFA model but gives embeddings")
+        service = Service(from_pretrained(name, device=device), library, settings, name, writes)
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn passes it on when it has finished
             Server(configuration(service)).run([opened])
 

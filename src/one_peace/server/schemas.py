@@ -126,6 +126,27 @@ class SearchResponse(Model):
     took: float = Field(description="Seconds.")
 
 
+class Description(Model):
+    """What a picture shows."""
+
+    model: str
+    caption: str
+
+
+class LocateRequest(Model):
+    """What to look for in a picture."""
+
+    phrase: str = Field(min_length=1, max_length=500, pattern=r"\S")
+
+
+class Location(Model):
+    """Where in a picture the thing is that the phrase means."""
+
+    model: str
+    phrase: str
+    box: list[float] = Field(description="Left, top, right, bottom in pixels of the picture.")
+
+
 class ItemPage(Model):
     """Some items, ordered by path; `next` continues the listing."""
 
@@ -175,6 +196,7 @@ class About(Model):
     modalities: list[str]
     items: dict[str, int] = Field(description="By modality.")
     writable: bool
+    describes: str | None = Field(description="The model that describes pictures, if there is one.")
     limits: dict[str, float]
 
 

@@ -15,6 +15,7 @@ from fastapi import Depends, Request
 
 from one_peace.errors import InputError
 from one_peace.modalities.sources import open_source
+from one_peace.models.ofa.interface import Ofa
 from one_peace.models.one_peace.embedding import OnePeace
 from one_peace.search.kinds import has_pictures, kinds_for
 from one_peace.search.library import Library
@@ -27,6 +28,7 @@ from one_peace.server.projection import Map
 from one_peace.server.settings import Settings
 from one_peace.server.uploads import Uploads
 from one_peace.server.writer import Writer
+from one_peace.server.writing_model import WritingModel
 
 Answer = TypeVar("Answer")
 
@@ -34,7 +36,15 @@ Answer = TypeVar("Answer")
 class Service:
     """Everything that answers requests. `close` finishes what was accepted."""
 
-    def __init__(self, model: OnePeace, library: Path, settings: Settings, model_name: str | None = None) -> None:
+    def __init__(
+        self,
+        model: OnePeace,
+        library: Path,
+        settings: Settings,
+        model_name: str | None = None,
+        ofa: Ofa | None = None,
+    ) -> None:
+        """`ofa` describes pictures, where it is given."""
         limits = settings.limits
         self.settings = settings
         self.keys = Keys(settings.keys)
@@ -44,6 +54,7 @@ class Service:
         )
         self.library = Library(library, self.encoder, model_name)
         self.decoders = Decoders(model.processors, limits, settings.decoders)
+        self.writing = None if ofa is None else WritingModel(ofa)
         self.uploads = Uploads(self.library.path, kinds_for(model.modalities))
         self.writer = Writer(self.library, self.uploads)
         self.map = Map(self.library, lambda: self.writer.commits)
@@ -144,6 +155,8 @@ class Service:
         self.decoders.close()
         self.writer.close()
         self.encoder.close()
+        if self.writing is not None:
+            self.writing.close()
         self.library.close()
 
 

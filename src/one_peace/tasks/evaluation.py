@@ -16,12 +16,16 @@ from one_peace.data.permutation import permute
 from one_peace.data.task_rows import SUFFIXES, TaskRows
 from one_peace.errors import CheckpointError, InputError
 from one_peace.modalities.audio import listening_for
+from one_peace.models.embedding import EmbeddingModel
+from one_peace.models.loading import from_pretrained
+from one_peace.models.mico.interface import MiCo
 from one_peace.models.one_peace.config import build_dataclass
 from one_peace.models.one_peace.embedding import OnePeace
-from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.tasks.controls import BestConstant, ShuffledFigures
 from one_peace.tasks.kinds import KINDS, TaskSettings, read_settings
 from one_peace.tasks.labels import LabelMap
+from one_peace.tasks.omni_evaluation import ANSWERING, WritingSettings, measure_answers, measure_captions
+from one_peace.tasks.omni_evaluation import WRITING as WRITTEN
 from one_peace.tasks.predictor import Predictor
 from one_peace.tasks.retrieval import Recall, wilson_interval
 from one_peace.tasks.retrieval_evaluation import (
@@ -32,11 +36,13 @@ from one_peace.tasks.retrieval_evaluation import (
     measure_zero_shot,
 )
 from one_peace.tasks.retrieval_pairs import RETRIEVAL, RetrievalSettings, read_captions, read_retrieval_set
+from one_peace.tasks.sequence.kinds import SEQUENCE_KINDS, WRITING, SequenceSettings, read_sequence_settings
+from one_peace.tasks.sequence.predictor import SequencePredictor
 from one_peace.tasks.task import MEDIA, Row
 from one_peace.training.recipe import read_recipe
 
 SAMPLE_LIBRARY = "sample-library"
-TASKS = (SAMPLE_LIBRARY, RETRIEVAL, ZERO_SHOT, *KINDS)
+TASKS = (SAMPLE_LIBRARY, RETRIEVAL, ZERO_SHOT, WRITTEN, ANSWERING, *KINDS, *SEQUENCE_KINDS)
 SHORTHANDS = {"data": "tables.root", "checkpoint": "model"}  # of the command line
 SHARES = ("accuracy", "accuracy@5", "consensus")  # figures that are means of what each example has of one
 SEED = 3407  # of the order in which a table is read
@@ -182,6 +188,10 @@ def run_evaluation(recipe: EvaluationRecipe, device: str = "cpu", on_error: OnEr
     """
     if recipe.kind in (RETRIEVAL, ZERO_SHOT):
         return _of_embeddings(recipe, device, on_error)
+    if recipe.kind in (WRITTEN, ANSWERING):
+        return _of_writing(recipe, device, on_error)
+    if recipe.kind in SEQUENCE_KINDS:
+        return _of_sequences(recipe, device, on_error)
     return _of_predictions(recipe, device, on_error)
 
 
@@ -201,7 +211,8 @@ def _of_embeddings(recipe: EvaluationRecipe, device: str, on_error: OnError) -> 
         if retrieval is not None:
             texts = recipe.tables.texts.get(split)
             captions = None if texts is None else read_captions(Path(recipe.tables.root) / texts)
-            found, asked = measure_retrieval(model, read_retrieval_set(table, modality, captions), modality, on_error)
+            chosen = read_retrieval_set(table, modality, captions)
+            found, asked = measure_retrieval(model, chosen, modality, on_error, retrieval.rerank)
             rows += [_of_recall(split, name, recall) for name, recalls in found.items() for recall in recalls]
             left_out += asked.left_out
         if zero_shot is not None:
@@ -241,10 +252,87 @@ def _of_predictions(recipe: EvaluationRecipe, device: str, on_error: OnError) ->
     return EvaluationReport(recipe.model, None, recipe.kind, _with_published(rows, recipe), left_out)
 
 
-def _embedding_model(recipe: EvaluationRecipe, modality: str, device: str) -> OnePeace:
+def _of_sequences(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
+    assert recipe.tables is not None
+    predictor = SequencePredictor.from_pretrained(
+        recipe.model,
+        _sequence_settings(recipe),
+        device=device,
+        dtype=recipe.dtype,
+        tokenizer=recipe.tokenizer,
+        batch_size=recipe.batch_size,
+    )
+    rows: list[Measurement] = []
+    for split in recipe.tables.splits:
+        table = recipe.tables.open(split, predictor.task.columns)
+        table.check_ids()
+        figures = predictor.figures(_in_random_order(table), on_error)
+        examples = len(figures.values)
+        if not examples:
+            raise InputError(str(table.path), f"has no usable row; the last one: {predictor.skipped[-1]}")
+        control, constant = figures.shuffled(), figures.constant()
+        for name, value in figures.result().items():
+            low, high = wilson_interval(value * examples, examples) if name in SHARES else (None, None)
+            if recipe.kind not in WRITING:
+                low = high = None  # shares of tokens, which hang together
+            best = constant if name == figures.main else None
+            rows.append(Measurement(split, name, value, examples, low, high, shuffled=control.get(name), constant=best))
+    left_out = [str(error) for error in predictor.skipped]
+    return EvaluationReport(recipe.model, None, recipe.kind, _with_published(rows, recipe), left_out)
+
+
+def _sequence_settings(recipe: EvaluationRecipe) -> SequenceSettings:
+    """The recipe's settings, or those of a fine-tuned model with what the recipe says of evaluation."""
+    assert recipe.tables is not None
+    values = {"references": True, **recipe.task} if recipe.kind == "captioning" else dict(recipe.task)
+    own = SequenceSettings.read(resolve(recipe.model))
+    if own is None:
+        return read_sequence_settings(values, Path(recipe.tables.root))
+    if own.kind != recipe.kind:
+        raise CheckpointError(f"{recipe.model}: was fine-tuned for {own.kind}, not for {recipe.kind}")
+    changed: dict[str, Any] = {name: values[name] for name in ("decoding", "references") if name in values}
+    if not own.answers and values.get("answers"):
+        changed["answers"] = read_sequence_settings(values, Path(recipe.tables.root)).answers
+    return dataclasses.replace(own, **changed)
+
+
+def _of_writing(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
+    assert recipe.tables is not None
+    settings = build_dataclass(WritingSettings, recipe.task, "task")
+    model = _embedding_model(recipe, settings.modality, device)
+    if not isinstance(model, MiCo):
+        raise CheckpointError(f"{recipe.model}: {recipe.kind} is for MiCo models; that of OFA models is captioning")
+    rows: list[Measurement] = []
+    left_out: list[str] = []
+    for split in recipe.tables.splits:
+        table = recipe.tables.open(split, (settings.modality,))
+        if recipe.kind == ANSWERING:
+            measured = measure_answers(model, table, settings, on_error)
+        else:
+            texts = recipe.tables.texts.get(split)
+            captions = None if texts is None else read_captions(Path(recipe.tables.root) / texts)
+            asked = read_retrieval_set(table, settings.modality, captions)
+            measured = measure_captions(model, asked, settings, on_error)
+        for name, value in measured.figures.items():
+            share = name in SHARES
+            low, high = wilson_interval(value * measured.examples, measured.examples) if share else (None, None)
+            control = measured.shuffled[name]
+            constant = measured.constant if share else None
+            rows.append(
+                Measurement(split, name, value, measured.examples, low, high, shuffled=control, constant=constant)
+            )
+        left_out += measured.left_out
+    return EvaluationReport(recipe.model, model.fingerprint, recipe.kind, _with_published(rows, recipe), left_out)
+
+
+def _embedding_model(recipe: EvaluationRecipe, modality: str, device: str) -> EmbeddingModel:
     model = from_pretrained(
         recipe.model, device=device, dtype=recipe.dtype, tokenizer=recipe.tokenizer, modalities=("text", modality)
     )
+    if not isinstance(model, EmbeddingModel):
+        raise CheckpointError(f"{recipe.model}: gives no embeddings, which {recipe.kind} compares")
+    if recipe.seconds is not None and not isinstance(model, OnePeace):
+        raise ValueError("seconds is for ONE-PEACE models; MiCo hears as many slices as its configuration says")
     model.processors = {n: listening_for(processor, recipe.seconds) for n, processor in model.processors.items()}
     return model
 

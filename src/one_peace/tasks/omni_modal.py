@@ -85,6 +85,10 @@ class HiddenWords:
     tokens: Tensor
     labels: Tensor
 
+    def to(self, device: torch.device) -> HiddenWords:
+        """The same on a device."""
+        return HiddenWords(self.tokens.to(device), self.labels.to(device))
+
 
 @dataclass
 class OmniBatch:
@@ -109,12 +113,26 @@ class OmniBatch:
             return "caption"
         return parts[0] if parts in (("vision",), ("audio",)) else "joint"
 
+    def to(self, device: torch.device) -> OmniBatch:
+        """The batch on a device."""
+        return OmniBatch(
+            {name: {key: value.to(device) for key, value in given.items()} for name, given in self.inputs.items()},
+            {name: tokens.to(device) for name, tokens in self.captions.items()},
+            {name: words.to(device) for name, words in self.hidden_captions.items()},
+            None if self.subtitles is None else self.subtitles.to(device),
+            None if self.questions is None else self.questions.to(device),
+            None if self.hidden_answers is None else self.hidden_answers.to(device),
+        )
+
 
 Gather = Callable[[Tensor], Tensor]
 """The rows of all processes (global, ...) for this one's (batch, ...), with gradient."""
 
 Draw = Callable[[Tensor], Tensor]
 """Weights (rows, candidates) -> one candidate for each row, (rows,) int64."""
+
+Count = Callable[[Tensor], Tensor]
+"""A number of hidden words (scalar) -> its mean over processes."""
 
 
 def omni_losses(
@@ -124,6 +142,7 @@ def omni_losses(
     draw: Draw = draw_negatives,
     gather: Gather = lambda rows: rows,
     offset: int = 0,
+    count: Count = lambda words: words,
 ) -> dict[str, Tensor]:
     """Losses (scalars) by name, `contrast`, `matching` (weighted), `captioning`, `answering`, and their sum, `total`.
 
@@ -132,6 +151,7 @@ def omni_losses(
     Args:
         draw: of negatives; called for the memories first, then for the texts, tuple by tuple.
         gather: of distributed training, where this process's rows begin at `offset`.
+        count: of distributed training, so that each hidden word counts alike whichever process has it.
     """
     encoded = _Encoded(model, batch, {part for task in tasks for parts in task.tuples for part in parts})
     losses: dict[str, list[Tensor]] = {}
@@ -145,9 +165,9 @@ def omni_losses(
                 name = batch.caption_of(parts)
                 hidden = _given(batch.hidden_captions.get(name), f"hidden_captions[{name!r}]")
                 seen = causal_mask((batch.captions[name] != PAD_ID).long())
-                losses.setdefault("captioning", []).append(_words(model, hidden, seen, encoded.memory(parts)))
+                losses.setdefault("captioning", []).append(_words(model, hidden, seen, encoded.memory(parts), count))
             else:
-                losses.setdefault("answering", []).append(_answering(model, batch, encoded.memory(parts)))
+                losses.setdefault("answering", []).append(_answering(model, batch, encoded.memory(parts), count))
     terms = {name: torch.stack(values).mean() for name, values in losses.items()}
     return terms | {"total": torch.stack(list(terms.values())).sum()}
 
@@ -229,18 +249,19 @@ def _retrieval(
     return contrast, matching_loss(logits, matches)
 
 
-def _words(model: MiCoModel, hidden: HiddenWords, seen: Tensor, memory: Memory) -> Tensor:
+def _words(model: MiCoModel, hidden: HiddenWords, seen: Tensor, memory: Memory, count: Count) -> Tensor:
     states = model.text(hidden.tokens, seen, memory)
     asked = hidden.labels != IGNORED
-    return word_loss(model.text.predict(states[asked]), hidden.labels[asked])
+    words = asked.sum()
+    return word_loss(model.text.predict(states[asked]), hidden.labels[asked]) * (words / count(words))
 
 
-def _answering(model: MiCoModel, batch: OmniBatch, memory: Memory) -> Tensor:
+def _answering(model: MiCoModel, batch: OmniBatch, memory: Memory, count: Count) -> Tensor:
     questions, answers = _given(batch.questions, "questions"), _given(batch.hidden_answers, "hidden_answers")
     tokens = torch.cat([questions, answers.tokens], dim=1)
     labels = torch.cat([torch.full_like(questions, IGNORED), answers.labels], dim=1)
     seen = answer_mask((questions != PAD_ID).long(), (answers.tokens != PAD_ID).long())
-    return _words(model, HiddenWords(tokens, labels), seen, memory)
+    return _words(model, HiddenWords(tokens, labels), seen, memory, count)
 
 
 def _given(value: _T | None, name: str) -> _T:

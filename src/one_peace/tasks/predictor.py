@@ -49,6 +49,11 @@ class Predictor:
         self.run = run or (lambda batch: self.model(batch.inputs))
         self.skipped: list[InputError] = []
 
+    @property
+    def reads(self) -> str | None:
+        """The only input of an example, None where there are several."""
+        return self.task.modalities[0] if len(self.task.modalities) == 1 else None
+
     @classmethod
     def from_pretrained(
         cls,

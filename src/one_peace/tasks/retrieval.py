@@ -69,10 +69,21 @@ def measure_recalls(
     The control keeps the rankings and permutes which query's relevance they are held against, averaged over
     `shuffles` permutations: what the same scores reach when they know nothing of the pairs.
     """
-    ranked = [best_candidates(some @ candidates.t(), max(ranks)) for some in queries.split(CHUNK)]
-    best = torch.cat(ranked) if ranked else torch.empty(0, 0, dtype=torch.int64)
+    return measure_rankings(rank_candidates(queries, candidates, max(ranks)), relevant, ranks, seed, shuffles)
+
+
+def rank_candidates(queries: Tensor, candidates: Tensor, k: int) -> Tensor:
+    """`best_candidates` of unit-length queries (n, dim) among candidates (m, dim), in bounded memory."""
+    ranked = [best_candidates(some @ candidates.t(), k) for some in queries.split(CHUNK)]
+    return torch.cat(ranked) if ranked else torch.empty(0, 0, dtype=torch.int64)
+
+
+def measure_rankings(
+    best: Tensor, relevant: Tensor, ranks: Sequence[int], seed: int = 0, shuffles: int = 20
+) -> list[Recall]:
+    """`measure_recalls` of rankings (n, k) int64, however they came about. relevant: (n, m) bool."""
     generator = torch.Generator().manual_seed(seed)
-    orders = [torch.randperm(len(queries), generator=generator) for _ in range(shuffles)]
+    orders = [torch.randperm(len(best), generator=generator) for _ in range(shuffles)]
     right = relevant.gather(1, best)
     shuffled = [relevant[order[:, None], best] for order in orders]
     recalls = []
@@ -80,5 +91,5 @@ def measure_recalls(
         hits = right[:, :k].any(dim=1).double()
         control = sum(found[:, :k].any(dim=1).double().mean().item() for found in shuffled) / shuffles
         low, high = wilson_interval(hits.sum().item(), len(hits))
-        recalls.append(Recall(k, hits.mean().item(), low, high, control, len(queries), len(candidates)))
+        recalls.append(Recall(k, hits.mean().item(), low, high, control, len(best), relevant.shape[1]))
     return recalls

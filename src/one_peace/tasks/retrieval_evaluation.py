@@ -13,15 +13,17 @@ from torch import Tensor
 from one_peace.data.task_rows import TaskRows
 from one_peace.errors import InputError
 from one_peace.modalities.tokenization import clean_caption
-from one_peace.models.embedding import CHUNK
+from one_peace.models.embedding import CHUNK, EmbeddingModel
+from one_peace.models.mico.interface import MiCo
 from one_peace.models.one_peace.embedding import OnePeace
 from one_peace.tasks.held_out import RANKS, label_vectors
 from one_peace.tasks.labels import LabelMap
-from one_peace.tasks.retrieval import Recall, measure_recalls
+from one_peace.tasks.retrieval import Recall, measure_rankings, measure_recalls, rank_candidates
 from one_peace.tasks.retrieval_pairs import RetrievalSet
 from one_peace.tasks.task import BadRow, column
 
 ZERO_SHOT = "zero-shot"  # the kind of task
+MATCHED_AT_ONCE = 64  # texts with one medium
 OnError = Literal["raise", "skip"]
 
 
@@ -47,24 +49,59 @@ class ZeroShotSettings:
 
 
 def measure_retrieval(
-    model: OnePeace, asked: RetrievalSet, modality: str, on_error: OnError = "raise"
+    model: EmbeddingModel, asked: RetrievalSet, modality: str, on_error: OnError = "raise", rerank: int = 0
 ) -> tuple[dict[str, list[Recall]], RetrievalSet]:
     """recall@1, 5 and 10 in both directions -> ({"image_to_text": [...], "text_to_image": [...]}, what was measured).
 
     Of a sound over the model's limit the beginning counts, as published. With "skip", media that cannot be read are
-    left out, and the texts that were right for them alone.
+    left out, and the texts that were right for them alone. With `rerank` the first so many of each ranking are put in
+    the order of their matching scores, which the model must give.
     """
+    if rerank and not isinstance(model, MiCo):
+        raise ValueError("task.rerank needs a model with matching scores, which MiCo models have")
     vectors, unusable = embed_media(model, modality, asked.media, asked.keys, on_error)
     if unusable:
         asked = asked.without(unusable, [str(error) for error in unusable.values()])
     if not asked.media or len(asked.texts) < 2:
         raise InputError(", ".join(asked.left_out)[:500] or "the table", "nothing to measure is left")
-    texts = model.encode_text([clean_caption(text) for text in asked.texts])
-    relevant = asked.relevant
+    texts = model.encode_text([as_trained(model, text) for text in asked.texts])
+    count = max(*RANKS, rerank)
+    rankings = rank_candidates(vectors, texts, count), rank_candidates(texts, vectors, count)
+    if rerank and isinstance(model, MiCo):
+        rankings = rerank_by_matching(model, asked, modality, rankings, rerank)
     return {
-        f"{modality}_to_text": measure_recalls(vectors, texts, relevant, RANKS),
-        f"text_to_{modality}": measure_recalls(texts, vectors, relevant.t().contiguous(), RANKS),
+        f"{modality}_to_text": measure_rankings(rankings[0], asked.relevant, RANKS),
+        f"text_to_{modality}": measure_rankings(rankings[1], asked.relevant.t().contiguous(), RANKS),
     }, asked
+
+
+def rerank_by_matching(
+    model: MiCo, asked: RetrievalSet, modality: str, rankings: tuple[Tensor, Tensor], first: int
+) -> tuple[Tensor, Tensor]:
+    """Rankings of texts by media and of media by texts, the `first` of each in the order of matching scores.
+
+    Every pair that occurs in either is matched once, medium by medium.
+    """
+    by_media, by_texts = rankings[0].clone(), rankings[1].clone()
+    scores = torch.full((len(asked.media), len(asked.texts)), -1.0)
+    wanted = torch.zeros_like(scores, dtype=torch.bool)
+    wanted.scatter_(1, by_media[:, :first], True)
+    wanted |= torch.zeros_like(scores.t(), dtype=torch.bool).scatter_(1, by_texts[:, :first], True).t()
+    for number, medium in enumerate(asked.media):
+        numbers = wanted[number].nonzero().squeeze(1)
+        for some in numbers.split(MATCHED_AT_ONCE):
+            texts = [as_trained(model, asked.texts[n]) for n in some.tolist()]
+            scores[number, some] = model.match(texts, **{modality: [medium]})[:, 0]
+    for ranking, own in ((by_media, scores), (by_texts, scores.t())):
+        head = ranking[:, :first]
+        order = own.gather(1, head).sort(dim=1, descending=True, stable=True).indices
+        ranking[:, :first] = head.gather(1, order)
+    return by_media, by_texts
+
+
+def as_trained(model: EmbeddingModel, text: str) -> str:
+    """A text as the model was trained on: cleaned as published for ONE-PEACE, as it is for others."""
+    return clean_caption(text) if isinstance(model, OnePeace) else text
 
 
 @dataclass(frozen=True)
@@ -78,7 +115,7 @@ class ZeroShot:
 
 
 def measure_zero_shot(
-    model: OnePeace, rows: TaskRows, labels: LabelMap, settings: ZeroShotSettings, on_error: OnError = "raise"
+    model: EmbeddingModel, rows: TaskRows, labels: LabelMap, settings: ZeroShotSettings, on_error: OnError = "raise"
 ) -> ZeroShot:
     """Every row's picture or sound against all labels."""
     media: list[Any] = []
@@ -108,7 +145,7 @@ def measure_zero_shot(
     if not kept:
         raise InputError(str(rows.path), f"has nothing usable; the last row: {skipped[-1]}")
     target = torch.tensor(targets)[kept]
-    prompted = [[clean_caption(prompt.replace("{}", name)) for name in labels.names] for prompt in settings.prompts]
+    prompted = [[as_trained(model, prompt.replace("{}", name)) for name in labels.names] for prompt in settings.prompts]
     candidates = label_vectors(torch.stack([model.encode_text(texts) for texts in prompted]))
     relevant = target[:, None] == torch.arange(len(labels))
     members: dict[str, list[int]] = defaultdict(list)
@@ -127,7 +164,7 @@ def measure_zero_shot(
 
 
 def embed_media(
-    model: OnePeace, modality: str, media: Sequence[Any], keys: Sequence[str], on_error: OnError
+    model: EmbeddingModel, modality: str, media: Sequence[Any], keys: Sequence[str], on_error: OnError
 ) -> tuple[Tensor, dict[int, InputError]]:
     """Unit-length embeddings of those that can be read, in order, and by number the errors of those that cannot.
 

@@ -27,12 +27,18 @@ RETRIEVAL = "retrieval"  # the kind of task
 @dataclass(frozen=True)
 class RetrievalSettings:
     """Retrieval of `modality` by text and back. `contrast` and `repeated_captions` as in `PretrainRecipe`; the
-    published runs have "negatives" for the latter."""
+    published runs have "negatives" for the latter. In evaluations of models that match (MiCo) the first `rerank` of
+    each ranking are put in the order of their matching scores; published: 50."""
 
     kind: str
     modality: str = "image"
     contrast: str = "published"
     repeated_captions: str = "ignored"
+    rerank: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rerank < 0 or self.rerank == 1:
+            raise ValueError(f"task.rerank: 0 for none, or how many of the first are ordered anew, not {self.rerank}")
 
 
 class CaptionedRows:

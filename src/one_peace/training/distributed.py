@@ -73,6 +73,11 @@ class Processes:
         dist.all_gather_into_tensor(gathered, rows)
         return gathered
 
+    def gather_trained(self, rows: Tensor) -> Tensor:
+        """As `gather`, with gradient: each row gets the sum of what it is worth to all processes."""
+        gathered: Tensor = rows if self.group is None else _Gathered.apply(rows, self)
+        return gathered
+
     def sum(self, rows: Tensor) -> Tensor:
         """The sum over processes of a tensor on the CPU, in place."""
         if self.group is not None:
@@ -88,6 +93,20 @@ class Processes:
         totals = dict(zip(names, stacked.tolist(), strict=True))
         counted = set(summed)
         return {name: totals[name] if name in counted else totals[name] / self.count for name in values}
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, processes: Processes) -> Tensor:
+        ctx.processes, ctx.own = processes, slice(processes.rank * len(rows), (processes.rank + 1) * len(rows))
+        return processes.gather(rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grads
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad[ctx.own], None
 
 
 @contextmanager
@@ -124,10 +143,13 @@ class ForwardPass(nn.Module):
     """What is computed of a model in training, as one forward pass: sharding and precision hook into it.
 
     The names of parameters are those of `model`, whether they are sharded or not. `others` are further methods that
-    run the model.
+    run the model. `blocks` are the kinds of layers that are sharded, recomputed and compiled one by one; `recomputed`
+    are further ones that are recomputed alone.
     """
 
     others: tuple[str, ...] = ()
+    blocks: tuple[type[nn.Module], ...] = (Block,)
+    recomputed: tuple[type[nn.Module], ...] = ()
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -176,13 +198,13 @@ def prepare_model(losses: Forward, engine: EngineRecipe, processes: Processes, d
     half = engine.precision == "bfloat16"
     if half:
         losses.precision = torch.autocast(kind, torch.bfloat16)
-    blocks = [block for block in model.modules() if isinstance(block, Block)]
+    blocks = [block for block in model.modules() if isinstance(block, losses.blocks)]
     if engine.compile:
         _compile(blocks)
     if engine.recompute:
-        for block in blocks:
+        for block in (m for m in model.modules() if isinstance(m, losses.blocks + losses.recomputed)):
             # inside the sharding's hooks, so that the second forward pass finds whole weights
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     if processes.group is not None:
         mesh = _mesh(kind, processes.count, engine.shard_over)
         policy = MixedPrecisionPolicy(
@@ -208,7 +230,7 @@ def shards_over(count: int, shard_over: int | None) -> int:
     return shard_over
 
 
-def _compile(blocks: Iterable[Block]) -> None:
+def _compile(blocks: Iterable[Any]) -> None:
     """Has the two branches of every block compiled; names of parameters stay.
 
     Dropped branches, recomputation and sharding stay outside of the compiled code, which therefore is the same for all
@@ -217,8 +239,8 @@ def _compile(blocks: Iterable[Block]) -> None:
     # One version of the code per combination of experts, bias and gradient, of encoder and decoder.
     torch._dynamo.config.recompile_limit = 64
     for block in blocks:
-        block.attend = torch.compile(block.attend, dynamic=True)  # type: ignore[method-assign]
-        block.feed = torch.compile(block.feed, dynamic=True)  # type: ignore[method-assign]
+        block.attend = torch.compile(block.attend, dynamic=True)
+        block.feed = torch.compile(block.feed, dynamic=True)
 
 
 def _mesh(kind: str, count: int, shard_over: int | None) -> DeviceMesh:

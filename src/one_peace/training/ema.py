@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class WeightAverage:
@@ -17,7 +17,7 @@ class WeightAverage:
     Until update `start` the average follows the weights, so that it does not remember where they began.
     """
 
-    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], decay: float, start: int = 0) -> None:
+    def __init__(self, parameters: Iterable[tuple[str, Tensor]], decay: float, start: int = 0) -> None:
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"ema decay must be in [0, 1), got {decay}")
         self.decay, self.start = decay, start

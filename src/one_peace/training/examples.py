@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 
 from one_peace.data.permutation import mix, permute
-from one_peace.data.rand_augment import augment_for_reasoning, random_blur
-from one_peace.data.task_rows import TaskRows
+from one_peace.data.rand_augment import augment_for_labels, augment_for_reasoning, random_blur
+from one_peace.data.task_rows import Rows, WeightedRows
 from one_peace.errors import InputError
 from one_peace.modalities.pictures import decode_picture
-from one_peace.tasks.task import Task, TaskExample
+from one_peace.tasks.task import Row, Task, TaskExample
 
 SHOWN = 5  # unusable rows named in a report
 MOST_UNUSABLE = 1000  # in a row before the table counts as unusable
@@ -22,6 +25,7 @@ PICTURE_AUGMENTATIONS: Mapping[str, Callable[[Image.Image, torch.Generator], Ima
     "none": None,
     "blur": random_blur,
     "reasoning": augment_for_reasoning,
+    "labels": augment_for_labels,
 }
 
 
@@ -29,27 +33,80 @@ class NoUsableRows(InputError):
     """A table in which nothing can be used; the message says what was wrong with it."""
 
 
-class Examples:
+Made = TypeVar("Made", covariant=True)
+"""What a row becomes."""
+
+
+class Reader(Protocol[Made]):
+    """What makes an example of a row: a `Task`, or the pairs of retrieval."""
+
+    def example(self, row: Row, key: str) -> Made:
+        """A row as an example. `InputError` names what is wrong with it under `key`."""
+
+
+class DrawingReader(ABC, Generic[Made]):
+    """A reader whose examples differ from time to time."""
+
+    @abstractmethod
+    def draw(self, row: Row, key: str, generator: torch.Generator) -> Made:
+        """A row as an example of this time. Errors as of `Reader`."""
+
+
+@dataclass(frozen=True)
+class Taught:
+    """The reader of a task's rows that passes over those without a target."""
+
+    task: Task
+
+    def example(self, row: Row, key: str) -> TaskExample:
+        """A row as an example with its target."""
+        return self.task.taught(row, key)
+
+
+class Examples(Generic[Made]):
     """Examples of a table by update: every epoch has its own order, which the seed and the epoch decide.
 
     A row that cannot be used is replaced by the next one of the order, counted, and kept in `unusable` by its number.
+    With `workers` so many threads decode the next update while the model learns from this one; decoders leave the
+    interpreter free meanwhile.
     """
 
-    def __init__(self, rows: TaskRows, task: Task, seed: int, augmentation: str = "none") -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        task: Reader[Made] | DrawingReader[Made],
+        seed: int,
+        augmentation: str = "none",
+        workers: int = 0,
+    ) -> None:
         self.rows, self.task, self.seed = rows, task, seed
         self.augment = PICTURE_AUGMENTATIONS[augmentation]
         self.unusable: dict[int, InputError] = {}
+        self.threads = ThreadPoolExecutor(workers) if workers else None
+        self._ahead: tuple[range, list[Future[Made]]] = range(0), []
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batch(self, size: int, update: int, rank: int = 0, world: int = 1) -> list[TaskExample]:
+    def batch(self, size: int, update: int, rank: int = 0, world: int = 1) -> list[Made]:
         """The examples of one process in update `update` (from 0): its slice of the same global batch."""
+        places = self._places(size, update, rank, world)
+        if self.threads is None:
+            return [self.at(place) for place in places]
+        expected, decoded = self._ahead
+        if expected != places:  # the first update of a run
+            decoded = [self.threads.submit(self.at, place) for place in places]
+        following = self._places(size, update + 1, rank, world)
+        self._ahead = following, [self.threads.submit(self.at, place) for place in following]
+        return [example.result() for example in decoded]
+
+    def _places(self, size: int, update: int, rank: int, world: int) -> range:
         local = size // world
         first = update * size + rank * local
-        return [self._at(place) for place in range(first, first + local)]
+        return range(first, first + local)
 
-    def _at(self, place: int) -> TaskExample:
+    def at(self, place: int) -> Made:
+        """The example at a place of the run, the places of update `n` being `n * size` and on."""
         for attempt in range(min(MOST_UNUSABLE, len(self))):
             index = self._row_of(place + attempt)
             if index in self.unusable:
@@ -64,15 +121,19 @@ class Examples:
         )
 
     def _row_of(self, place: int) -> int:
+        if isinstance(self.rows, WeightedRows):
+            return self.rows.drawn(place, self.seed)
         epoch, number = divmod(place, len(self))
         order = permute(np.array([number]), len(self), mix(self.seed, "order", epoch))
         return int(order[0])
 
-    def _example(self, index: int, generator: torch.Generator) -> TaskExample:
+    def _example(self, index: int, generator: torch.Generator) -> Made:
         key, row = self.rows.row(index)
         augment = self.augment
         if augment is not None:
             row = _augmented(row, self.rows.media, key, lambda picture: augment(picture, generator))
+        if isinstance(self.task, DrawingReader):
+            return self.task.draw(row, key, generator)
         return self.task.example(row, key)
 
     def _last(self) -> str:
@@ -80,11 +141,16 @@ class Examples:
 
     def summary(self) -> str | None:
         """What was left out so far, None for nothing."""
-        if not self.unusable:
-            return None
-        shown = "; ".join(str(error) for error in list(self.unusable.values())[:SHOWN])
-        more = f"; and {len(self.unusable) - SHOWN} more" if len(self.unusable) > SHOWN else ""
-        return f"{len(self.unusable)} rows of {self.rows.path} left out: {shown}{more}"
+        return left_out(str(self.rows.path), [self.unusable[index] for index in sorted(self.unusable)])
+
+
+def left_out(table: str, errors: Sequence[InputError]) -> str | None:
+    """How many rows of a table were left out, and why the first ones; None for nothing."""
+    if not errors:
+        return None
+    shown = "; ".join(str(error) for error in errors[:SHOWN])
+    more = f"; and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
+    return f"{len(errors)} rows of {table} left out: {shown}{more}"
 
 
 def _augmented(

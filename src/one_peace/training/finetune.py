@@ -33,6 +33,7 @@ from one_peace.nn.initialization import initialize_linear_layers
 from one_peace.tasks.kinds import TaskSettings
 from one_peace.tasks.predictor import Predictor
 from one_peace.tasks.retrieval_pairs import RETRIEVAL
+from one_peace.tasks.sequence.kinds import SEQUENCE_KINDS
 from one_peace.tasks.task import Task
 from one_peace.training.best import BEST, RECORD
 from one_peace.training.distributed import Processes, prepare_model
@@ -41,6 +42,7 @@ from one_peace.training.examples import Examples, Taught, left_out
 from one_peace.training.finetune_job import FinetuneJob, changed_shape
 from one_peace.training.finetune_recipe import FinetuneRecipe
 from one_peace.training.finetune_retrieval import open_retrieval
+from one_peace.training.finetune_sequence import open_sequence
 from one_peace.training.log import Report
 from one_peace.training.loop import Judge, LoopSettings, run_updates
 from one_peace.training.low_rank import add_low_rank, count_trained
@@ -64,7 +66,7 @@ def finetune(
     """
     processes = processes or Processes()
     require_trackers(recipe.trackers)
-    job = (open_retrieval if recipe.kind == RETRIEVAL else _open_task)(recipe, device, processes)
+    job = _open(recipe)(recipe, device, processes)
     train, updates, values = job.examples, recipe.updates(len(job.examples)), plain_values(dataclasses.asdict(recipe))
     loop = LoopSettings(
         updates, recipe.schedule(updates), recipe.log_every, recipe.save_every, recipe.trackers, values, job.counts
@@ -91,6 +93,13 @@ def finetune(
     processes.wait()
     figures: dict[str, float] = json.loads((out / BEST / RECORD).read_text(encoding="utf-8"))
     return figures
+
+
+def _open(recipe: FinetuneRecipe) -> Callable[[FinetuneRecipe, str, Processes], FinetuneJob]:
+    """What makes the job of the recipe's kind of task."""
+    if recipe.kind in SEQUENCE_KINDS:
+        return open_sequence
+    return open_retrieval if recipe.kind == RETRIEVAL else _open_task
 
 
 def _open_task(recipe: FinetuneRecipe, device: str, processes: Processes) -> FinetuneJob:

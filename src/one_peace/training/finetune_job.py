@@ -6,15 +6,24 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from one_peace.errors import InputError
 from one_peace.models.one_peace.config import OnePeaceConfig
-from one_peace.training.examples import Examples
 from one_peace.training.finetune_recipe import FinetuneRecipe
 from one_peace.training.loop import Gradients, Judge
+
+
+class Drawn(Protocol):
+    """What a run trains on, of which the loop wants to know how much there is."""
+
+    def __len__(self) -> int: ...
+
+    def summary(self) -> str | None:
+        """What was left out so far, None for nothing."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,7 @@ class FinetuneJob:
     """
 
     model: nn.Module
-    examples: Examples
+    examples: Drawn
     gradients: Gradients
     save: Callable[[Path], Any]
     judge: Judge | None

@@ -29,10 +29,10 @@ AUGMENTATIONS = ("none", "blur", "reasoning", "labels")
 class Tables:
     """Where examples come from. Paths are relative to `root`, and so are those of media in a table.
 
-    train: a table, several that are taken together, or several with weights, {"captions.tsv": 2}. texts: captions by the key of a picture or sound, for the
-    validation of retrieval. columns: other names of a table's columns, {"path": "image"}. augmentation: of training
-    pictures, "blur" (published for RefCOCO), "reasoning" (for NLVR2) or "labels" (OFA, for ImageNet). Without a `validation` table nothing selects
-    the best model.
+    train: a table, several that are taken together, or several with weights, {"captions.tsv": 2}. texts: captions by
+    the key of a picture or sound, for the validation of retrieval. columns: other names of a table's columns,
+    {"path": "image"}. augmentation: of training pictures, "blur" (published for RefCOCO), "reasoning" (for NLVR2) or
+    "labels" (OFA, for ImageNet). Without a `validation` table nothing selects the best model.
     """
 
     train: str | tuple[str, ...] | Mapping[str, float]
@@ -78,11 +78,12 @@ class FinetuneRecipe:
     """A run. `task` has the settings of `TaskSettings`, with `labels` a list or a file (`labels.json`), by default
     what stands in the training table's label column.
 
-    `steps` is the number of updates in place of `epochs`, `warmup` the share of them that warm up. `drop_path`, `image_size` and `seconds` change the model that
-    is started from. `freeze` trains the head alone, on features that are computed once; `lora` the head and low-rank
-    changes to the blocks, which are merged into what is saved; `sequence` is for the kinds of `SEQUENCE_KINDS` alone,
-    which OFA models are trained for. `workers` threads decode ahead. `patience` ends the run
-    after so many evaluations without a better one; evaluation is after every epoch, or `evaluate_every` updates.
+    `steps` is the number of updates in place of `epochs`, `warmup` the share of them that warm up. `drop_path`,
+    `image_size` and `seconds` change the model that is started from. `freeze` trains the head alone, on features that
+    are computed once; `lora` the head and low-rank changes to the blocks, which are merged into what is saved;
+    `sequence` is for the kinds of `SEQUENCE_KINDS` alone, which OFA models are trained for. `workers` threads decode
+    ahead. `patience` ends the run after so many evaluations without a better one; evaluation is after every epoch, or
+    `evaluate_every` updates.
     """
 
     task: Mapping[str, Any]
@@ -178,9 +179,7 @@ class FinetuneRecipe:
         return dataclasses.replace(self.optimizer, warmup_steps=round(self.warmup * updates), clip_norm=limit)
 
 
-def load_finetune_recipe(
-    name_or_path: str, settings: Sequence[str] = (), folder: str = "finetune"
-) -> FinetuneRecipe:
+def load_finetune_recipe(name_or_path: str, settings: Sequence[str] = (), folder: str = "finetune") -> FinetuneRecipe:
     """A recipe from a file, or a shipped one by name (`folder` of `recipes/`), with `key=value` settings applied.
 
     `data` is a folder of tables, or the training table itself.

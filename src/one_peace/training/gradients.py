@@ -74,7 +74,8 @@ class Update:
         pairs = self._draw(step)
         contrast = self._contrast([anchor for anchor, _ in pairs])
         micro_batches = [
-            self._collate(pairs[start : start + self.micro], step, start) for start in range(0, self.local, self.micro)
+            self._collate(pairs[start : start + self.micro], step, start, denoise)
+            for start in range(0, self.local, self.micro)
         ]
         if len(micro_batches) == 1:
             self._seed(step, 0)
@@ -100,9 +101,13 @@ class Update:
             raise ValueError(f"step {step}: {len(pairs)} usable pairs instead of {self.local}")
         return pairs[: self.local]
 
-    def _collate(self, pairs: Sequence[tuple[Example, Example]], step: int, start: int) -> PretrainingBatch:
-        slot = self._slot(start // self.micro)
-        generator = torch.Generator().manual_seed(self.recipe.seed * MASK_SEED + step + slot * SLOT_SEED)
+    def _collate(
+        self, pairs: Sequence[tuple[Example, Example]], step: int, start: int, denoise: bool
+    ) -> PretrainingBatch:
+        generator = None
+        if denoise:
+            slot = self._slot(start // self.micro)
+            generator = torch.Generator().manual_seed(self.recipe.seed * MASK_SEED + step + slot * SLOT_SEED)
         batch = collate_pairs(pairs, self.recipe.stage, self.processors, generator)
         inputs = {m: {k: v.to(self.device) for k, v in tensors.items()} for m, tensors in batch.inputs.items()}
         return PretrainingBatch(inputs, {name: masks.to(self.device) for name, masks in batch.masks.items()})

@@ -18,9 +18,9 @@ from one_peace.training.best import BestModel
 from one_peace.training.distributed import Processes, average_scalars, clip_gradients
 from one_peace.training.ema import WeightAverage
 from one_peace.training.log import LOG, Report, RunLog
-from one_peace.training.optimizer import build_optimizer, learning_rate, set_learning_rate
+from one_peace.training.optimizer import Groups, build_optimizer, learning_rate, set_learning_rate
 from one_peace.training.recipe import OptimizerRecipe
-from one_peace.training.state import RunState
+from one_peace.training.state import RunState, statistics
 from one_peace.training.trackers import open_trackers
 
 Gradients = Callable[[int], dict[str, Tensor]]
@@ -31,7 +31,7 @@ them."""
 @dataclass(frozen=True)
 class LoopSettings:
     """What the loop needs of a recipe. `values` is all of it, for trackers; `counts` are the losses that are sums over
-    processes and not means."""
+    processes and not means; `groups` those of parameters, where a family of models has its own."""
 
     steps: int
     optimizer: OptimizerRecipe
@@ -40,6 +40,7 @@ class LoopSettings:
     trackers: tuple[str, ...] = ()
     values: Mapping[str, Any] | None = None
     counts: tuple[str, ...] = ()
+    groups: Groups | None = None
 
 
 class Pace(Protocol):
@@ -96,9 +97,12 @@ def run_updates(
         DivergenceError: more than `optimizer.skip_limit` updates in a row had a gradient that is not finite.
     """
     recipe = settings.optimizer
-    optimizer = build_optimizer(model, recipe)
+    optimizer = build_optimizer(model, recipe, settings.groups)
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    average = None if recipe.ema_decay is None else WeightAverage(trained, recipe.ema_decay, recipe.ema_start)
+    averaged_too = [(name, value) for name, value in statistics(model) if value.is_floating_point()]
+    average = None
+    if recipe.ema_decay is not None:
+        average = WeightAverage([*trained, *averaged_too], recipe.ema_decay, recipe.ema_start)
     state = RunState(out / "state", model, optimizer, average, processes)
     first, skipped = state.restore()
     best = None

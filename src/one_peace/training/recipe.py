@@ -18,6 +18,8 @@ from one_peace.tasks.pretraining import PretrainingStage
 from one_peace.training.recipe_checks import build_part
 from one_peace.training.trackers import TRACKERS
 
+SCHEDULES = ("cosine", "linear", "cosine-from-zero", "linear-from-zero")
+
 
 class _Loader(yaml.SafeLoader):
     """YAML as PyYAML reads it, except that `2e-3` is a number and not a text."""
@@ -30,7 +32,13 @@ _Loader.add_implicit_resolver(
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """AdamW with cosine decay after a linear warm-up (paper, appendix; spec of the published runs)."""
+    """AdamW with a decay after a linear warm-up: cosine (paper, appendix; the published runs), or linear (OFA's).
+
+    The schedules `linear-from-zero` and `cosine-from-zero` are those of MiCo's published code: the first update has the
+    rate `min_lr`, and the cosine is one of all updates, so the rate drops where the warm-up ends.
+
+    Vectors do not decay by `weight_decay` unless `decay_vectors` is set, as published for OFA.
+    """
 
     lr: float = 5e-4
     min_lr: float = 1e-6
@@ -38,6 +46,8 @@ class OptimizerRecipe:
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
     weight_decay: float = 0.05
+    decay_vectors: bool = False
+    schedule: str = "cosine"
     clip_norm: float = 3.0
     layer_decay: float = 1.0
     ema_decay: float | None = None
@@ -46,6 +56,8 @@ class OptimizerRecipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"optimizer.schedule is one of {', '.join(SCHEDULES)}, not {self.schedule!r}")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Mapping
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from one_peace.models.one_peace.config import build_dataclass
 
@@ -33,6 +33,8 @@ def _fits(value: Any, hint: Any) -> bool:
     origin, inside = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(_fits(value, one) for one in inside)
+    if origin is Literal:
+        return value in inside
     if origin is tuple:
         return isinstance(value, list | tuple) and all(_fits(one, inside[0]) for one in value)
     if origin is dict:
@@ -50,6 +52,8 @@ def _in_words(hint: Any) -> str:
     origin, inside = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(_in_words(one) for one in inside)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, inside))}"
     if origin is tuple:
         return f"a list, each {_in_words(inside[0])}"
     if origin is dict:

@@ -21,6 +21,7 @@ from one_peace.modalities import get_modality
 from one_peace.modalities.base import Processor
 from one_peace.modalities.text import TextConfig, TextProcessor
 from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
+from one_peace.models.mico.model import MiCoModel
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.loading import (
     PUBLISHED_VOCABULARY,
@@ -32,8 +33,9 @@ from one_peace.models.one_peace.loading import (
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from one_peace.models.one_peace.presets import decoder_shape, list_models, preset
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
-from one_peace.training.distributed import Processes, whole_tensor
+from one_peace.training.distributed import Processes
 from one_peace.training.initial_values import assign, empty_model, fill
+from one_peace.training.low_rank import saved_tensors
 from one_peace.training.recipe import PretrainRecipe
 from one_peace.training.saved_weights import TEMPERATURE, open_for_training, values_of
 
@@ -107,7 +109,7 @@ def partner_is_new(recipe: PretrainRecipe) -> bool:
 
 
 def save_for_training(
-    model: OnePeaceForPretraining | OnePeaceForPrediction,
+    model: OnePeaceForPretraining | OnePeaceForPrediction | MiCoModel,
     processors: Processors,
     folder: Path,
     processes: Processes | None = None,
@@ -115,15 +117,16 @@ def save_for_training(
 ) -> None:
     """Writes a whole model, decoder or head included, in our format; `from_pretrained` reads the encoder of it.
 
-    `also` writes further files into the folder before it gets its name.
+    Low-rank changes are merged into the weights that they change. `also` writes further files into the folder before
+    it gets its name.
 
     Every one of several processes calls it, the first one writes: one tensor at a time, put together from all shards.
     """
     processes = processes or Processes()
-    parameters = dict(model.named_parameters())
+    tensors = saved_tensors(model)
     if not processes.first:
         while (name := processes.share(None)) is not None:  # in the order in which the first one writes
-            whole_tensor(parameters[name])
+            tensors[name].read()
         return
 
     def files(target: Path) -> None:
@@ -135,12 +138,12 @@ def save_for_training(
     def reader(name: str) -> DeferredTensor:
         def read() -> Tensor:
             processes.share(name)
-            return whole_tensor(parameters[name])
+            return tensors[name].read()
 
-        return DeferredTensor(tuple(parameters[name].shape), parameters[name].dtype, read)
+        return DeferredTensor(tensors[name].shape, tensors[name].dtype, read)
 
     try:
-        write_folder(folder, model.config.to_dict(), {name: [reader(name)] for name in parameters}, write_files=files)
+        write_folder(folder, model.config.to_dict(), {name: [reader(name)] for name in tensors}, write_files=files)
     finally:
         processes.share(None)
 

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self
@@ -36,6 +37,12 @@ RUN = "run"  # everything stands under one key: the writer logs each key of the 
 
 # of a run on one process, which is no mistake
 warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
+
+
+def statistics(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What a model keeps besides its parameters, as batch norms do."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return ((name, value) for name, value in model.state_dict().items() if name not in parameters)
 
 
 def complete_states(folder: Path) -> dict[int, Path]:
@@ -191,6 +198,7 @@ class RunState:
                 # fused updates keep their count where the weights are
                 moments["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
             state |= {f"optimizer/{name}/{key}": value for key, value in moments.items()}
+        state |= {f"statistics/{name}": value for name, value in statistics(self.model)}
         if self.average is not None:
             state |= {f"average/{name}": value for name, value in self.average.averages.items()}
         return state

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from one_peace.data.published import captions, pictures, questions, scenes, sounds, videos
+from one_peace.data.published import captions, pictures, questions, scenes, sentences, sounds, videos
 from one_peace.data.published.conversion import ConversionReport, Converted, write_tables
+from one_peace.data.published.ofa_tables import OFA_TABLES
 
 BENCHMARKS: dict[str, Callable[[Path], Converted]] = {
     "coco": captions.coco,
+    "coco-captions": captions.coco_captions,
     "flickr30k": captions.flickr30k,
     "audiocaps": captions.audiocaps,
     "clotho": captions.clotho,
@@ -26,6 +28,10 @@ BENCHMARKS: dict[str, Callable[[Path], Converted]] = {
     "msvd": videos.msvd,
     "nyu-d": scenes.nyu_d,
     "sun-d": scenes.sun_d,
+    "snli-ve": sentences.snli_ve,
+    "gigaword": sentences.gigaword,
+    **sentences.GLUE_CONVERTERS,
+    **OFA_TABLES,
 }
 
 

@@ -20,6 +20,32 @@ def coco(source: Path) -> Converted:
     return _karpathy(source, "dataset_coco.json")
 
 
+def coco_captions(source: Path) -> Converted:
+    """The same files, to describe pictures: a row per caption in `train`, a row per picture with all its captions,
+    joined by `&&`, in `train_references`, `val` and `test`."""
+    made = _karpathy(source, "dataset_coco.json")
+    texts = {split: made.files.get(f"{split}_texts.json", {}) for split in ("val", "test")}
+
+    def rows() -> Iterator[SplitRow]:
+        grouped: dict[str, list[SplitRow]] = defaultdict(list)
+        for number, row in enumerate(made.rows):
+            if row.split == "train":
+                grouped[row.values["image_id"]].append(row)
+                yield SplitRow("train", {"uniq_id": str(number), **row.values}, row.media)
+            else:
+                captions = texts[row.split][row.values["image_id"]]
+                yield SplitRow(row.split, {**row.values, "caption": _joined(captions)}, row.media)
+        for several in grouped.values():
+            captions = [row.values["caption"] for row in several]
+            yield SplitRow("train_references", {**several[0].values, "caption": _joined(captions)}, several[0].media)
+
+    return Converted(rows())
+
+
+def _joined(captions: list[str]) -> str:
+    return "&&".join(caption.replace("&&", "and") for caption in captions)
+
+
 def flickr30k(source: Path) -> Converted:
     """`dataset_flickr30k.json` and the pictures, in `source` or a folder `flickr30k-images` or `images`."""
     return _karpathy(source, "dataset_flickr30k.json")

@@ -146,6 +146,13 @@ async def _add(service: Service, file: UploadFile, caption: str, tags: Sequence[
     return item(service, await _item(service, added))
 
 
+async def content_of(service: Service, id: str) -> tuple[Any, FilePath]:
+    """An item and its file, which is still the one that was indexed. `HTTPException` where it is not."""
+    found = await _item(service, id)
+    path, _, _ = await service.in_thread(_look, service, found)
+    return found, path
+
+
 async def _item(service: Service, id: str) -> Any:
     try:
         return await service.in_thread(service.library.item, id)

@@ -32,6 +32,7 @@ async def about(service: Here) -> About:
         modalities=list(service.encoder.modalities),
         items=items,
         writable=not service.settings.read_only,
+        describes=None if service.writing is None else service.writing.name,
         limits={name: float(value) for name, value in dataclasses.asdict(service.settings.limits).items()},
     )
 

@@ -93,12 +93,14 @@ class SequenceBatch:
 
     def to(self, device: torch.device) -> SequenceBatch:
         """The batch on a device."""
-        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        moved: dict[str, Any] = {
+            f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
+        }
         return replace(self, **moved)
 
     def twice(self) -> SequenceBatch:
         """Every row, then every row again: what R-Drop compares."""
-        doubled = {
+        doubled: dict[str, Any] = {
             f.name: torch.cat([v, v]) if isinstance(v, Tensor) else v * 2
             for f in fields(self)
             if (v := getattr(self, f.name)) is not None

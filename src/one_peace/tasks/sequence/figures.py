@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from one_peace.objectives.boxes import box_iou
+from one_peace.tasks.caption_metrics.cider import cider_d
 from one_peace.tasks.caption_metrics.figures import caption_figures
+from one_peace.tasks.caption_metrics.ptb import tokenize
 from one_peace.tasks.grounding import FOUND
 from one_peace.tasks.metrics import consensus_accuracy
 from one_peace.tasks.summary_metrics import gigaword_figures
@@ -53,7 +55,17 @@ class WrittenFigures(ABC):
     def constant(self) -> float | None:
         """The main figure of the one answer that serves best, None where there is no such thing."""
         best = self.best_constant()
-        return None if best is None else self.measure([best] * len(self.facts))[self.main]
+        return None if best is None else self.watch([best] * len(self.facts))[self.main]
+
+    def watched(self) -> dict[str, float]:
+        """The figures that training looks at, which are quick to compute. Errors as of `result`."""
+        if not self.values:
+            raise ValueError("no examples were scored")
+        return self.watch(self.values)
+
+    def watch(self, values: Sequence[Any]) -> dict[str, float]:
+        """Those of these answers."""
+        return self.measure(values)
 
     @abstractmethod
     def measure(self, values: Sequence[Any]) -> dict[str, float]:
@@ -73,6 +85,11 @@ class CaptionFigures(WrittenFigures):
         captions = {str(number): value for number, value in enumerate(values)}
         references = {str(number): facts["references"] for number, facts in enumerate(self.facts)}
         return caption_figures(captions, references)
+
+    def watch(self, values: Sequence[Any]) -> dict[str, float]:
+        words = [tokenize(value) for value in values]
+        references = [[tokenize(text) for text in facts["references"]] for facts in self.facts]
+        return {"CIDEr": sum(cider_d(words, references)) / len(words)}
 
     def best_constant(self) -> str:
         """The reference that stands for most pictures, which few share a word with."""
@@ -168,7 +185,7 @@ class LikelihoodFigures(WrittenFigures):
 FIGURES: Mapping[str, type[WrittenFigures]] = {
     "captioning": CaptionFigures,
     "referring": BoxFigures,
-    "answering": AnswerFigures,
+    "picture-answering": AnswerFigures,
     "entailment": LabelFigures,
     "labelling": LabelFigures,
     "sentences": LabelFigures,

@@ -124,7 +124,9 @@ Maker = Callable[[SequenceSettings, OfaVocabulary, PictureForm, OfaConfig], Sequ
 SEQUENCE_KINDS: dict[str, Maker] = {
     "captioning": lambda s, v, form, c: Captioning(v, form, references=s.references, max_words=s.max_words),
     "referring": lambda s, v, form, c: Referring(v, form),
-    "answering": lambda s, v, form, c: Answering(v, form, answers=s.answers, objects=s.objects, prompt=s.prompt),
+    "picture-answering": lambda s, v, form, c: Answering(
+        v, form, answers=s.answers, objects=s.objects, prompt=s.prompt
+    ),
     "entailment": lambda s, v, form, c: Entailment(v, form, captions=s.captions, prompt=s.prompt),
     "labelling": lambda s, v, form, c: Labelling(v, s.answers, form),
     "drawing": lambda s, v, form, c: Drawing(v, c.code_grid**2),
@@ -134,11 +136,11 @@ SEQUENCE_KINDS: dict[str, Maker] = {
     "image-infilling": lambda s, v, form, c: ImageInfilling(v, c.code_grid**2, form),
     "pretraining": lambda s, v, form, c: Mixture(v, _NOTHING, pictures=form),
 }
-PROMPTED = ("answering", "entailment", "sentences")
+PROMPTED = ("picture-answering", "entailment", "sentences")
 WRITING: Mapping[str, Mapping[str, object]] = {
     "captioning": {"beams": 5, "max_tokens": 16, "no_repeat_ngram": 3},
     "referring": {"beams": 5, "min_tokens": 4, "max_tokens": 4},
-    "answering": {"beams": 5, "max_tokens": MAX_ANSWER, "length_penalty": 0.0},
+    "picture-answering": {"beams": 5, "max_tokens": MAX_ANSWER, "length_penalty": 0.0},
     "entailment": {"beams": 5, "max_tokens": 4, "length_penalty": 0.0},
     "labelling": {"beams": 5, "max_tokens": MAX_ANSWER, "length_penalty": 0.0},
     "sentences": {"max_tokens": 1},

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -39,8 +39,6 @@ TOP_CODES = 256  # codes that a drawing chooses from at each place
 class SequencePredictor:
     """Answers rows in batches. `skipped` collects the errors of rows that were passed over."""
 
-    modalities: ClassVar[tuple[str, ...]] = ("text", "image")
-
     def __init__(
         self,
         model: OfaModel,
@@ -59,6 +57,11 @@ class SequencePredictor:
         elif settings.kind == "sentences":
             self.answers = tuple(dict.fromkeys(QUESTIONS[settings.question].answers.values()))
         self.skipped: list[InputError] = []
+
+    @property
+    def reads(self) -> str | None:
+        """The only input of an example, None where there are several."""
+        return "image" if self.settings.kind in ("captioning", "labelling") else None
 
     @classmethod
     def from_pretrained(
@@ -225,7 +228,7 @@ class SequencePredictor:
         if kind == "referring":
             sides = torch.tensor([*facts["size"], *facts["size"]])
             return {"phrase": facts["phrase"], "box": [round(v, 1) for v in (value * sides).tolist()]}
-        if kind == "answering":
+        if kind == "picture-answering":
             return {"question": facts["question"], "answer": value}
         if kind == "entailment":
             labels = {answer: label for label, answer in ANSWERS.items()}

@@ -75,6 +75,10 @@ class Mixture(SequenceTask):
             raise BadRow(key, f"column 'type': {kind!r:.60} is none of {', '.join(kinds)}")
         return kinds[kind](row, key, generator)
 
+    def seen_through(self, view: View, box_view: BoxView) -> Mixture:
+        """The same with other views of pictures, as they are drawn each time."""
+        return Mixture(self.vocabulary, self.corpus, view, box_view, self.pictures)
+
     def detection(self, picture: BoxedPicture, key: str) -> SequenceExample:
         """What is in a picture of the second batch, and where: its boxes with their labels, in order."""
         if len(picture.boxes) != len(picture.labels):

@@ -1,0 +1,51 @@
+"""`one-peace draw`: pictures of what texts say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from one_peace.cli.written import Device, Dtype, Json, Model, Vocabulary, open_ofa
+
+
+def draw(
+    texts: Annotated[list[str], typer.Argument(help="What to draw, a text per picture.")],
+    model: Model,
+    coder: Annotated[Path, typer.Option(help="The VQGAN of the model's image codes: a folder, or a published file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("drawings"),
+    samples: Annotated[int, typer.Option(min=1, help="Pictures drawn of each text.")] = 4,
+    rank: Annotated[
+        str | None, typer.Option(help="An embedding model that puts the pictures most like the text first.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed draws other pictures.")] = 0,
+    as_json: Json = False,
+    tokenizer: Vocabulary = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+) -> None:
+    """Draw pictures of what texts say, with an OFA model that learned image codes."""
+    from one_peace.models import from_pretrained
+    from one_peace.models.vqgan.loading import load_vqgan
+    from one_peace.tasks.ranked_drawings import rank_drawings
+
+    ofa = open_ofa(model, device, dtype, tokenizer)
+    ofa.coder = load_vqgan(coder).to(device)
+    encoder = None if rank is None else from_pretrained(rank, device=device)
+    out.mkdir(parents=True, exist_ok=True)
+    for number, (text, drawn) in enumerate(
+        zip(texts, ofa.draw(list(texts), samples=samples, seed=seed), strict=True), 1
+    ):
+        scores = None
+        if encoder is not None:
+            drawn, scores = rank_drawings(encoder, text, drawn)
+        for place, picture in enumerate(drawn, 1):
+            file = out / f"{number:03d}-{place:02d}.png"
+            picture.save(file)
+            if as_json:
+                score = {} if scores is None else {"likeness": round(scores[place - 1], 4)}
+                typer.echo(json.dumps({"text": text, "drawn": str(file), **score}, ensure_ascii=False))
+            else:
+                typer.echo(str(file))

@@ -1,0 +1,59 @@
+"""`one-peace locate`: where in pictures something is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from one_peace.cli.written import (
+    Beams,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    OnError,
+    Pictures,
+    Skip,
+    Vocabulary,
+    answered,
+    open_ofa,
+    pictures_in,
+    print_lines,
+)
+
+
+def locate(
+    phrase: Annotated[str, typer.Argument(help="What to look for in each picture.")],
+    pictures: Pictures,
+    model: Model,
+    draw: Annotated[Path | None, typer.Option(help="Also draw the boxes on copies in this folder.")] = None,
+    as_json: Json = False,
+    beams: Beams = 5,
+    tokenizer: Vocabulary = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    skip: Skip = False,
+) -> None:
+    """Find the box of what a phrase means, with an OFA model: left, top, right and bottom in pixels."""
+    from one_peace.tasks.drawing import draw_box
+
+    files = pictures_in(pictures)
+    ofa = open_ofa(model, device, dtype, tokenizer)
+    on_error: OnError = "skip" if skip else "raise"
+    made = answered(files, lambda some: ofa.locate(some, phrase, beams=beams, on_error=on_error), skip)
+
+    def lines() -> Iterator[tuple[Path, dict[str, Any], str]]:
+        for number, (file, found) in enumerate(made, 1):
+            box = [round(side, 1) for side in found]
+            values: dict[str, Any] = {"phrase": phrase, "box": box}
+            if draw is not None:
+                draw.mkdir(parents=True, exist_ok=True)
+                place = draw / f"{number:06d}-{file.stem}.png"
+                draw_box(file, box, phrase).save(place)
+                values["drawn"] = str(place)
+            yield file, values, " ".join(f"{side:g}" for side in box)
+
+    print_lines(lines(), as_json, len(files) == 1)

@@ -1,0 +1,134 @@
+"""Retrieval on held-out clips while MiCo is trained: texts against tuples of modalities, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+
+from one_peace.data.manifest import Item, normalise_caption
+from one_peace.data.task_rows import Rows
+from one_peace.errors import InputError
+from one_peace.tasks.held_out import retrieval_figures
+from one_peace.tasks.omni_clips import CAPTION_COLUMNS, ClipReader, OmniExample, captions_of
+from one_peace.tasks.omni_modal import OmniTask, Parts
+from one_peace.training.distributed import Processes
+from one_peace.training.ema import WeightAverage
+from one_peace.training.evaluation import GROUP
+from one_peace.training.omni_recipe import OmniRecipe
+from one_peace.training.omni_start import OmniPlan, open_clips
+from one_peace.training.omni_update import OmniLosses
+
+AT_ONCE = 16  # clips
+BEST_BY = f"{GROUP}recall"
+
+
+class OmniEvaluator:
+    """Measures a model on held-out clips, decoded once; each process embeds its share. A clip has its first caption;
+    those that are equal but for case, punctuation and a leading article are one text."""
+
+    def __init__(
+        self,
+        reader: ClipReader,
+        rows: Rows,
+        tuples: Sequence[Parts],
+        size: int,
+        device: str = "cpu",
+        processes: Processes | None = None,
+    ) -> None:
+        self.reader, self.tuples = reader, tuples
+        self.device, self.processes = torch.device(device), processes or Processes()
+        wanted = min(len(rows), size)
+        self.examples: list[OmniExample] = []
+        captions: list[str] = []
+        self.unusable: list[InputError] = []
+        for number in range(wanted):
+            try:
+                key, row = rows.row(number * len(rows) // wanted)
+                clip = row.get("clips", [row])[0]
+                text = captions_of(clip, key)[0]
+                only = {**clip, CAPTION_COLUMNS[0]: text}
+                self.examples.append(reader.draw(only, key, torch.Generator().manual_seed(0)))
+                captions.append(text)
+            except InputError as error:
+                self.unusable.append(error)
+        spelled: dict[str, tuple[int, Tensor]] = {}
+        own = []
+        for example, caption in zip(self.examples, captions, strict=True):
+            tokens = example.captions["caption"]
+            own.append(spelled.setdefault(normalise_caption(caption), (len(spelled), tokens))[0])
+        self.texts = [tokens for _, tokens in spelled.values()]
+        if len(self.texts) < 2:
+            why = f"; the last one: {self.unusable[-1]}" if self.unusable else ""
+            raise InputError(str(rows.path), f"has less than two held-out clips of different texts{why}")
+        self.relevant = torch.tensor(own)[:, None] == torch.arange(len(self.texts))
+
+    @torch.no_grad()
+    def __call__(self, losses: OmniLosses, average: WeightAverage | None = None) -> dict[str, float]:
+        """recall@k of every tuple both ways and the mean of all, `recall`; every process has to call it."""
+        losses.eval()
+        if average is not None:
+            average.swap()
+        try:
+            texts = self.embed_texts(losses)
+            figures: dict[str, float] = {}
+            for parts in self.tuples:
+                found = retrieval_figures("_".join(parts), self.embed(losses, parts) @ texts.t(), self.relevant)
+                figures |= {name: value for name, value in found.items() if name != "recall"}
+        finally:
+            if isinstance(losses, FSDPModule):
+                losses.reshard()  # as an update leaves it: what was gathered is of weights that change now
+            if average is not None:
+                average.swap()
+            losses.train()
+        mean = sum(figures.values()) / len(figures)
+        return {f"{GROUP}{name}": value for name, value in figures.items()} | {BEST_BY: mean}
+
+    def embed(self, losses: OmniLosses, parts: Parts) -> Tensor:
+        """(clips, dim) float32 on the CPU of every process."""
+        names = list(self.examples[0].inputs)
+
+        def some(first: int) -> Tensor:
+            part = self.examples[first : first + AT_ONCE]
+            inputs = {name: self.reader.processors[name].collate([e.inputs[name] for e in part]) for name in names}
+            moved = {name: {key: x.to(self.device) for key, x in given.items()} for name, given in inputs.items()}
+            return losses.embed(moved, parts)
+
+        return self._all(len(self.examples), some)
+
+    def embed_texts(self, losses: OmniLosses) -> Tensor:
+        """(texts, dim), as `embed`."""
+
+        def some(first: int) -> Tensor:
+            part = torch.nn.utils.rnn.pad_sequence(self.texts[first : first + AT_ONCE], batch_first=True)
+            return losses.embed({"text": {"tokens": part.to(self.device)}}, ("text",))
+
+        return self._all(len(self.texts), some)
+
+    def _all(self, count: int, embed: Callable[[int], Tensor]) -> Tensor:
+        """Rows of all, each process those of every n-th batch; a surplus run counts for nothing."""
+        firsts = list(range(0, count, AT_ONCE))
+        rows = torch.empty(0)
+        for start in range(0, len(firsts), self.processes.count):
+            turn = start + self.processes.rank
+            made = embed(firsts[min(turn, len(firsts) - 1)]).float().cpu()
+            if not rows.numel():
+                rows = torch.zeros(count, made.shape[1])
+            if turn < len(firsts):
+                rows[firsts[turn] : firsts[turn] + AT_ONCE] = made
+        return self.processes.sum(rows)
+
+
+def open_omni_evaluator(
+    recipe: OmniRecipe, plan: OmniPlan, items: Sequence[Item], device: str, processes: Processes
+) -> OmniEvaluator | None:
+    """What the recipe's `evaluation` asks for, if it does."""
+    asked = recipe.evaluation
+    if asked is None or not asked.every:
+        return None
+    rows = open_clips(asked.path, asked.modalities, items, only=asked.only, split="val")
+    task = OmniTask("retrieval", asked.tuples)
+    reader = ClipReader(plan.processors(), plan.config, asked.modalities, [task], strength=0.0)
+    return OmniEvaluator(reader, rows, asked.tuples, asked.size, device, processes)

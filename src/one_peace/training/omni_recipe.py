@@ -1,0 +1,220 @@
+"""Recipes for training MiCo: which clips, which tasks on them, from which model, and how."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from one_peace.models.mico.config import FAMILY
+from one_peace.tasks.omni_clips import check_tasks
+from one_peace.tasks.omni_modal import OmniTask, Parts, parse_tasks
+from one_peace.training.optimizer import Groups
+from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, plain_values
+from one_peace.training.recipe_checks import build_part
+from one_peace.training.trackers import TRACKERS
+
+SAMPLE_LIBRARY = "sample-library"
+VAST_ADAM: dict[str, Any] = {
+    "lr": 1e-4,
+    "min_lr": 0.0,
+    "betas": (0.9, 0.98),
+    "eps": 1e-6,
+    "weight_decay": 0.01,
+    "schedule": "linear-from-zero",
+    "clip_norm": 0.0,
+}
+"""What the published training code has where nothing else is said."""
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """Clips and what is learnt from them.
+
+    path: webdataset shards (`.tar`, ranges in braces, also behind http), a table (`.tsv`, `.csv`, `.jsonl`) with a
+    column per modality and a caption, or the sample library, of which `only` names the sources and tracks to take.
+    modalities: what is read of a clip; one that lacks some of it is left out. tasks: objectives with their tuples, or
+    the published form of it (`ret%tv%ta_cap%tv`). kinds: clips have captions of the picture, of the sound and of both.
+    weight: the source's share of the updates; each update takes its batch from one source.
+    """
+
+    path: str
+    modalities: tuple[str, ...]
+    tasks: tuple[OmniTask, ...]
+    only: tuple[str, ...] = ()
+    kinds: bool = False
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for key in ("modalities", "only"):
+            object.__setattr__(self, key, tuple(getattr(self, key)))
+        if not self.modalities or not self.tasks:
+            raise ValueError(f"{self.path}: modalities and tasks must each name something")
+        check_tasks(self.tasks, self.modalities)
+        if not 0 < self.weight < math.inf:
+            raise ValueError(f"{self.path}: weight must be positive, not {self.weight}")
+        if self.only and self.path != SAMPLE_LIBRARY:
+            raise ValueError(f"{self.path}: only chooses from {SAMPLE_LIBRARY}, and from nothing else")
+
+    @classmethod
+    def from_dict(cls, values: Any, where: str) -> ClipSource:
+        """Inverse of `dataclasses.asdict`; tasks also in the published form."""
+        if not isinstance(values, Mapping):
+            raise ValueError(f"{where} is a mapping of settings, not {values!r}")
+        fields = dict(values)
+        if "tasks" in fields:
+            fields["tasks"] = read_tasks(fields["tasks"], f"{where}.tasks")
+        return build_part(cls, fields, where)
+
+
+def read_tasks(given: Any, where: str) -> tuple[OmniTask, ...]:
+    """Tasks from a list of mappings, or from a text as the published code writes them."""
+    if isinstance(given, str):
+        return parse_tasks(given)
+    if not isinstance(given, list | tuple):
+        raise ValueError(f"{where}: a list of objectives with tuples, or a text such as ret%tv_cap%tv; not {given!r}")
+    tasks = []
+    for number, entry in enumerate(given):
+        values = dict(entry) if isinstance(entry, Mapping) else entry
+        if isinstance(values, dict) and isinstance(values.get("tuples"), list | tuple):
+            values["tuples"] = tuple((parts,) if isinstance(parts, str) else tuple(parts) for parts in values["tuples"])
+        tasks.append(build_part(OmniTask, values, f"{where}[{number}]"))
+    return tuple(tasks)
+
+
+@dataclass(frozen=True)
+class OmniEvaluation:
+    """Retrieval on held-out clips after every `every` updates (0: never) and after the last one.
+
+    path, modalities, only: as of `ClipSource`; of the sample library the validation split. tuples: what texts are
+    looked up with. The model with the best mean of recall@k, over all tuples and both ways, is kept.
+    """
+
+    path: str
+    modalities: tuple[str, ...]
+    tuples: tuple[Parts, ...]
+    every: int = 0
+    only: tuple[str, ...] = ()
+    size: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.every < 0 or self.size < 2:
+            raise ValueError(f"evaluation: every={self.every} and size={self.size}; at least 0 and 2 are needed")
+        object.__setattr__(self, "modalities", tuple(self.modalities))
+        object.__setattr__(self, "only", tuple(self.only))
+        made = OmniTask("retrieval", tuple((p,) if isinstance(p, str) else tuple(p) for p in self.tuples))
+        object.__setattr__(self, "tuples", made.tuples)
+        check_tasks([made], self.modalities)
+
+
+@dataclass(frozen=True)
+class OmniRecipe:
+    """A run. `model` is a preset (`mico-giant`, ...) or a saved model, ours or published, to start from.
+
+    tokenizer: the place of a vocabulary (vocab.txt of bert-base-uncased, or a tokenizer.json); without one a preset
+    gets one of `vocabulary` word pieces, trained on the captions. frames, image_size, caption_tokens: of a preset, how
+    many frames and slices of each branch the model takes, their size in pixels, and the length of captions. drop_path,
+    dropout: while training; by default the model's own. tower_lr: the learning rate of the tower, where `optimizer.lr`
+    is that of all else. workers: threads that decode the next batch. augmentation: its strength, 0 for none.
+    """
+
+    model: str
+    sources: dict[str, ClipSource]
+    steps: int
+    batch_size: int
+    optimizer: OptimizerRecipe = field(default_factory=lambda: OptimizerRecipe(**VAST_ADAM))
+    tower_lr: float = 5e-7
+    engine: EngineRecipe = field(default_factory=EngineRecipe)
+    tokenizer: str | None = None
+    vocabulary: int = 30522
+    frames: dict[str, int] = field(default_factory=dict)
+    image_size: int | None = None
+    caption_tokens: int | None = None
+    drop_path: float | None = None
+    dropout: float | None = None
+    augmentation: float = 1.0
+    workers: int = 0
+    evaluation: OmniEvaluation | None = None
+    trackers: tuple[str, ...] = ()
+    log_every: int = 20
+    save_every: int = 200
+    seed: int = 50
+    family: str = FAMILY
+
+    def __post_init__(self) -> None:
+        least = {"steps": 0, "batch_size": 2, "workers": 0, "log_every": 1, "save_every": 1, "vocabulary": 10}
+        for key, lowest in least.items():
+            if getattr(self, key) < lowest:
+                raise ValueError(f"recipe: {key} is at least {lowest}, not {getattr(self, key)}")
+        if self.family != FAMILY:
+            raise ValueError(f"recipe: this is of the family {FAMILY}, not {self.family!r}")
+        if not self.sources:
+            raise ValueError("recipe: sources names no clips to learn from")
+        if self.tower_lr < 0:
+            raise ValueError(f"tower_lr={self.tower_lr} is negative")
+        if self.engine.compile:
+            raise ValueError("engine.compile is for ONE-PEACE models; MiCo's blocks are not compiled")
+        for key in ("drop_path", "dropout"):
+            if (value := getattr(self, key)) is not None and not 0 <= value < 1:
+                raise ValueError(f"recipe: {key} is at least 0 and below 1, not {value}")
+        object.__setattr__(self, "trackers", tuple(self.trackers))
+        if unknown := [name for name in self.trackers if name not in TRACKERS]:
+            raise ValueError(f"trackers: unknown {unknown[0]!r}; a list of some of {', '.join(TRACKERS)}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> OmniRecipe:
+        """Inverse of `values`; a `ValueError` names an unknown key and the nearest known one."""
+        fields = dict(values)
+        optimizer = fields.get("optimizer", {})
+        fields["optimizer"] = build_part(
+            OptimizerRecipe, VAST_ADAM | optimizer if isinstance(optimizer, dict) else optimizer, "optimizer"
+        )
+        if "engine" in fields:
+            fields["engine"] = build_part(EngineRecipe, fields["engine"], "engine")
+        if fields.get("evaluation") is not None:
+            fields["evaluation"] = build_part(OmniEvaluation, fields["evaluation"], "evaluation")
+        sources = fields.get("sources", {})
+        if not isinstance(sources, Mapping):
+            raise ValueError(f"sources is a mapping from names to clips, not {sources!r}")
+        fields["sources"] = {name: ClipSource.from_dict(one, f"sources.{name}") for name, one in sources.items()}
+        return build_part(cls, fields, "recipe")
+
+    def values(self) -> dict[str, Any]:
+        """The recipe as plain numbers, texts, lists and dicts."""
+        plain = dataclasses.asdict(self)
+        values: dict[str, Any] = plain_values(plain)
+        return values
+
+    def schedule(self) -> OptimizerRecipe:
+        """The optimizer's settings for the loop; a `clip_norm` of 0 is off."""
+        return dataclasses.replace(self.optimizer, clip_norm=self.optimizer.clip_norm or math.inf)
+
+    def groups(self) -> Groups:
+        """The published groups: the tower has a rate of its own; what decays says `decays`."""
+        scale = self.tower_lr / self.optimizer.lr if self.optimizer.lr else 1.0
+        return lambda name, parameter: (decays(name, parameter), scale if name.startswith("tower.") else 1.0)
+
+    @property
+    def needs_library(self) -> bool:
+        """Whether some of it comes of the sample library."""
+        places = [source.path for source in self.sources.values()]
+        return SAMPLE_LIBRARY in places or (self.evaluation is not None and self.evaluation.path == SAMPLE_LIBRARY)
+
+    @property
+    def library_sources(self) -> set[str]:
+        """Names of the packages and tracks of the sample library that are asked for."""
+        return {name for source in self.sources.values() for name in source.only}
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies, as published: to all but biases and the norms of the text model.
+
+    The norms of the tower and of the heads, the temperature and all embeddings do decay: the published rule goes by
+    names, and these have other ones.
+    """
+    text_norm = name.startswith("text.") and "norm." in name
+    return "bias" not in name and not text_norm

@@ -1,0 +1,127 @@
+"""One run of MiCo's pretraining, or fine-tuning by the same objectives: recipe in, run folder out, through the loop of
+all training.
+
+A run folder holds `recipe.yaml`, `log.jsonl`, `state/` (to go on from), `best/` with an evaluation, and `model/`, which
+`from_pretrained` reads and the next run may start from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import yaml
+
+from one_peace.checkpoints.native import is_native
+from one_peace.data.manifest import Item
+from one_peace.models.mico.model import MiCoModel
+from one_peace.tasks.omni_clips import ClipReader
+from one_peace.training.distributed import Processes, prepare_model
+from one_peace.training.examples import Examples
+from one_peace.training.log import Report
+from one_peace.training.loop import Judge, LoopSettings, run_updates
+from one_peace.training.omni_evaluation import BEST_BY, open_omni_evaluator
+from one_peace.training.omni_recipe import OmniRecipe
+from one_peace.training.omni_start import open_clips, plan_omni, start_omni
+from one_peace.training.omni_update import ClipBatches, OmniLosses, OmniUpdate
+from one_peace.training.run import held_out_captions
+from one_peace.training.start import save_for_training
+from one_peace.training.throughput import Throughput
+from one_peace.training.trackers import require_trackers
+
+
+def run_omni(
+    recipe: OmniRecipe,
+    items: Sequence[Item],
+    out: Path,
+    device: str,
+    report: Report,
+    processes: Processes | None = None,
+    tick: Callable[[int], None] | None = None,
+) -> MiCoModel:
+    """Trains and leaves the run folder `out`; run again after an interruption, it continues.
+
+    Every one of several `processes` calls it, with a folder that all of them see. `items` are those of the sample
+    library, where a source is of it.
+
+    Raises:
+        InputError: clips that are not there, or of which none can be used.
+        CheckpointError: a model to start from that does not fit; a state in `out` of another run.
+        ValueError: settings that do not fit together.
+    """
+    processes = processes or Processes()
+    require_trackers(recipe.trackers)
+    out.mkdir(parents=True, exist_ok=True)
+    folder = out / "model"
+    withheld = held_out_captions(items)
+    rows = {
+        name: open_clips(source.path, source.modalities, items, only=source.only, withheld=withheld)
+        for name, source in recipe.sources.items()
+    }
+    resumed = processes.any(is_native(folder))
+    # one process trains the vocabulary; the others are told
+    plan = processes.share(plan_omni(recipe, rows, folder if resumed else None) if processes.first else None)
+    assert plan is not None
+    processors = plan.processors()
+    readers = {
+        name: ClipReader(
+            processors,
+            plan.config,
+            source.modalities,
+            source.tasks,
+            kinds=source.kinds,
+            strength=recipe.augmentation,
+        )
+        for name, source in recipe.sources.items()
+    }
+    examples = {
+        name: Examples(rows[name], readers[name], recipe.seed, workers=recipe.workers) for name in recipe.sources
+    }
+    evaluator = open_omni_evaluator(recipe, plan, items, device, processes)
+    model = start_omni(plan, recipe.seed)
+    save = partial(save_for_training, processors=processors, processes=processes)
+    if processes.first:
+        (out / "recipe.yaml").write_text(yaml.safe_dump(recipe.values(), sort_keys=False), encoding="utf-8")
+        report({"clips": {name: len(source) for name, source in rows.items()}, "vocabulary": plan.pieces.vocab_size})
+    losses = prepare_model(OmniLosses(model.train(), processes), recipe.engine, processes, device)
+    if not resumed:
+        save(model, folder=folder)
+    processes.wait()
+    update = OmniUpdate(losses, recipe, readers, ClipBatches(recipe, examples), processes, device)
+    judge = None
+    if evaluator is not None and recipe.evaluation is not None:
+        every = recipe.evaluation.every
+        judge = Judge(
+            lambda step: step % every == 0 or step == recipe.steps,
+            partial(evaluator, losses),
+            BEST_BY,
+            lambda place: save(model, folder=place),
+        )
+    settings = LoopSettings(
+        recipe.steps,
+        recipe.schedule(),
+        recipe.log_every,
+        recipe.save_every,
+        recipe.trackers,
+        recipe.values(),
+        groups=recipe.groups(),
+    )
+    _, over = run_updates(
+        model,
+        settings,
+        update.gradients,
+        out,
+        processes,
+        report if processes.first else None,
+        pace=lambda first: Throughput(recipe.steps, recipe.batch_size, first, processes),
+        extra=lambda: {"temperature": round(model.temperature.item(), 4)},
+        judge=judge,
+        tick=tick if processes.first else None,
+    )
+    for name, source in examples.items():
+        if processes.first and (summary := source.summary()):
+            report({"source": name, "warning": summary})
+    if over:
+        save(model, folder=folder)
+    return model

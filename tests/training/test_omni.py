@@ -1,0 +1,195 @@
+"""MiCo through the training loop: processes, interruptions, clips from anywhere, recipes."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+import one_peace
+from one_peace.checkpoints.native import open_folder
+from one_peace.cli.main import app
+from one_peace.data.clips import ClipShards
+from one_peace.data.shard_cache import ShardCache
+from one_peace.errors import InputError
+from one_peace.models.mico.model import MiCoModel
+from one_peace.models.mico.presets import preset
+from one_peace.tasks.omni_clips import ClipReader
+from one_peace.tasks.omni_modal import parse_tasks
+from one_peace.training.omni_recipe import OmniRecipe
+from one_peace.training.omni_run import run_omni
+from one_peace.training.omni_update import draw_by
+from one_peace.training.recipe import read_recipe
+from tiny_mico import tiny_mico, write_clips, write_recipe
+from warm_processes import finish, run_command, start_together
+
+
+def run(path: Path, out: Path, **options: Any) -> MiCoModel:
+    return run_omni(OmniRecipe.from_dict(read_recipe("pretrain", str(path))), [], out, "cpu", lambda _: None, **options)
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("pairs_per_second", "seconds_left")} for row in found]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONE_PEACE_CACHE", str(tmp_path / "cache"))
+
+
+def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path)
+    started = start_together(run_command, (["pretrain", str(path), "--out", str(tmp_path / "two")],), 2)
+    run(path, tmp_path / "one")
+    finish(started)
+    ones, twos = rows(tmp_path / "one"), rows(tmp_path / "two")
+    assert len(ones) == len(twos) == 7  # five updates, two evaluations
+    for one, two in zip(ones, twos, strict=True):
+        assert two == pytest.approx(one, rel=1e-4, abs=2e-5)
+    losses = {name for row in ones for name in row}
+    assert {"both/contrast", "both/matching", "both/captioning", "sounds/contrast", "eval/recall"} <= losses
+    one, two = (open_folder(tmp_path / name / "model").tensors for name in ("one", "two"))
+    base = open_folder(tmp_path / "base").tensors
+    for name in base:
+        torch.testing.assert_close(one[name][0], two[name][0], rtol=1e-3, atol=2e-4, msg=name)
+    assert not torch.equal(one["tower.patches.weight"][0], base["tower.patches.weight"][0])
+    assert one_peace.from_pretrained(tmp_path / "two" / "best").encode_text("a cow").shape == (1, 8)
+
+
+def test_an_interrupted_run_goes_on_to_the_bit(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, dropout=0.1, drop_path=0.5, workers=2, evaluation=None)
+    whole = run(path, tmp_path / "whole")
+
+    def stop(done: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(path, tmp_path / "halves", tick=stop)
+    assert [row["step"] for row in rows(tmp_path / "halves")] == [1, 2, 3]
+    again = run(path, tmp_path / "halves")
+    for (name, value), other in zip(whole.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(value, other), name
+    assert rows(tmp_path / "whole") == rows(tmp_path / "halves")
+
+
+def test_negatives_are_drawn_by_weight_and_never_the_own_one() -> None:
+    weights = torch.tensor([[0.0, 3.0, 1.0], [1.0, 0.0, 0.0]])
+    drawn = [draw_by(weights, torch.full((2,), (n + 0.5) / 1000)) for n in range(1000)]
+    assert [sum(int(row[0]) == n for row in drawn) for n in range(3)] == [0, 750, 250]
+    assert all(int(row[1]) == 0 for row in drawn)
+    assert draw_by(weights, torch.ones(2)).tolist() == [2, 0]
+    assert draw_by(weights, torch.zeros(2)).tolist() == [1, 0]
+
+
+def write_shard(folder: Path) -> Path:
+    """Clips as `one-peace clips` writes them: one whole, one without sound, one without a text."""
+    write_clips(folder, 3)
+    info = {"captions": {"caption": ["a cow", "one dog"], "audio_captions": ["it sings"]}, "caption": "a cow"}
+    with tarfile.open(folder / "clips-000000.tar", "w") as shard:
+        for number in range(3):
+            files = {"png": (folder / f"{number}.png").read_bytes()}
+            if number != 1:
+                files["wav"] = (folder / f"{number}.wav").read_bytes()
+            if number != 2:
+                files |= {"txt": b"a cow", "json": json.dumps(info).encode()}
+            for ending, content in files.items():
+                header = tarfile.TarInfo(f"v-{number}.{ending}")
+                header.size = len(content)
+                shard.addfile(header, io.BytesIO(content))
+    return folder / "clips-000000.tar"
+
+
+def test_clips_of_shards(tmp_path: Path) -> None:
+    shard = write_shard(tmp_path)
+    cache = ShardCache(tmp_path / "cache", 1 << 20)
+    both = ClipShards(str(shard), ("image", "audio"), cache)
+    assert len(both) == 1 and len(ClipShards(str(shard), ("image",), cache)) == 2
+    key, row = both.row(0)
+    assert key.endswith("v-0") and row["audio_captions"] == ["it sings"]
+    model = tiny_mico()
+    tasks = parse_tasks("ret%tva_cap%tva")
+    reader = ClipReader(model.processors, model.config, ("image", "audio"), tasks)
+    drawn = [reader.draw(row, key, torch.Generator().manual_seed(seed)) for seed in range(8)]
+    texts = {reader.words.decode(example.captions["caption"].tolist()) for example in drawn}
+    assert texts == {"a cow", "one dog"}
+    batch = reader.collate(drawn)
+    assert batch.inputs["audio"]["slices"].shape == (8, 1, 28, 28)
+    assert (batch.hidden_captions["caption"].labels >= 0).any(dim=1).all()
+    assert reader.collate(drawn, whole=True).captions["caption"].shape == (8, 10)
+    with pytest.raises(InputError, match="depth"):
+        ClipShards(str(shard), ("depth",), cache)
+    shard.write_bytes(b"no tar" * 200)
+    with pytest.raises(InputError, match="tar"):
+        ClipShards(str(shard), ("image",), cache)
+
+
+def test_three_captions_and_answers(tmp_path: Path) -> None:
+    model = tiny_mico()
+    row = {"image": tmp_path / "0.png", "question": "a cow", "answer": ["one"], "vision_captions": "a cow"}
+    row |= {"audio_captions": ["a dog"], "omni_captions": ["a cow that sings a song a dog that sings a song two dogs"]}
+    write_clips(tmp_path, 1)
+    tasks = parse_tasks("ret%tv_qa%tv")
+    reader = ClipReader(model.processors, model.config, ("image",), tasks, kinds=True, strength=0.0)
+    example = reader.draw(row, "row 1", torch.Generator().manual_seed(0))
+    assert set(example.captions) == {"vision", "audio", "joint"} and len(example.captions["joint"]) > 10
+    batch = reader.collate([example, example])
+    assert batch.questions is not None and batch.questions.shape == (2, 10)
+    assert batch.hidden_answers is not None and (batch.hidden_answers.labels > 0).any()
+    with pytest.raises(InputError, match="omni_captions"):
+        reader.draw({**row, "omni_captions": ""}, "row 1", torch.Generator())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sources": {}}, "sources"),
+        ({"sources": {"a": {"path": "a.csv", "modalities": ["image"], "tasks": "ret%ta"}}}, "audio"),
+        ({"sources": {"a": {"path": "a.csv", "modalities": ["image", "video"], "tasks": "ret%tv"}}}, "same branch"),
+        ({"sources": {"a": {"path": "a.csv", "modalities": ["image"], "tasks": 3}}}, "sources.a.tasks"),
+        (
+            {"sources": {"a": {"path": "a", "modalities": ["image"], "tasks": [{"objective": "ret", "tuples": []}]}}},
+            "objective is one of retrieval, captioning, answering",
+        ),
+        ({"batch_size": 1}, "batch_size"),
+        ({"tower_rate": 1.0}, "tower_lr"),
+        ({"engine": {"compile": True}}, "compile"),
+        ({"optimizer": {"schedule": "steps"}}, "linear-from-zero"),
+    ],
+)
+def test_recipes_that_are_wrong(changes: dict[str, Any], message: str) -> None:
+    values = yaml.safe_load("{family: mico, model: mico-nano, steps: 2, batch_size: 4}")
+    values["sources"] = {"a": {"path": "a.csv", "modalities": ["image"], "tasks": "ret%tv"}}
+    with pytest.raises(ValueError, match=message):
+        OmniRecipe.from_dict(values | changes)
+
+
+def test_a_dry_run_says_what_a_step_costs(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cow"]))
+    words = ["pretrain", "mico", "--dry-run", f"tokenizer={tmp_path / 'vocab.txt'}", "model=mico-nano"]
+    said = CliRunner().invoke(app, [*words, "frames={vision: 1, audio: 1}", "--devices", "64"])
+    assert said.exit_code == 0, said.output
+    lines = {line.split()[0]: line.split()[1:] for line in said.output.splitlines() if line.strip()}
+    with torch.device("meta"):
+        tower = MiCoModel(preset("mico-nano")).tower
+    assert lines["tower"] == [f"{sum(p.numel() for p in tower.parameters()):,}", "5.0e-07"]
+    assert lines["text"][1] == "1.0e-04" and "TFLOP" in said.output
+    nano = OmniRecipe.from_dict(read_recipe("pretrain", "mico-nano"))
+    assert OmniRecipe.from_dict(nano.values()) == nano and nano.needs_library
+
+
+def test_rows_that_cannot_be_used_are_passed_over(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, steps=2, evaluation=None)
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    said: list[Any] = []
+    recipe = OmniRecipe.from_dict(read_recipe("pretrain", str(path), ["batch_size=12"]))
+    run_omni(recipe, [], tmp_path / "out", "cpu", said.append)
+    assert "1 rows" in said[-1]["warning"] or "1 rows" in said[-2]["warning"]
