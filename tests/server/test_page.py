@@ -25,7 +25,8 @@ from one_peace.server.service import Service
 from one_peace.server.settings import Settings
 from one_peace.tasks.sample_library import STAMPS
 from server import hostile
-from server.conftest import COLORS, Running, colored_square, running
+from server.conftest import COLORS, LIMITS, Running, colored_square, running
+from tiny_ofa import tiny_ofa
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
@@ -236,6 +237,29 @@ def test_add_and_remove_a_file(page: Any, server: Running) -> None:
 def test_what_cannot_be_used_is_said(page: Any) -> None:
     drop(page, "sheet.xls", b"\xd0\xcf\x11\xe0", "application/vnd.ms-excel")
     until(page, "document.querySelector('#status').textContent.includes('neither a picture nor a sound')")
+
+
+def test_a_picture_is_described_and_a_thing_outlined(
+    browser: Any, folder: Path, model: one_peace.OnePeace, page: Any
+) -> None:
+    only_pictures(page)
+    page.fill("#text", "red")
+    first_answer(page)
+    page.locator(".card .look").first.click()
+    page.wait_for_selector("dialog#viewer[open] img")
+    assert page.locator("#viewer form").count() == 0, "without a model that describes there are no such buttons"
+    service = Service(model, folder / ".one-peace", Settings(limits=LIMITS, decoders=1), ofa=tiny_ofa())
+    with running(service) as url, opened_page(browser, url) as described:
+        only_pictures(described)
+        described.fill("#text", "red")
+        first_answer(described)
+        described.locator(".card .look").first.click()
+        described.click("#viewer button:has-text('Describe')")
+        until(described, "/\\w/.test(document.querySelector('#viewer .said').textContent)")
+        described.fill("#viewer form input", "the red square")
+        described.click("#viewer button:has-text('Where is it?')")
+        described.wait_for_selector("#viewer .outline", state="attached")
+        assert described.locator("#viewer .said").inner_text().startswith("the red square:")
 
 
 def test_map(page: Any, server: Running) -> None:

@@ -178,12 +178,12 @@ def test_the_table_has_every_row(rows: list[Row]) -> None:
     assert json.loads(json.dumps(rows[0].to_dict()))["at_1"]["value"] == rows[0].at_1.value
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    sorted(f.name for f in (files("one_peace.recipes") / "pretrain").iterdir() if f.name.endswith(".yaml")),
-)
+RECIPES = [f.name for f in (files("one_peace.recipes") / "pretrain").iterdir() if f.name.endswith(".yaml")]
+
+
+@pytest.mark.parametrize("recipe", sorted(name for name in RECIPES if not name.startswith(("mico", "ofa"))))
 def test_a_picture_is_never_paired_with_a_sound(recipe: str, tmp_path: Path) -> None:
-    """What `(never paired)` claims: in no shipped stage do pictures, sounds and videos meet in a pair."""
+    """What `(never paired)` claims: in no shipped stage of ONE-PEACE do pictures, sounds and videos meet in a pair."""
     chosen_partner = ["stage.partner=video"] if recipe == "further-modality.yaml" else []
     stage = load_recipe(recipe.removesuffix(".yaml"), chosen_partner).stage
     assert stage.anchor == "text" and stage.partner in ("image", "audio", "video")

@@ -20,7 +20,7 @@ from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.nn.block import Block
 from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT, collate_pairs, pretraining_losses
-from one_peace.training import start
+from one_peace.training import low_rank
 from one_peace.training.recipe import PretrainRecipe
 from one_peace.training.start import load_for_training, partner_is_new, save_for_training, start_model
 from tiny_models import CAPTIONS, CONFIG, tiny_model, tiny_pairs, tiny_processors
@@ -216,7 +216,7 @@ def test_a_model_is_written_tensor_by_tensor(tmp_path: Path, monkeypatch: pytest
             raise NoRoom
         return parameter.detach()
 
-    monkeypatch.setattr(start, "whole_tensor", some)
+    monkeypatch.setattr(low_rank, "whole_tensor", some)
     with pytest.raises(NoRoom):
         save_for_training(tiny_model(seed=2), PROCESSORS, tmp_path / "model")
     after = load_file(tmp_path / "model" / "model.safetensors")
