@@ -93,8 +93,7 @@ def estimate(measured: Measured) -> Estimate:
     value, count = measured.value(), len(measured.keys)
     if measured.is_share:
         return Estimate(value, *wilson_interval(value * count, count))
-    values = torch.tensor([measured.value(places) for places in _resamples(count)])
-    return Estimate(value, *_middle(values))
+    return Estimate(value, *_around(value, [measured.value(places) for places in _resamples(count)]))
 
 
 def difference(first: Measured, second: Measured) -> Estimate:
@@ -105,12 +104,18 @@ def difference(first: Measured, second: Measured) -> Estimate:
     if first.is_share:
         each = torch.tensor([first.value([place]) - second.value([place]) for place in range(len(first.keys))])
         return Estimate(gap, *_middle(torch.stack([each[chosen].mean() for chosen in places])))
-    return Estimate(gap, *_middle(torch.tensor([first.value(chosen) - second.value(chosen) for chosen in places])))
+    return Estimate(gap, *_around(gap, [first.value(chosen) - second.value(chosen) for chosen in places]))
 
 
 def _resamples(count: int) -> list[list[int]]:
     generator = torch.Generator().manual_seed(0)
     return [torch.randint(count, (count,), generator=generator).tolist() for _ in range(RESAMPLES)]
+
+
+def _around(value: float, resampled: Sequence[float]) -> tuple[float, float]:
+    """Average precision of resampled examples, some twice, is too high: their spread counts, not their place."""
+    values = torch.tensor(resampled, dtype=torch.float64)
+    return _middle(values - values.median() + value)
 
 
 def _middle(values: Tensor) -> tuple[float, float]:
