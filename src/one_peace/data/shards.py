@@ -22,6 +22,7 @@ from one_peace.data.shard_cache import ShardCache, expand_braces, is_remote
 from one_peace.data.source import RawPair, UnusablePair
 from one_peace.errors import InputError
 from one_peace.modalities import get_modality
+from one_peace.modalities.array_files import PARSING
 
 MEDIA = {  # those of a modality that search does not tell by its endings alone
     "image": ("jpg", "jpeg", "png", "webp", "gif", "bmp"),
@@ -154,7 +155,9 @@ class ShardSource:
             version = f"{stat.st_size:x}" if is_remote(url) else f"{stat.st_size:x}-{stat.st_mtime_ns:x}"
             name = f"{self.cache.name(url)}-{'.'.join(self.endings)}-{version}.npy"
             build = partial(_write_index, descriptor, self.endings)
-            return descriptor, np.load(built_once(self.cache.folder / "indexes" / name, build))
+            path = built_once(self.cache.folder / "indexes" / name, build)
+            with PARSING:
+                return descriptor, np.load(path)
         except tarfile.TarError as error:
             os.close(descriptor)
             self.cache.discard(url)  # perhaps the error page of a server

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from one_peace.errors import InputError
+from one_peace.modalities.array_files import PARSING
 from one_peace.modalities.pictures import MAX_PIXELS
 from one_peace.modalities.sources import Source, describe, is_stored, local_path, open_source
 
@@ -121,11 +122,13 @@ def _read_npy(stream: BinaryIO, name: str) -> np.ndarray:
     try:
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(stream)
+        with PARSING:
+            shape, _, dtype = read(stream)
         if math.prod(shape) * dtype.itemsize > MAX_MAP_BYTES:
             raise InputError(name, f"holds an array of shape {shape}, more than {MAX_MAP_BYTES} B")
         stream.seek(0)
-        return np.lib.format.read_array(stream, allow_pickle=False)
+        with PARSING:
+            return np.lib.format.read_array(stream, allow_pickle=False)
     except (ValueError, EOFError, OSError, MemoryError, TypeError) as error:
         if isinstance(error, InputError):
             raise
