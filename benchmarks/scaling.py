@@ -35,14 +35,14 @@ from one_peace.modalities.wordpiece import WordPieces, train_word_pieces
 from one_peace.models.mico.config import MiCoConfig
 from one_peace.models.mico.loading import open_processors
 from one_peace.models.mico.model import MiCoModel
-from one_peace.tasks.omni_clips import ClipReader
-from one_peace.tasks.omni_modal import OmniTask, parse_tasks
+from one_peace.tasks.omni.clips import ClipReader
+from one_peace.tasks.omni.pretraining import OmniTask, parse_tasks
 from one_peace.training.distributed import Processes, prepare_model
 from one_peace.training.examples import Examples
 from one_peace.training.loop import LoopSettings, run_updates
-from one_peace.training.omni_evaluation import OmniEvaluator
-from one_peace.training.omni_recipe import SAMPLE_LIBRARY, ClipSource, OmniRecipe
-from one_peace.training.omni_update import ClipBatches, OmniLosses, OmniUpdate
+from one_peace.training.omni.evaluation import OmniEvaluator
+from one_peace.training.omni.recipe import SAMPLE_LIBRARY, ClipSource, OmniRecipe
+from one_peace.training.omni.update import ClipBatches, OmniLosses, OmniUpdate
 from one_peace.training.run import held_out_captions
 
 LIBRARY = ("stamps", "emoji", "animations")

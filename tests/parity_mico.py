@@ -46,8 +46,8 @@ from one_peace.models.mico.writing import (
 )
 from one_peace.objectives.masked_words import hide_words
 from one_peace.objectives.matching import negative_weights
-from one_peace.tasks.omni_modal import HiddenWords, OmniBatch, format_tasks, omni_losses, parse_tasks
-from one_peace.training.omni_recipe import ClipSource, OmniRecipe
+from one_peace.tasks.omni.pretraining import HiddenWords, OmniBatch, format_tasks, omni_losses, parse_tasks
+from one_peace.training.omni.recipe import ClipSource, OmniRecipe
 from one_peace.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from one_peace.training.recipe import OptimizerRecipe
 from parity import Check, Comparison, Fixture

@@ -160,7 +160,7 @@ def parse_command(words: list[str], where: str) -> None:
 
 
 def check_recipe(block: CodeBlock) -> None:
-    from one_peace.training.omni_recipe import OmniRecipe
+    from one_peace.training.omni.recipe import OmniRecipe
     from one_peace.training.recipe import PretrainRecipe, read_recipe
 
     Path("block.yaml").write_text(block.code, encoding="utf-8")  # in the current folder of a test

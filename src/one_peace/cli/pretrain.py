@@ -32,7 +32,7 @@ def pretrain(
     from one_peace.training.progress import Progress
     from one_peace.training.recipe import load_recipe, read_recipe, recipe_to_yaml
     from one_peace.training.run import run_pretraining
-    from one_peace.training.sequence_mixture import is_sequence_recipe
+    from one_peace.training.sequence.mixture import is_sequence_recipe
 
     keep_freed_memory()
     if (values := read_recipe("pretrain", recipe, settings or [])).get("family") == "mico":
@@ -83,9 +83,9 @@ def train_mico(
 
     from one_peace.data.sample_library import build_sample_library, sources_with
     from one_peace.training.distributed import join_processes
-    from one_peace.training.omni_dry_run import plan_omni_run
-    from one_peace.training.omni_recipe import OmniRecipe
-    from one_peace.training.omni_run import run_omni
+    from one_peace.training.omni.dry_run import plan_omni_run
+    from one_peace.training.omni.recipe import OmniRecipe
+    from one_peace.training.omni.run import run_omni
     from one_peace.training.progress import Progress
 
     chosen = OmniRecipe.from_dict(values)

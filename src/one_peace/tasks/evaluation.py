@@ -24,8 +24,8 @@ from one_peace.models.one_peace.embedding import OnePeace
 from one_peace.tasks.controls import BestConstant, ShuffledFigures
 from one_peace.tasks.kinds import KINDS, TaskSettings, read_settings
 from one_peace.tasks.labels import LabelMap
-from one_peace.tasks.omni_evaluation import ANSWERING, WritingSettings, measure_answers, measure_captions
-from one_peace.tasks.omni_evaluation import WRITING as WRITTEN
+from one_peace.tasks.omni.evaluation import ANSWERING, WritingSettings, measure_answers, measure_captions
+from one_peace.tasks.omni.evaluation import WRITING as WRITTEN
 from one_peace.tasks.predictor import Predictor
 from one_peace.tasks.retrieval import Recall, wilson_interval
 from one_peace.tasks.retrieval_evaluation import (

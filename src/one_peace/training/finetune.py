@@ -42,12 +42,12 @@ from one_peace.training.examples import Examples, Taught, left_out
 from one_peace.training.finetune_job import FinetuneJob, changed_shape
 from one_peace.training.finetune_recipe import FinetuneRecipe
 from one_peace.training.finetune_retrieval import open_retrieval
-from one_peace.training.finetune_sequence import open_sequence
 from one_peace.training.log import Report
 from one_peace.training.loop import Judge, LoopSettings, run_updates
 from one_peace.training.low_rank import add_low_rank, count_trained
 from one_peace.training.recipe import plain_values
 from one_peace.training.scores import FrozenScores, Scores
+from one_peace.training.sequence.job import open_sequence
 from one_peace.training.start import save_for_training
 from one_peace.training.trackers import require_trackers
 

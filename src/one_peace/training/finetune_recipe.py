@@ -17,7 +17,7 @@ from one_peace.tasks.sequence.kinds import SEQUENCE_KINDS
 from one_peace.tasks.task import MEDIA
 from one_peace.training.low_rank import LowRankRecipe
 from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, read_recipe
-from one_peace.training.sequence_recipe import SequenceRecipe
+from one_peace.training.sequence.recipe import SequenceRecipe
 from one_peace.training.trackers import TRACKERS
 
 PUBLISHED_ADAM: dict[str, Any] = {"betas": (0.9, 0.999), "clip_norm": 0.0}  # of all published fine-tuning runs

@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from one_peace.models.mico.config import FAMILY
-from one_peace.tasks.omni_clips import check_tasks
-from one_peace.tasks.omni_modal import OmniTask, Parts, parse_tasks
+from one_peace.tasks.omni.clips import check_tasks
+from one_peace.tasks.omni.pretraining import OmniTask, Parts, parse_tasks
 from one_peace.training.optimizer import Groups
 from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, plain_values
 from one_peace.training.recipe_checks import build_part

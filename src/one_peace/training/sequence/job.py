@@ -32,12 +32,12 @@ from one_peace.training.examples import DrawingReader, Examples
 from one_peace.training.finetune_job import Drawn, FinetuneJob
 from one_peace.training.finetune_recipe import FinetuneRecipe
 from one_peace.training.loop import Judge
-from one_peace.training.self_critical import CaptionPart, count_documents
-from one_peace.training.sequence_mixture import PRETRAINING, SECOND, mixed_examples
-from one_peace.training.sequence_pass import SequencePass, norms_of
-from one_peace.training.sequence_recipe import SequenceRecipe
-from one_peace.training.sequence_start import start_sequence_model
-from one_peace.training.sequence_update import Groups, Part, Prepare, SequenceUpdate, TargetPart
+from one_peace.training.sequence.forward_pass import SequencePass, norms_of
+from one_peace.training.sequence.mixture import PRETRAINING, SECOND, mixed_examples
+from one_peace.training.sequence.recipe import SequenceRecipe
+from one_peace.training.sequence.self_critical import CaptionPart, count_documents
+from one_peace.training.sequence.start import start_sequence_model
+from one_peace.training.sequence.update import Groups, Part, Prepare, SequenceUpdate, TargetPart
 
 CODES = ("drawing", "image-infilling")  # kinds whose targets are image codes alone
 

@@ -19,8 +19,8 @@ from one_peace.objectives.self_critical import leave_one_out, self_critical_loss
 from one_peace.tasks.caption_metrics.cider import DocumentFrequency, cider_d, reward_words
 from one_peace.tasks.sequence.captioning import SEPARATOR
 from one_peace.tasks.sequence.example import SequenceExample, collate
-from one_peace.training.sequence_pass import SequencePass
-from one_peace.training.sequence_recipe import SequenceRecipe
+from one_peace.training.sequence.forward_pass import SequencePass
+from one_peace.training.sequence.recipe import SequenceRecipe
 
 NO_REPEAT = 3  # n-grams that a caption does not have twice
 

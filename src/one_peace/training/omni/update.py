@@ -18,11 +18,11 @@ from one_peace.data.permutation import mix
 from one_peace.models.mico.config import branch_of
 from one_peace.models.mico.model import MiCoModel
 from one_peace.models.mico.tower import TowerBlock
-from one_peace.tasks.omni_clips import ClipReader, OmniExample
-from one_peace.tasks.omni_modal import OmniBatch, OmniTask, Parts, omni_losses
+from one_peace.tasks.omni.clips import ClipReader, OmniExample
+from one_peace.tasks.omni.pretraining import OmniBatch, OmniTask, Parts, omni_losses
 from one_peace.training.distributed import ForwardPass, Processes
 from one_peace.training.examples import Examples
-from one_peace.training.omni_recipe import OmniRecipe
+from one_peace.training.omni.recipe import OmniRecipe
 
 Uniform = Callable[[int], Tensor]
 """A number of rows -> as many numbers from 0 to 1, another time others."""

@@ -15,11 +15,11 @@ from one_peace.models.mico.config import SUBTITLE, MiCoConfig, branch_of
 from one_peace.models.mico.model import TEXT, MiCoModel
 from one_peace.models.mico.presets import list_models
 from one_peace.models.mico.text import Memory
-from one_peace.tasks.omni_modal import Parts
+from one_peace.tasks.omni.pretraining import Parts
 from one_peace.training.distributed import shards_over
 from one_peace.training.dry_run import ADAM, FP32, FlopCount
-from one_peace.training.omni_recipe import ClipSource, OmniRecipe
-from one_peace.training.omni_start import open_clips, plan_omni
+from one_peace.training.omni.recipe import ClipSource, OmniRecipe
+from one_peace.training.omni.start import open_clips, plan_omni
 
 BACKWARD = 2  # times the arithmetic of a forward pass
 

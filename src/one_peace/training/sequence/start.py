@@ -21,7 +21,7 @@ from one_peace.tasks.sequence import entailment, infilling
 from one_peace.tasks.sequence.kinds import PROMPTS, SequenceSettings
 from one_peace.tasks.sequence.task import DESCRIBE, IMAGENET
 from one_peace.training.finetune_recipe import FinetuneRecipe
-from one_peace.training.sequence_recipe import SequenceRecipe
+from one_peace.training.sequence.recipe import SequenceRecipe
 
 TEXT_COLUMNS = ("caption", "question", "text", "answer", "source", "target", "hypothesis")
 ASKED = (  # so that what the model is asked is made of whole words

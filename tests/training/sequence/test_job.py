@@ -27,12 +27,12 @@ from one_peace.objectives.sequence import SequenceLoss, SequenceLossSettings, ke
 from one_peace.tasks.caption_metrics.cider import DocumentFrequency, reward_words
 from one_peace.tasks.evaluation import load_evaluation, run_evaluation
 from one_peace.tasks.sequence.kinds import SEQUENCE_KINDS
-from one_peace.training import sequence_update
 from one_peace.training.finetune import finetune
 from one_peace.training.finetune_recipe import FinetuneRecipe, load_finetune_recipe
 from one_peace.training.optimizer import learning_rate
 from one_peace.training.recipe import OptimizerRecipe
-from one_peace.training.self_critical import score_captions
+from one_peace.training.sequence import update as sequence_update
+from one_peace.training.sequence.self_critical import score_captions
 from tiny_ofa import BINS, CODES, CONFIG
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220), "white": (250, 250, 250)}

@@ -12,14 +12,14 @@ from one_peace.data.manifest import Item, normalise_caption
 from one_peace.data.task_rows import Rows
 from one_peace.errors import InputError
 from one_peace.tasks.held_out import retrieval_figures
-from one_peace.tasks.omni_clips import CAPTION_COLUMNS, ClipReader, OmniExample, captions_of
-from one_peace.tasks.omni_modal import OmniTask, Parts
+from one_peace.tasks.omni.clips import CAPTION_COLUMNS, ClipReader, OmniExample, captions_of
+from one_peace.tasks.omni.pretraining import OmniTask, Parts
 from one_peace.training.distributed import Processes
 from one_peace.training.ema import WeightAverage
 from one_peace.training.evaluation import GROUP
-from one_peace.training.omni_recipe import OmniRecipe
-from one_peace.training.omni_start import OmniPlan, open_clips
-from one_peace.training.omni_update import OmniLosses
+from one_peace.training.omni.recipe import OmniRecipe
+from one_peace.training.omni.start import OmniPlan, open_clips
+from one_peace.training.omni.update import OmniLosses
 
 AT_ONCE = 16  # clips
 BEST_BY = f"{GROUP}recall"

@@ -21,11 +21,11 @@ from one_peace.data.shard_cache import ShardCache
 from one_peace.errors import InputError
 from one_peace.models.mico.model import MiCoModel
 from one_peace.models.mico.presets import preset
-from one_peace.tasks.omni_clips import ClipReader
-from one_peace.tasks.omni_modal import parse_tasks
-from one_peace.training.omni_recipe import OmniRecipe
-from one_peace.training.omni_run import run_omni
-from one_peace.training.omni_update import draw_by
+from one_peace.tasks.omni.clips import ClipReader
+from one_peace.tasks.omni.pretraining import parse_tasks
+from one_peace.training.omni.recipe import OmniRecipe
+from one_peace.training.omni.run import run_omni
+from one_peace.training.omni.update import draw_by
 from one_peace.training.recipe import read_recipe
 from tiny_mico import tiny_mico, write_clips, write_recipe
 from warm_processes import finish, run_command, start_together

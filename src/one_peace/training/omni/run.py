@@ -16,15 +16,15 @@ import yaml
 from one_peace.checkpoints.native import is_native
 from one_peace.data.manifest import Item
 from one_peace.models.mico.model import MiCoModel
-from one_peace.tasks.omni_clips import ClipReader
+from one_peace.tasks.omni.clips import ClipReader
 from one_peace.training.distributed import Processes, prepare_model
 from one_peace.training.examples import Examples
 from one_peace.training.log import Report
 from one_peace.training.loop import Judge, LoopSettings, run_updates
-from one_peace.training.omni_evaluation import BEST_BY, open_omni_evaluator
-from one_peace.training.omni_recipe import OmniRecipe
-from one_peace.training.omni_start import open_clips, plan_omni, start_omni
-from one_peace.training.omni_update import ClipBatches, OmniLosses, OmniUpdate
+from one_peace.training.omni.evaluation import BEST_BY, open_omni_evaluator
+from one_peace.training.omni.recipe import OmniRecipe
+from one_peace.training.omni.start import open_clips, plan_omni, start_omni
+from one_peace.training.omni.update import ClipBatches, OmniLosses, OmniUpdate
 from one_peace.training.run import held_out_captions
 from one_peace.training.start import save_for_training
 from one_peace.training.throughput import Throughput

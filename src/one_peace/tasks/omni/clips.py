@@ -17,7 +17,7 @@ from one_peace.models.mico.config import SUBTITLE, MiCoConfig, branch_of
 from one_peace.models.mico.model import TEXT
 from one_peace.models.mico.writing import ANSWER_TOKENS
 from one_peace.objectives.masked_words import ANSWER_RATIO, CAPTION_RATIO, IGNORED, hide_words
-from one_peace.tasks.omni_modal import HiddenWords, OmniBatch, OmniTask
+from one_peace.tasks.omni.pretraining import HiddenWords, OmniBatch, OmniTask
 from one_peace.tasks.task import BadRow, Row, column, prepare
 from one_peace.training.examples import DrawingReader
 

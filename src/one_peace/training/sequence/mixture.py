@@ -31,7 +31,7 @@ from one_peace.training.distributed import Processes
 from one_peace.training.examples import DrawingReader, Examples
 from one_peace.training.finetune_recipe import FinetuneRecipe
 from one_peace.training.recipe import read_recipe
-from one_peace.training.sequence_update import Groups
+from one_peace.training.sequence.update import Groups
 
 PRETRAINING = "pretraining"  # the kind of task
 FIRST, SECOND = "first", "second"

@@ -25,9 +25,9 @@ from one_peace.models.mico.config import FAMILY, MiCoConfig
 from one_peace.models.mico.loading import build_mico, find_pieces, open_processors, open_saved, with_image_size
 from one_peace.models.mico.model import MiCoModel
 from one_peace.models.mico.presets import list_models, preset
-from one_peace.tasks.omni_clips import captions_of
+from one_peace.tasks.omni.clips import captions_of
 from one_peace.tasks.task import MEDIA
-from one_peace.training.omni_recipe import SAMPLE_LIBRARY, OmniRecipe
+from one_peace.training.omni.recipe import SAMPLE_LIBRARY, OmniRecipe
 
 TRAINED_ON = 20_000  # captions that a vocabulary is trained on, evenly from all sources
 

@@ -16,8 +16,8 @@ from one_peace.objectives.sequence import kept_tokens, sequence_loss
 from one_peace.tasks.sequence.example import SequenceExample, collate
 from one_peace.training.distributed import Processes
 from one_peace.training.finetune_recipe import FinetuneRecipe
-from one_peace.training.sequence_pass import SequencePass
-from one_peace.training.sequence_recipe import SequenceRecipe
+from one_peace.training.sequence.forward_pass import SequencePass
+from one_peace.training.sequence.recipe import SequenceRecipe
 
 Groups = Mapping[str, list[SequenceExample]]
 """Examples of an update by what their loss is called; each group has a mean of its own, and the means are added."""

@@ -1,0 +1,1 @@
+"""MiCo: one run of omni-modal pretraining or fine-tuning through the loop."""

@@ -1,0 +1,1 @@
+"""OFA: sequence-to-sequence training through the loop."""
