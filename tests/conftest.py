@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -9,3 +10,9 @@ torch.set_num_threads(1)
 # Time per example varies with the machine's load and says nothing of correctness.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Bytes are named by their argument (pytest numbers equal names): file contents are no names of tests, and names
+    that change with the time of day would differ between the workers of a run."""
+    return argname if isinstance(val, bytes) else None

@@ -95,5 +95,5 @@ def test_what_cannot_be_divided_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="batch_size=5 is no multiple of the 2 processes"):
         Update(LossModule(fresh(), RECIPE.stage), RECIPE, PROCESSORS, batches, Processes(0, 2), "cpu")
     uneven = dataclasses.replace(RECIPE, batch_size=12, micro_batch=4)
-    with pytest.raises(ValueError, match="micro_batch=4 does not divide the 6 pairs"):
+    with pytest.raises(ValueError, match="micro_batch=4 does not divide the 6 examples"):
         Update(LossModule(fresh(), RECIPE.stage), uneven, PROCESSORS, batches, Processes(0, 2), "cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,6 @@ from one_peace.cli.written import (
     Dtype,
     Json,
     Model,
-    OnError,
     Pictures,
     Skip,
     Vocabulary,
@@ -42,7 +42,6 @@ def answer(
     files = pictures_in(pictures)
     given = None if answers is None else LabelMap.read(answers).names
     ofa = open_ofa(model, device, dtype, tokenizer)
-    on_error: OnError = "skip" if skip else "raise"
-    made = answered(files, lambda some: ofa.answer(some, question, given, beams=beams, on_error=on_error), skip)
+    made = answered(files, partial(ofa.answer, questions=question, answers=given, beams=beams), skip)
     lines = ((file, {"question": question, "answer": text}, text) for file, text in made)
     print_lines(lines, as_json, len(files) == 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -12,7 +13,6 @@ from one_peace.cli.written import (
     Dtype,
     Json,
     Model,
-    OnError,
     Pictures,
     Skip,
     Vocabulary,
@@ -37,6 +37,5 @@ def caption(
     """Describe pictures with an OFA model."""
     files = pictures_in(pictures)
     ofa = open_ofa(model, device, dtype, tokenizer)
-    on_error: OnError = "skip" if skip else "raise"
-    made = answered(files, lambda some: ofa.caption(some, beams=beams, max_tokens=max_tokens, on_error=on_error), skip)
+    made = answered(files, partial(ofa.caption, beams=beams, max_tokens=max_tokens), skip)
     print_lines(((file, {"caption": text}, text) for file, text in made), as_json, len(files) == 1)

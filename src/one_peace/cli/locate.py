@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,6 @@ from one_peace.cli.written import (
     Dtype,
     Json,
     Model,
-    OnError,
     Pictures,
     Skip,
     Vocabulary,
@@ -42,8 +42,7 @@ def locate(
 
     files = pictures_in(pictures)
     ofa = open_ofa(model, device, dtype, tokenizer)
-    on_error: OnError = "skip" if skip else "raise"
-    made = answered(files, lambda some: ofa.locate(some, phrase, beams=beams, on_error=on_error), skip)
+    made = answered(files, partial(ofa.locate, phrases=phrase, beams=beams), skip)
 
     def lines() -> Iterator[tuple[Path, dict[str, Any], str]]:
         for number, (file, found) in enumerate(made, 1):

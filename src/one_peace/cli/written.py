@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,8 +20,6 @@ Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Vocabulary = Annotated[Path | None, typer.Option(help="Vocabulary of a published file.")]
 Beams = Annotated[int, typer.Option(min=1, help="Sequences that the search keeps.")]
 Skip = Annotated[bool, typer.Option("--skip", help="Leave out what cannot be read instead of stopping.")]
-
-OnError = Literal["raise", "skip"]
 
 AT_ONCE = 64  # pictures whose answers are waited for
 
@@ -53,11 +51,11 @@ def pictures_in(places: Sequence[Path]) -> list[Path]:
     return found
 
 
-def answered(pictures: Sequence[Path], ask: Callable[[list[Path]], Any], skip: bool) -> Iterator[tuple[Path, Any]]:
-    """Pictures with what `ask` says of them, some at a time; `ask` gives a list, or with `skip` a `Results`."""
+def answered(pictures: Sequence[Path], ask: Callable[..., Any], skip: bool) -> Iterator[tuple[Path, Any]]:
+    """Pictures with what `ask`, a method of `Ofa`, says of them, some at a time."""
     for start in range(0, len(pictures), AT_ONCE):
         some = list(pictures[start : start + AT_ONCE])
-        made = ask(some)
+        made = ask(some, on_error="skip" if skip else "raise")
         if not skip:
             yield from zip(some, made, strict=True)
             continue

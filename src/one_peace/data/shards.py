@@ -22,7 +22,7 @@ from one_peace.data.shard_cache import ShardCache, expand_braces, is_remote
 from one_peace.data.source import RawPair, UnusablePair
 from one_peace.errors import InputError
 from one_peace.modalities import get_modality
-from one_peace.modalities.array_files import PARSING
+from one_peace.modalities.arrays import PARSING
 
 MEDIA = {  # those of a modality that search does not tell by its endings alone
     "image": ("jpg", "jpeg", "png", "webp", "gif", "bmp"),

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from one_peace.errors import InputError
-from one_peace.modalities.array_files import PARSING
+from one_peace.modalities.arrays import PARSING, plain_values
 from one_peace.modalities.pictures import MAX_PIXELS
 from one_peace.modalities.sources import Source, describe, is_stored, local_path, open_source
 
@@ -67,7 +67,7 @@ def read_map(source: MapSource, keys: Sequence[str]) -> RawMap:
     elif isinstance(source, Image.Image):
         values, key, encoded = _picture_values(source, name), "", True
     elif isinstance(source, Tensor):
-        values, key, encoded = _of_tensor(source, name), "", not source.is_floating_point()
+        values, key, encoded = plain_values(source, name), "", not source.is_floating_point()
     elif isinstance(source, np.ndarray):
         values, key, encoded = source, "", source.dtype.kind != "f"
     else:
@@ -182,15 +182,6 @@ def _picture_values(picture: Image.Image, name: str) -> np.ndarray:
         values = np.asarray(picture)
     except Exception as error:
         raise InputError(name, f"is a damaged or truncated picture ({error})") from error
-    return values
-
-
-def _of_tensor(tensor: Tensor, name: str) -> np.ndarray:
-    try:
-        tensor = tensor.detach().cpu()
-        values: np.ndarray = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-    except (RuntimeError, TypeError, NotImplementedError) as error:  # meta, sparse or quantised tensors
-        raise InputError(name, f"has no plain values to read ({error})") from error
     return values
 
 

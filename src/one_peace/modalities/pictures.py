@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from one_peace.errors import InputError
+from one_peace.modalities.arrays import plain_values
 from one_peace.modalities.sources import Source, describe, is_stored, looks_like_text, open_source
 
 PictureSource: TypeAlias = Source | Image.Image | np.ndarray | Tensor
@@ -50,7 +51,7 @@ def decode_picture(source: PictureSource, *, max_pixels: int = MAX_PIXELS) -> Im
     elif is_stored(source):
         return _decode_file(source, name, max_pixels)
     elif isinstance(source, Tensor):
-        image = _from_array(_numpy(source, name), name, max_pixels, channels_first=True)
+        image = _from_array(plain_values(source, name), name, max_pixels, channels_first=True)
     elif isinstance(source, np.ndarray):
         image = _from_array(source, name, max_pixels, channels_first=False)
     else:
@@ -188,14 +189,6 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
         return image.convert("RGB")
     except (ValueError, OSError, KeyError) as error:
         raise InputError(name, f"cannot be converted from {image.mode} to RGB: {error}") from error
-
-
-def _numpy(tensor: Tensor, name: str) -> np.ndarray:
-    try:
-        tensor = tensor.detach().cpu()
-        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-    except (RuntimeError, TypeError, NotImplementedError) as error:  # meta, sparse or quantised tensors
-        raise InputError(name, f"has no plain values to read ({error})") from error
 
 
 def _from_array(array: np.ndarray, name: str, max_pixels: int, *, channels_first: bool) -> Image.Image:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from one_peace.errors import InputError
+from one_peace.modalities.arrays import plain_values
 from one_peace.modalities.containers import container_of, decode_container, too_long
 from one_peace.modalities.sources import MAX_BYTES, Source, describe, is_stored, looks_like_text, open_source
 
@@ -246,11 +247,7 @@ def _waveform(waveform: Any, name: str) -> np.ndarray:
     if 0 in waveform.shape:
         raise InputError(name, "holds no samples")
     if isinstance(waveform, Tensor):
-        try:
-            waveform = waveform.detach().cpu()
-            waveform = (waveform.float() if waveform.dtype == torch.bfloat16 else waveform).numpy()
-        except (RuntimeError, TypeError, NotImplementedError) as error:  # meta, sparse or quantised tensors
-            raise InputError(name, f"has no plain values to read ({error})") from error
+        waveform = plain_values(waveform, name)
     if waveform.dtype.kind == "f":
         with np.errstate(over="ignore"):  # to infinity, which is refused with the rest
             return waveform.astype(np.float32)

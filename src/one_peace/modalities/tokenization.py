@@ -70,23 +70,23 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """A text as a user types it (the published demo): lower case, otherwise untouched."""
-        return self._ids(" " + _checked(text).lower(), self.max_tokens)
+        return self._ids(" " + checked_text(text).lower(), self.max_tokens)
 
     def encode_caption(self, text: str) -> list[int]:
         """A caption from a data set (the published training): cleaned by `clean_caption` first."""
-        return self._ids(" " + clean_caption(_checked(text)), self.max_tokens)
+        return self._ids(" " + clean_caption(checked_text(text)), self.max_tokens)
 
     def encode_expression(self, text: str, *, max_words: int = 70) -> list[int]:
         """A referring expression (grounding): limited by words and not by tokens, as published."""
-        return self._ids(" " + clean_caption(_checked(text), max_words=max_words), None)
+        return self._ids(" " + clean_caption(checked_text(text), max_words=max_words), None)
 
     def encode_answer(self, question: str, answer: str) -> list[int]:
         """A question about a sound with one candidate answer: case kept and no limit, as published."""
-        return self._ids(f" {_checked(question)} answer: {_checked(answer)}", None)
+        return self._ids(f" {checked_text(question)} answer: {checked_text(answer)}", None)
 
     def encode_exact(self, text: str) -> list[int]:
         """A text as it stands: no blank in front, no end token, no limit."""
-        return self._table.encode(_checked(text), add_special_tokens=False).ids
+        return self._table.encode(checked_text(text), add_special_tokens=False).ids
 
     def piece(self, number: int) -> str | None:
         """The piece of an id, in byte-level symbols; None for an id that the vocabulary does not have."""
@@ -132,7 +132,8 @@ def _restore(table: str, max_tokens: int) -> Tokenizer:
     return Tokenizer(table, max_tokens=max_tokens)
 
 
-def _checked(text: object) -> str:
+def checked_text(text: object) -> str:
+    """The text itself. `InputError` for what is no `str`, or holds a lone surrogate."""
     if not isinstance(text, str):
         raise InputError(describe(text), f"expected a text (str), got {type(text).__name__}")
     try:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from one_peace.errors import InputError, MissingExtraError
+from one_peace.modalities.arrays import plain_values
 from one_peace.modalities.containers import container_of
 from one_peace.modalities.pictures import decode_picture
 from one_peace.modalities.sources import describe, is_stored, open_source
@@ -330,14 +331,8 @@ def _picture(source: Any, index: int, name: str) -> PIL.Image.Image:
 
 
 def _check_finite(array: Any, name: str) -> None:
-    try:
-        if isinstance(array, Tensor):
-            finite = bool(array.isfinite().all())
-        else:
-            finite = array.dtype.kind != "f" or bool(np.isfinite(array).all())
-    except (RuntimeError, NotImplementedError) as error:  # meta, sparse or quantised tensors
-        raise InputError(name, f"has no plain values to read ({error})") from error
-    if not finite:
+    values = plain_values(array, name) if isinstance(array, Tensor) else array
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise InputError(name, "holds NaN or infinite values")
 
 

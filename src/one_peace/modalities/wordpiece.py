@@ -15,9 +15,8 @@ import torch
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 
-from one_peace.errors import InputError
 from one_peace.modalities.base import Example, Processor
-from one_peace.modalities.sources import describe
+from one_peace.modalities.tokenization import checked_text
 
 PAD, UNKNOWN, FIRST, LAST, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 FILE, VOCABULARY = "tokenizer.json", "vocab.txt"
@@ -74,14 +73,8 @@ class WordPieces:
 
     def encode(self, text: str, max_tokens: int) -> list[int]:
         """At most `max_tokens` ids with the first and the last token; what is longer is cut before the last one."""
-        if not isinstance(text, str):
-            raise InputError(describe(text), f"expected a text (str), got {type(text).__name__}")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InputError(describe(text), "holds a lone surrogate, which is no character") from error
         room = max_tokens - 2
-        return [self.first_id, *self._pieces(text, room)[:room], self.last_id]
+        return [self.first_id, *self._pieces(checked_text(text), room)[:room], self.last_id]
 
     def _pieces(self, text: str, room: int) -> list[int]:
         """The first pieces of a text: all of them, or at least `room`. A whole book may come in here."""

@@ -43,6 +43,18 @@ class Processes:
         """Whether this is the process that writes files and talks."""
         return self.rank == 0
 
+    def divide(self, batch_size: int, micro_batch: int | None = None) -> tuple[int, int]:
+        """Examples of one process in an update, and of its micro-batches. `ValueError` where they do not divide."""
+        if batch_size % self.count:
+            raise ValueError(f"batch_size={batch_size} is no multiple of the {self.count} processes")
+        local = batch_size // self.count
+        micro = min(micro_batch or local, local)
+        if local % micro:
+            raise ValueError(
+                f"micro_batch={micro} does not divide the {local} examples that each of {self.count} processes takes"
+            )
+        return local, micro
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any process."""
         if self.group is None:

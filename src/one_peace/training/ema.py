@@ -5,10 +5,12 @@ The published code copies the weights instead of averaging them, which its recip
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 
 class WeightAverage:
@@ -54,3 +56,19 @@ class WeightAverage:
         """Puts the averages in place of the weights."""
         for name, parameter in self._parameters.items():
             parameter.copy_(self.averages[name])
+
+
+@contextmanager
+def measured(module: nn.Module, average: WeightAverage | None) -> Iterator[None]:
+    """What a run trains, as it is to be measured: without dropout, with averaged weights if there are such."""
+    module.eval()
+    if average is not None:
+        average.swap()
+    try:
+        yield
+    finally:
+        if isinstance(module, FSDPModule):
+            module.reshard()  # as an update leaves it: what was gathered is of weights that change now
+        if average is not None:
+            average.swap()
+        module.train()

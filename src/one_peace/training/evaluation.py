@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 
 from one_peace.data.decoding import PairDecoder
 from one_peace.data.folders import ManifestSource
@@ -32,7 +31,7 @@ from one_peace.tasks.held_out import (
     validation_items,
 )
 from one_peace.training.distributed import LossModule, Processes
-from one_peace.training.ema import WeightAverage
+from one_peace.training.ema import WeightAverage, measured
 from one_peace.training.recipe import PretrainRecipe
 
 GROUP = "eval/"  # before the names of figures in the log
@@ -84,18 +83,8 @@ class Evaluator:
 
     def __call__(self, losses: LossModule, average: WeightAverage | None = None) -> dict[str, float]:
         """The figures of the model, or of the average of its weights if there is one; every process has to call it."""
-        losses.eval()
-        if average is not None:
-            average.swap()
-        try:
-            with torch.no_grad():
-                scored = {name: (self._scores(name, losses), held_out) for name, held_out in self._sets().items()}
-        finally:
-            if isinstance(losses, FSDPModule):
-                losses.reshard()  # as an update leaves it: what was gathered is of weights that change now
-            if average is not None:
-                average.swap()
-            losses.train()
+        with measured(losses, average), torch.no_grad():
+            scored = {name: (self._scores(name, losses), held_out) for name, held_out in self._sets().items()}
         return self._figures(scored)
 
     def _sets(self) -> dict[str, HeldOut]:

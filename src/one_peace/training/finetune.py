@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 import yaml
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
 from one_peace.checkpoints.assign import assign_tensors
 from one_peace.checkpoints.names import prefixed_name
@@ -37,7 +36,7 @@ from one_peace.tasks.sequence.kinds import SEQUENCE_KINDS
 from one_peace.tasks.task import Task
 from one_peace.training.best import BEST, RECORD
 from one_peace.training.distributed import Processes, prepare_model
-from one_peace.training.ema import WeightAverage
+from one_peace.training.ema import WeightAverage, measured
 from one_peace.training.examples import Examples, Taught, left_out
 from one_peace.training.finetune_job import FinetuneJob, changed_shape
 from one_peace.training.finetune_recipe import FinetuneRecipe
@@ -175,12 +174,7 @@ class FinetuneUpdate:
         processes: Processes,
         device: torch.device,
     ) -> None:
-        if recipe.batch_size % processes.count:
-            raise ValueError(f"batch_size={recipe.batch_size} is no multiple of the {processes.count} processes")
-        self.local = recipe.batch_size // processes.count
-        self.micro = min(recipe.micro_batch or self.local, self.local)
-        if self.local % self.micro:
-            raise ValueError(f"micro_batch={self.micro} does not divide the {self.local} examples of a process")
+        self.local, self.micro = processes.divide(recipe.batch_size, recipe.micro_batch)
         self.scores, self.task, self.examples, self.recipe = scores, task, examples, recipe
         self.processes, self.device = processes, device
 
@@ -215,18 +209,11 @@ def _judge(
     last = recipe.updates(len(train))
 
     def figures(average: WeightAverage | None) -> dict[str, float]:
-        model = scores.model
-        predictor = Predictor(model, task, recipe.micro_batch or recipe.batch_size, run=scores)
-        if average is not None:
-            average.swap()
-        measured = predictor.measure(rows, on_error="skip")
-        if isinstance(scores, FSDPModule):
-            scores.reshard()  # what was gathered is of weights that change now, and is not to be saved
-        if average is not None:
-            average.swap()
-        model.train()
+        predictor = Predictor(scores.model, task, recipe.micro_batch or recipe.batch_size, run=scores)
+        with measured(scores, average):
+            found = predictor.measure(rows, on_error="skip")
         passed_over[:] = predictor.skipped
-        measured["unusable"] = float(len(passed_over))
-        return measured
+        found["unusable"] = float(len(passed_over))
+        return found
 
     return Judge(lambda step: step % every == 0 or step == last, figures, task.figures().main, save, recipe.patience)

@@ -47,15 +47,7 @@ class Update:
         processes: Processes,
         device: str,
     ) -> None:
-        if recipe.batch_size % processes.count:
-            raise ValueError(f"batch_size={recipe.batch_size} is no multiple of the {processes.count} processes")
-        self.local = recipe.batch_size // processes.count
-        self.micro = min(recipe.micro_batch or self.local, self.local)
-        if self.local % self.micro:
-            raise ValueError(
-                f"micro_batch={self.micro} does not divide the {self.local} pairs that each of "
-                f"{processes.count} processes takes"
-            )
+        self.local, self.micro = processes.divide(recipe.batch_size, recipe.micro_batch)
         self.losses, self.recipe, self.processors, self.batches = losses, recipe, processors, batches
         self.processes, self.device = processes, torch.device(device)
         plain = processes.count == 1 and recipe.batch_size <= TILE and recipe.contrast == "published"

@@ -12,7 +12,7 @@ import golden_mico as golden
 from one_peace.objectives.masked_words import hide_words
 from one_peace.tasks.omni.pretraining import HiddenWords, OmniBatch, OmniTask, format_tasks, omni_losses, parse_tasks
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "mico"
+GOLDEN = Path(__file__).parents[2] / "golden" / "mico"
 
 
 @pytest.mark.parametrize(

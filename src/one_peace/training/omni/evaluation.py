@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 
 from one_peace.data.manifest import Item, normalise_caption
 from one_peace.data.task_rows import Rows
@@ -15,7 +14,7 @@ from one_peace.tasks.held_out import retrieval_figures
 from one_peace.tasks.omni.clips import CAPTION_COLUMNS, ClipReader, OmniExample, captions_of
 from one_peace.tasks.omni.pretraining import OmniTask, Parts
 from one_peace.training.distributed import Processes
-from one_peace.training.ema import WeightAverage
+from one_peace.training.ema import WeightAverage, measured
 from one_peace.training.evaluation import GROUP
 from one_peace.training.omni.recipe import OmniRecipe
 from one_peace.training.omni.start import OmniPlan, open_clips
@@ -68,21 +67,12 @@ class OmniEvaluator:
     @torch.no_grad()
     def __call__(self, losses: OmniLosses, average: WeightAverage | None = None) -> dict[str, float]:
         """recall@k of every tuple both ways and the mean of all, `recall`; every process has to call it."""
-        losses.eval()
-        if average is not None:
-            average.swap()
-        try:
+        figures: dict[str, float] = {}
+        with measured(losses, average):
             texts = self.embed_texts(losses)
-            figures: dict[str, float] = {}
             for parts in self.tuples:
                 found = retrieval_figures("_".join(parts), self.embed(losses, parts) @ texts.t(), self.relevant)
                 figures |= {name: value for name, value in found.items() if name != "recall"}
-        finally:
-            if isinstance(losses, FSDPModule):
-                losses.reshard()  # as an update leaves it: what was gathered is of weights that change now
-            if average is not None:
-                average.swap()
-            losses.train()
         mean = sum(figures.values()) / len(figures)
         return {f"{GROUP}{name}": value for name, value in figures.items()} | {BEST_BY: mean}
 

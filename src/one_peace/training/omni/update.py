@@ -114,8 +114,7 @@ class OmniUpdate:
         processes: Processes,
         device: str,
     ) -> None:
-        if recipe.batch_size % processes.count:
-            raise ValueError(f"batch_size={recipe.batch_size} is no multiple of the {processes.count} processes")
+        processes.divide(recipe.batch_size)  # every process has as many clips
         self.losses, self.recipe, self.readers, self.batches = losses, recipe, readers, batches
         self.processes, self.device = processes, torch.device(device)
 

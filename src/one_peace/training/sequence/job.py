@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.fsdp import FSDPModule
 
 from one_peace.checkpoints.native import write_folder
 from one_peace.checkpoints.tensor_file import DeferredTensor
@@ -27,7 +26,7 @@ from one_peace.tasks.sequence.sentences import QUESTIONS
 from one_peace.tasks.sequence.task import SequenceTask, check_taught
 from one_peace.tasks.task import Row
 from one_peace.training.distributed import Processes, prepare_model, whole_tensor
-from one_peace.training.ema import WeightAverage
+from one_peace.training.ema import WeightAverage, measured
 from one_peace.training.examples import DrawingReader, Examples
 from one_peace.training.finetune_job import Drawn, FinetuneJob
 from one_peace.training.finetune_recipe import FinetuneRecipe
@@ -195,26 +194,19 @@ def _judge(
 ) -> Judge:
     """Figures of what the model writes for the validation table, after every epoch or every so many updates."""
     assert recipe.tables.validation is not None
-    measured = dataclasses.replace(settings, references=True) if settings.kind == "captioning" else settings
-    task = measured.build(vocabulary, logits.model.config)
+    chosen = dataclasses.replace(settings, references=True) if settings.kind == "captioning" else settings
+    task = chosen.build(vocabulary, logits.model.config)
     rows = recipe.tables.open(recipe.tables.validation, task.columns, cache)
     rows.check_ids()
     every = recipe.evaluate_every or math.ceil(examples / recipe.batch_size)
     last = recipe.updates(examples)
 
     def figures(average: WeightAverage | None) -> dict[str, float]:
-        logits.eval()
-        if average is not None:
-            average.swap()
         size = recipe.micro_batch or recipe.batch_size
-        predictor = SequencePredictor(logits.model, vocabulary, measured, size, run=logits.within)
-        answered = predictor.figures(rows, on_error="skip")
+        predictor = SequencePredictor(logits.model, vocabulary, chosen, size, run=logits.within)
+        with measured(logits, average):
+            answered = predictor.figures(rows, on_error="skip")
         found = {**answered.watched(), "examples": float(len(answered.values))}
-        if isinstance(logits, FSDPModule):
-            logits.reshard()  # what was gathered is of weights that change now, and is not to be saved
-        if average is not None:
-            average.swap()
-        logits.train()
         passed_over[:] = predictor.skipped
         found["unusable"] = float(len(passed_over))
         return found

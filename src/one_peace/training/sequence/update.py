@@ -49,7 +49,7 @@ class SequenceUpdate:
         device: torch.device,
     ) -> None:
         """`draw` gives this process's examples of an update."""
-        self.local, self.micro = shares_of_process(recipe, processes)
+        self.local, self.micro = processes.divide(recipe.batch_size, recipe.micro_batch)
         self.draw, self.prepare, self.recipe = draw, prepare, recipe
         self.processes, self.device = processes, device
 
@@ -83,17 +83,6 @@ class SequenceUpdate:
         """Dropout, drop path and patches depend on the update and the place in it alone."""
         slot = self.processes.rank * 1000 + number
         torch.manual_seed(self.recipe.seed + step + slot * 1_000_000_007)
-
-
-def shares_of_process(recipe: FinetuneRecipe, processes: Processes) -> tuple[int, int]:
-    """Rows of a process in an update, and of its micro-batches. `ValueError` where they do not divide."""
-    if recipe.batch_size % processes.count:
-        raise ValueError(f"batch_size={recipe.batch_size} is no multiple of the {processes.count} processes")
-    local = recipe.batch_size // processes.count
-    micro = min(recipe.micro_batch or local, local)
-    if local % micro:
-        raise ValueError(f"micro_batch={micro} does not divide the {local} examples of a process")
-    return local, micro
 
 
 class TargetPart:

@@ -1,0 +1,25 @@
+"""Arrays and tensors as inputs, and NumPy's files."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from one_peace.errors import InputError
+
+PARSING = threading.Lock()
+"""Held while NumPy parses the header of a file: Python 3.11 may fail to parse in two threads at once ("AST constructor
+recursion depth mismatch")."""
+
+
+def plain_values(tensor: Tensor, name: str) -> np.ndarray:
+    """A tensor of any device as an array, bfloat16 as float32. `InputError` by `name` for one without plain values."""
+    try:
+        tensor = tensor.detach().cpu()
+        values: np.ndarray = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    except (RuntimeError, TypeError, NotImplementedError) as error:  # meta, sparse or quantised tensors
+        raise InputError(name, f"has no plain values to read ({error})") from error
+    return values
