@@ -32,8 +32,21 @@ OFFICIAL: dict[str, str] = {
     "ONE-PEACE_Flickr30k": "one_peace_checkpoints/finetune_flickr.pt",
     "ONE-PEACE_NLVR2": "one_peace_checkpoints/finetune_nlvr2.pt",
     "ONE-PEACE_VQA": "one_peace_checkpoints/finetune_vqa.pt",
+    "OFA-tiny": "checkpoints/ofa_tiny.pt",
+    "OFA-medium": "checkpoints/ofa_medium.pt",
+    "OFA-base": "checkpoints/ofa_base.pt",
+    "OFA-large": "checkpoints/ofa_large.pt",
+    "OFA-huge": "checkpoints/ofa_huge.pt",
+    "OFA-large_Captions": "checkpoints/caption_large_best_clean.pt",
+    "OFA-large_Captions-Stage1": "checkpoints/caption_stage1_best.pt",
+    "OFA-large_RefCOCO": "checkpoints/refcoco_large_best.pt",
+    "OFA-large_RefCOCO+": "checkpoints/refcocoplus_large_best.pt",
+    "OFA-large_RefCOCOg": "checkpoints/refcocog_large_best.pt",
+    "OFA-large_VQA": "checkpoints/vqa_large_best.pt",
+    "OFA-large_SNLI-VE": "checkpoints/snli_ve_large_best.pt",
+    "OFA-large_ImageNet": "checkpoints/imagenet_1k_large_best.pt",
 }
-"""Published checkpoints: name -> where the file lies below the address of its host."""
+"""Published checkpoints: name -> where the file lies below the address of its host (each family has its own)."""
 
 
 def built_in_models() -> dict[str, Path]:
