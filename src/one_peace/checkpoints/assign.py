@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from one_peace.errors import CheckpointError
+from one_peace.nn.device import parse_device
 from one_peace.nn.relative_position import CLS_ROWS
 from one_peace.nn.resize import resize_bias_table, resize_positions
 
@@ -38,10 +39,10 @@ def assign_tensors(
     """Fills a module built on the meta device; `source` maps names of parameters and buffers to pieces to be joined.
 
     Every parameter is allocated once in its final dtype (None: that of its source) and place; integers stay what they
-    are. Buffers that are not saved are left alone. Tables of
-    another image grid are resized; a shared bias table is copied to every layer that has none of its own.
-    `CheckpointError` names every tensor that is unexpected, mis-shaped or missing (those whose names begin as in
-    `optional` may be), before anything is allocated.
+    are. Buffers that are not saved are left alone. Tables of another image grid are resized; a shared bias table is
+    copied to every layer that has none of its own. `CheckpointError` names every tensor that is unexpected, mis-shaped
+    or missing (those whose names begin as in `optional` may be), before anything is allocated. `ValueError` for a
+    device that is not here.
     """
     report = AssignReport()
     parameters: dict[str, Tensor] = module.state_dict(keep_vars=True)
@@ -67,6 +68,7 @@ def assign_tensors(
     if problems:
         raise CheckpointError(f"{len(problems)} tensors do not fit the model:\n  " + "\n  ".join(problems))
 
+    device = parse_device(device)
     resized: dict[str, list[Tensor]] = {}  # a shared table is resized once, not for each layer
     for name, parameter in parameters.items():
         if name not in origin:

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.nn.block import Block
+from one_peace.nn.device import parse_device
 from one_peace.tasks.pretraining import Contrast, PretrainingBatch, PretrainingStage, pretraining_losses
 from one_peace.training.recipe import EngineRecipe
 
@@ -128,12 +129,12 @@ def join_processes(device: str = "cpu") -> Iterator[tuple[Processes, str]]:
     Leaves the process group at the end.
 
     Raises:
-        ValueError: `device` is cuda and this machine has fewer GPUs than processes.
+        ValueError: `device` is not here, or is cuda and this machine has fewer GPUs than processes.
     """
+    kind = parse_device(device).type
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield Processes(), device
         return
-    kind = torch.device(device).type
     if kind == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
