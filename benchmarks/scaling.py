@@ -23,20 +23,20 @@ from typing import Any
 import torch
 from measure import RESULTS, machine
 from studies.measures import Mean, difference, mean_over_seeds
-from torch import Tensor
 
 from one_peace.checkpoints.mico_config import input_settings
 from one_peace.data.clips import LibraryClips
 from one_peace.data.manifest import Item
 from one_peace.data.sample_library import build_sample_library
 from one_peace.errors import MissingExtraError
-from one_peace.modalities.base import Example, Processor
+from one_peace.modalities.base import Processor
 from one_peace.modalities.wordpiece import WordPieces, train_word_pieces
 from one_peace.models.mico.config import MiCoConfig
 from one_peace.models.mico.loading import open_processors
 from one_peace.models.mico.model import MiCoModel
 from one_peace.tasks.omni.clips import ClipReader
 from one_peace.tasks.omni.pretraining import OmniTask, parse_tasks
+from one_peace.tasks.omni.remembered import Remembered
 from one_peace.training.distributed import Processes, prepare_model
 from one_peace.training.examples import Examples
 from one_peace.training.loop import LoopSettings, run_updates
@@ -93,33 +93,6 @@ TUPLES = {"pictures": "tv", "sounds": "tv%ta%tva", "videos": "tv"}
 READ = {"pictures": ("image",), "sounds": ("image", "audio"), "videos": ("video",)}
 ONLY = {"pictures": PICTURES, "sounds": ("effect", "speech"), "videos": ()}
 WEIGHT = {"pictures": 2, "sounds": 1, "videos": 1}  # batches, relative to each other
-
-
-class Remembered(Processor):
-    """A processor that reads every file once, for all arms and seeds."""
-
-    def __init__(self, processor: Processor) -> None:
-        self.processor, self.loaded = processor, dict[Any, Any]()
-
-    def __call__(self, source: Any) -> Example:
-        return self.processor(source)
-
-    def load(self, source: Any) -> Any:
-        if source not in self.loaded:
-            self.loaded[source] = self.processor.load(source)
-        return self.loaded[source]
-
-    def vary(self, loaded: Any, generator: torch.Generator, strength: float) -> Example:
-        return self.processor.vary(loaded, generator, strength)
-
-    def length(self, example: Example) -> int:
-        return self.processor.length(example)
-
-    def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        return self.processor.collate(examples)
-
-    def mask(self, example: Example, ratio: float, generator: torch.Generator, avoid: Tensor | None = None) -> Tensor:
-        return self.processor.mask(example, ratio, generator, avoid)
 
 
 class Few:

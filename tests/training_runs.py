@@ -6,7 +6,6 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -23,8 +22,9 @@ from one_peace.training.initial_values import empty_model, fill, fresh_values
 from one_peace.training.pretrain import Watch, pretrain
 from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, PretrainRecipe
 from one_peace.training.start import save_for_training
+from run_folders import log_of
 from tiny_models import CAPTIONS, CONFIG, tiny_model, tiny_pairs, tiny_processors
-from warm_processes import WarmProcess, start_together
+from warm_processes import WarmProcess, run_command, start_together
 
 RECIPE = PretrainRecipe(
     model="tiny",
@@ -63,10 +63,6 @@ def held_out() -> HeldOut:
 
 def evaluator_of(recipe: PretrainRecipe, processes: Processes | None = None) -> Evaluator:
     return Evaluator(recipe, PROCESSORS, held_out(), held_out(), "cpu", processes or Processes())
-
-
-def log_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def curve_of(folder: Path) -> list[tuple[float, ...]]:
@@ -140,3 +136,17 @@ def main(folder: Path, source: str, settings: tuple[str, ...]) -> None:
             model, recipe, PROCESSORS, sources[source], folder, device, processes=processes, fill=started, watch=watch
         )
         save_for_training(model, PROCESSORS, folder / "model", processes)
+
+
+def run_mico_slowly(words: list[str]) -> None:
+    """`one-peace WORDS`, a run of MiCo whose updates take long enough to be killed between them."""
+    from one_peace.training.omni.update import OmniUpdate
+
+    gradients = OmniUpdate.gradients
+
+    def slowly(self: OmniUpdate, step: int) -> dict[str, Tensor]:
+        time.sleep(0.1)
+        return gradients(self, step)
+
+    OmniUpdate.gradients = slowly  # type: ignore[method-assign]
+    run_command(words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import io
 from typing import Any
 
@@ -43,3 +44,15 @@ def animation(frames: np.ndarray, kind: str = "WEBP", milliseconds: Any = 100, *
         options["lossless"] = True
     pictures[0].save(buffer, kind, save_all=True, append_images=pictures[1:], duration=milliseconds, **options)
     return buffer.getvalue()
+
+
+def hide_pyav(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes imports of PyAV fail as where the extra `video` is not installed."""
+    real = builtins.__import__
+
+    def without_av(name: str, *args: Any, **options: Any) -> Any:
+        if name == "av":
+            raise ImportError(name)
+        return real(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without_av)

@@ -25,6 +25,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import one_peace
+from data.pair_files import write_csv, write_json
 from one_peace.cli.main import app
 from one_peace.models.one_peace.embedding import OnePeace
 from one_peace.models.one_peace.loading import save_pretrained
@@ -83,17 +84,6 @@ def sound(path: Path, number: int, seconds: float = 1.0) -> Path:
 
 def caption(seed: Any) -> str:
     return " ".join(random.Random(str(seed)).sample(WORDS, 4))
-
-
-def write_csv(path: Path, rows: list[list[Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
 
 
 # retrieval: name -> (makes the source -> media of the test split in order with their captions, prepared folder)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import csv
 import http.server
 import io
+import json
 import tarfile
 import threading
 import wave
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -50,6 +53,17 @@ def write_table(path: Path, media: Sequence[bytes], texts: Sequence[str] | None 
     ]
     path.write_text("\n".join(["uniq_id\timage\ttext", *rows]) + "\n", encoding="utf-8")
     return path
+
+
+def write_csv(path: Path, rows: list[list[Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
 
 
 def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ import soundfile
 import yaml
 from PIL import Image
 
+from data.pair_files import write_csv, write_json
 from one_peace.data.published import BENCHMARKS, convert_benchmark
 from one_peace.data.published.ofa_tables import OFA_TABLES
 from one_peace.data.published.sentences import GLUE
 from one_peace.data.task_rows import TaskRows
-from one_peace.errors import InputError
+from one_peace.errors import InputError, MissingExtraError
 from one_peace.modalities.depth import read_depth
 
 
@@ -32,17 +33,6 @@ def picture(path: Path) -> None:
 def sound(path: Path, seconds: float = 1.5) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, np.zeros(int(8000 * seconds)), 8000)
-
-
-def write_csv(path: Path, rows: list[list[Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
 
 
 def karpathy(root: Path, name: str, nested: bool) -> None:
@@ -438,3 +428,50 @@ def test_depth_of_scenes_is_rewritten_to_millimetres(tmp_path: Path) -> None:
 def test_an_unknown_benchmark(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="known: coco, "):
         convert_benchmark("cifar", tmp_path, tmp_path / "out")
+
+
+def make_labeled_nyu(root: Path) -> None:
+    """NYU Depth v2's own two files: axes turned round, texts as arrays of characters behind references."""
+    h5py = pytest.importorskip("h5py")
+    from scipy.io import savemat
+
+    savemat(root / "splits.mat", {"trainNdxs": np.array([[1], [3]]), "testNdxs": np.array([[2]])})
+    with h5py.File(root / "nyu_depth_v2_labeled.mat", "w") as file:
+        depths = np.arange(3 * 4 * 2, dtype=np.float32).reshape(3, 4, 2)  # (scenes, width, height)
+        file["depths"] = depths
+        file["images"] = np.arange(3 * 3 * 4 * 2, dtype=np.uint8).reshape(3, 3, 4, 2)
+        cells = file.create_dataset("sceneTypes", (1, 3), dtype=h5py.ref_dtype)
+        for number, kind in enumerate(("bedroom", "cafe", "living_room")):
+            file[f"#refs#/{number}"] = np.array([[ord(c)] for c in kind], np.uint16)
+            cells[0, number] = file[f"#refs#/{number}"].ref
+
+
+def test_nyu_depth_of_its_own_file(tmp_path: Path) -> None:
+    make_labeled_nyu(tmp_path)
+    report = convert_benchmark("nyu-d", tmp_path, tmp_path / "out")
+    assert dict(report.written) == {"train": 2, "test": 1}
+    rows = TaskRows(tmp_path / "out/train.tsv", (), MEDIA, tmp_path / "cache")
+    first, last = rows.row(0)[1], rows.row(1)[1]
+    assert (first["label"], last["label"], last["uniq_id"]) == ("bedroom", "living room", "NYU0003")
+    with Image.open(first["depth"]) as depth, Image.open(last["image"]) as picture:
+        assert np.asarray(depth).tolist() == [[0, 2000, 4000, 6000], [1000, 3000, 5000, 7000]]
+        assert picture.size == (4, 2) and np.asarray(picture)[1, 2].tolist() == [48 + 5, 48 + 8 + 5, 48 + 16 + 5]
+    test = TaskRows(tmp_path / "out/test.tsv", (), MEDIA, tmp_path / "cache").row(0)[1]
+    assert test["label"] == "others"
+    with Image.open(test["depth"]) as depth:
+        assert np.asarray(depth).min() == np.asarray(depth).max() == 8000  # farther is cut off
+
+
+def test_nyu_depth_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_labeled_nyu(tmp_path)
+    from scipy.io import savemat
+
+    savemat(tmp_path / "splits.mat", {"trainNdxs": np.array([[4]]), "testNdxs": np.array([[2]])})
+    with pytest.raises(InputError, match="has 3 scenes, and the split names the 4th"):
+        convert_benchmark("nyu-d", tmp_path, tmp_path / "out")
+    (tmp_path / "nyu_depth_v2_labeled.mat").write_bytes(b"half a download")
+    with pytest.raises(InputError, match="no MATLAB file of version 7.3"):
+        convert_benchmark("nyu-d", tmp_path, tmp_path / "out")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(MissingExtraError, match=r"one-peace\[matlab\]"):
+        convert_benchmark("nyu-d", tmp_path, tmp_path / "out")

@@ -115,6 +115,16 @@ def test_keywords_are_several_labels(sources: Sources, tmp_path: Path) -> None:
     assert {row["label"] for row in rows} == {"thing", "round,thing"}
 
 
+def test_emoji_with_their_names(sources: Sources, tmp_path: Path) -> None:
+    """Of one style, and a name that is trained on is not tested on."""
+    emoji = [dataclasses.replace(item, source="@iconify-json/noto") for item in sources.items[:9]]
+    made = sample_tasks.emoji_captions(dataclasses.replace(sources, items=emoji + sources.items[9:]), tmp_path)
+    assert dict(write_tables(made, tmp_path, tmp_path / "out").written) == {"train": 6, "test": 3}
+    rows = TaskRows(tmp_path / "out/test.tsv", ("image", "caption"), ("image",), tmp_path / "cache")
+    rows.check_ids()
+    assert [rows.row(index)[1]["caption"] for index in range(3)] == ["A red pen.", "A red hat.", "A green pen."]
+
+
 def test_drums_as_questions(sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["kick 1", "snare 1", "tom 1", "hihat 1", "ride 1"]
     kits = ["a kit", sample_tasks.HELD_OUT_KITS[0]]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import builtins
 import io
 import json
 import struct
@@ -19,6 +18,7 @@ from safetensors.torch import load_file
 
 from one_peace.errors import InputError, MissingExtraError
 from one_peace.modalities.sounds import decode_sound, frame_count, prepare_waveform, windows
+from video_files import hide_pyav
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "one_peace"
 META = json.loads((GOLDEN / "fixture8_audio.json").read_text())["meta"]
@@ -253,14 +253,7 @@ def test_a_video_without_sound_is_refused() -> None:
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without_av(name: str, *args: Any, **options: Any) -> Any:
-        if name == "av":
-            raise ImportError(name)
-        return real(name, *args, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without_av)
+    hide_pyav(monkeypatch)
     with pytest.raises(MissingExtraError, match=r"one-peace\[video\]"):
         decode_sound(b"\x00\x00\x00\x18ftypM4A " + bytes(100))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import io
 import struct
 from pathlib import Path
@@ -17,8 +16,9 @@ from PIL import Image
 
 from one_peace.errors import InputError, MissingExtraError
 from one_peace.modalities import videos
-from one_peace.modalities.videos import even_frames, frames_at, open_video
-from video_files import LEVEL, animation, film, grey_frames
+from one_peace.modalities.frame_choice import even_frames, frames_at
+from one_peace.modalities.videos import open_video
+from video_files import LEVEL, animation, film, grey_frames, hide_pyav
 
 CONTAINERS = [
     ("mp4", "libx264"),
@@ -265,14 +265,7 @@ def test_bombs_are_refused_before_they_go_off(monkeypatch: pytest.MonkeyPatch) -
 
 def test_without_pyav_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     data = film(grey_frames(2))
-    real = builtins.__import__
-
-    def without(name: str, *args: Any, **rest: Any) -> Any:
-        if name == "av":
-            raise ImportError(name)
-        return real(name, *args, **rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    hide_pyav(monkeypatch)
     with pytest.raises(MissingExtraError, match="video"), open_video(data):
         pass
     assert greys(animation(grey_frames(3))) == [0, LEVEL, 2 * LEVEL]

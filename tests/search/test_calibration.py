@@ -147,4 +147,4 @@ def test_a_reader_learns_of_what_a_writer_measured(folder: Path, tmp_path: Path,
         write_picture(folder / f"{n}.png", (n, 2 * n, 200))
     writer.index(folder)
     reader.search(text="red")
-    assert reader._calibration is not None and reader._calibration[1].rows == 34
+    assert reader._folder.calibration.latest(reader.store).rows == 34

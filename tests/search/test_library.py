@@ -13,9 +13,10 @@ import pytest
 from fake_encoder import FakeEncoder, hide_animals, write_picture, write_sound
 from one_peace.data.lock import FolderBusyError, writer_lock
 from one_peace.errors import MissingExtraError
-from one_peace.search import engines, indexing, library
+from one_peace.search import engines, indexing, library, reading
 from one_peace.search.filters import Filters
-from one_peace.search.library import Library, erase_library
+from one_peace.search.library import Library
+from one_peace.search.library_folder import erase_library
 from one_peace.search.manifest import LibraryError, locate_library, read_manifest
 from one_peace.search.store import OtherModelError
 
@@ -176,8 +177,8 @@ def test_bad_files_are_told_skipped_and_remembered(
     assert all(report.problems.values())
 
     reads: list[str] = []
-    original = indexing.digest_of
-    monkeypatch.setattr(indexing, "digest_of", lambda path: reads.append(Path(path).name) or original(path))
+    original = reading.digest_of
+    monkeypatch.setattr(reading, "digest_of", lambda path: reads.append(Path(path).name) or original(path))
     again = Library(place, encoder).index(folder)
     assert again.problems == report.problems and not reads
     (folder / "truncated.jpg").write_bytes(whole)
@@ -207,7 +208,7 @@ def test_what_cannot_be_read_now_stays_and_is_tried_again(
         raise PermissionError(13, "Permission denied", path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(indexing, "digest_of", refuse)
+        patch.setattr(reading, "digest_of", refuse)
         os.utime(folder / "red.png", ns=(1, 1))
         report = opened.index(folder)
     assert {Path(p).name for p in report.problems} == {"red.png", "blue.png"} and len(opened) == 4
@@ -228,7 +229,7 @@ def test_a_file_that_changes_while_it_is_read_is_left_for_later(
 ) -> None:
     opened = Library(place, encoder)
     with monkeypatch.context() as patch:
-        patch.setattr(indexing, "_is_still", lambda file: not file.path.endswith("red.png"))
+        patch.setattr(indexing, "is_still", lambda file: not file.path.endswith("red.png"))
         report = opened.index(folder)
     assert report.added == 3 and "changed while" in report.problems[str(folder / "red.png")]
     assert opened.index(folder).added == 1
@@ -419,8 +420,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from one_peace.search import indexing
-from one_peace.search.filters import Filters
-from one_peace.search.library import Library, erase_library
+from one_peace.search.library import Library
 from fake_encoder import FakeEncoder
 indexing._BATCH = 4
 commit = indexing.Indexing._commit

@@ -13,7 +13,8 @@ from one_peace.training.distributed import LossModule, Processes, _mesh, join_pr
 from one_peace.training.gradients import Update
 from one_peace.training.pretrain import pretrain
 from one_peace.training.recipe import EngineRecipe
-from training_runs import PROCESSORS, RECIPE, batches, curve_of, fresh, log_of, read_state, start
+from run_folders import log_of
+from training_runs import PROCESSORS, RECIPE, batches, curve_of, fresh, read_state, start
 from warm_processes import finish
 
 CUT = ("steps=4", "batch_size=4", "micro_batch=2", "save_every=2")

@@ -20,6 +20,7 @@ from one_peace.training.ema import WeightAverage
 from one_peace.training.evaluation import Evaluator, open_evaluator
 from one_peace.training.pretrain import Watch, pretrain
 from one_peace.training.recipe import EvaluationSchedule, PretrainRecipe
+from run_folders import log_of
 from tiny_models import CAPTIONS
 from training_runs import (
     PROCESSORS,
@@ -29,7 +30,6 @@ from training_runs import (
     evaluator_of,
     fresh,
     held_out,
-    log_of,
     read_state,
     start,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from one_peace.tasks.predictor import Predictor
 from one_peace.training.examples import Examples, NoUsableRows
 from one_peace.training.finetune import finetune, start_model
 from one_peace.training.finetune_recipe import FinetuneRecipe, load_finetune_recipe
+from run_folders import check_continues, untimed_log
 from tiny_models import CONFIG, tiny_processors
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
@@ -65,12 +65,6 @@ def recipe(base: Path, folder: Path, **changes: Any) -> FinetuneRecipe:
     return FinetuneRecipe.from_dict(values | changes)
 
 
-def rows(out: Path) -> list[dict[str, Any]]:
-    timed = ("pairs_per_second", "seconds_left")
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
-
-
 def test_learns_and_predicts(base: Path, tables: Path, tmp_path: Path) -> None:
     said: list[dict[str, Any]] = []
     figures = finetune(recipe(base, tables), tmp_path, "cpu", said.append)
@@ -87,25 +81,13 @@ def test_learns_and_predicts(base: Path, tables: Path, tmp_path: Path) -> None:
 
 def test_an_interrupted_run_continues_as_if_nothing_had_happened(base: Path, tables: Path, tmp_path: Path) -> None:
     chosen = recipe(base, tables, epochs=5, drop_path=0.2, micro_batch=3, save_every=6, log_every=1)
-    finetune(chosen, tmp_path / "whole", "cpu", lambda row: None)
-
-    def crash(row: dict[str, Any]) -> None:
-        if row.get("step") == 10:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        finetune(chosen, tmp_path / "cut", "cpu", crash)
-    finetune(chosen, tmp_path / "cut", "cpu", lambda row: None)
-    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
-    for name in ("best", "model"):
-        files = [tmp_path / run / name / "model.safetensors" for run in ("cut", "whole")]
-        assert files[0].read_bytes() == files[1].read_bytes()
+    check_continues(lambda out, report: finetune(chosen, out, "cpu", report), tmp_path, step=10)
 
 
 def test_micro_batches_change_nothing(base: Path, tables: Path, tmp_path: Path) -> None:
     for name, micro in (("one", None), ("three", 2)):
         finetune(recipe(base, tables, epochs=2, micro_batch=micro), tmp_path / name, "cpu", lambda row: None)
-    one, three = ([row["total"] for row in rows(tmp_path / n) if "total" in row] for n in ("one", "three"))
+    one, three = ([row["total"] for row in untimed_log(tmp_path / n) if "total" in row] for n in ("one", "three"))
     assert one == pytest.approx(three, rel=1e-4)
 
 
@@ -133,10 +115,10 @@ def test_a_frozen_encoder_stays_and_its_features_are_computed_once(
 def test_patience_ends_a_run_that_gets_no_better(base: Path, tables: Path, tmp_path: Path) -> None:
     chosen = recipe(base, tables, epochs=40, patience=2, optimizer={"lr": 0.0, "min_lr": 0.0})
     finetune(chosen, tmp_path, "cpu", lambda row: None)
-    evaluated = [row["step"] for row in rows(tmp_path) if "accuracy" in row]
+    evaluated = [row["step"] for row in untimed_log(tmp_path) if "accuracy" in row]
     assert evaluated == [3, 6, 9]  # the first is the best, two more are no better
     finetune(chosen, tmp_path, "cpu", lambda row: None)
-    assert [row["step"] for row in rows(tmp_path) if "accuracy" in row] == evaluated
+    assert [row["step"] for row in untimed_log(tmp_path) if "accuracy" in row] == evaluated
 
 
 def test_bad_rows_are_left_out_and_named(base: Path, tables: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from one_peace.training.finetune import finetune, start_model
 from one_peace.training.finetune_recipe import FinetuneRecipe
 from one_peace.training.low_rank import LowRankRecipe, add_low_rank, count_trained, saved_tensors
 from one_peace.training.start import save_for_training
+from run_folders import interrupt_at, untimed_log
 from tiny_models import CONFIG, tiny_processors
 
 COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200)}
@@ -144,22 +145,14 @@ def test_a_run_trains_the_changes_alone_continues_and_leaves_an_ordinary_model(b
     # half of the same run, its state, and the rest of it
     half = recipe(base, save_every=4)
     with pytest.raises(KeyboardInterrupt):
-        finetune(half, tmp_path / "cut", "cpu", _interrupt_at(6))
+        finetune(half, tmp_path / "cut", "cpu", interrupt_at(6))
     finetune(half, tmp_path / "cut", "cpu", lambda row: None)
     files = [(tmp_path / run / "model/model.safetensors").read_bytes() for run in ("whole", "cut")]
     assert files[0] == files[1]
-    steps = [json.loads(line)["step"] for line in (tmp_path / "cut/log.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in untimed_log(tmp_path / "cut")]
     assert steps == list(range(1, 9)), "the log goes on where the state was saved"
     encoder = from_pretrained(tmp_path / "whole/model").encoder  # and its encoder loads as any other
     assert not any("low_rank" in name for name, _ in encoder.named_parameters())
-
-
-def _interrupt_at(step: int) -> Any:
-    def report(row: dict[str, Any]) -> None:
-        if row.get("step") == step:
-            raise KeyboardInterrupt
-
-    return report
 
 
 @pytest.mark.parametrize(

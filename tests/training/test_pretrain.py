@@ -14,7 +14,8 @@ from one_peace.modalities.base import Example
 from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT, PretrainingStage
 from one_peace.training.gradients import BatchSource
 from one_peace.training.pretrain import pretrain
-from training_runs import PROCESSORS, RECIPE, batches, fresh, log_of, read_state, sounds
+from run_folders import log_of
+from training_runs import PROCESSORS, RECIPE, batches, fresh, read_state, sounds
 
 
 class Interrupted(Exception):

@@ -18,8 +18,9 @@ from torch.distributed.checkpoint import FileSystemWriter
 from one_peace.errors import CheckpointError
 from one_peace.models.one_peace.config import DecoderConfig
 from one_peace.training.pretrain import pretrain
+from run_folders import log_of
 from tiny_models import CONFIG, tiny_model
-from training_runs import PROCESSORS, RECIPE, batches, curve_of, fresh, log_of, read_state, start, wait_for
+from training_runs import PROCESSORS, RECIPE, batches, curve_of, fresh, read_state, start, wait_for
 from warm_processes import finish
 
 LONG = ("steps=12", "save_every=2", "batch_size=4")

@@ -22,14 +22,6 @@ space of {width} dimensions, in which what belongs together lies close together.
 | stored as | {dtypes} |
 | width / layers / heads / feed-forward | {width} / {layers} / {heads} / {ffn_width} |
 | decoder for pretraining | {decoder} |
-
-```python
-import one_peace
-
-model = one_peace.from_pretrained("PATH/TO/THIS/FOLDER")
-```
-
-Data, training and results are those of whoever made the weights; write them down here before you pass them on.
 """
 
 
@@ -52,14 +44,6 @@ boxes or image codes.
 | layers of encoder / decoder | {encoder_layers} / {decoder_layers} |
 | blocks of the image trunk | {trunk} |
 | vocabulary | {vocabulary:,}, of which {codes:,} image codes and {bins:,} box coordinates |
-
-```python
-import one_peace
-
-model = one_peace.from_pretrained("PATH/TO/THIS/FOLDER")
-```
-
-Data, training and results are those of whoever made the weights; write them down here before you pass them on.
 """
 
 
@@ -82,7 +66,10 @@ scores and captions.
 | patch / picture, pixels | {tower[patch]} / {tower[image_size]} |
 | width / layers / heads of the text model | {text[width]} / {text[layers]} / {text[heads]} |
 | length of an embedding | {contrast_width} |
+"""
 
+
+USE = """
 ```python
 import one_peace
 
@@ -97,12 +84,12 @@ def model_card(config: Mapping[str, Any], parameters: int, dtypes: Sequence[str]
     """A card with the facts that a config and its weights tell."""
     if config.get("family") == "ofa":
         values = {**config, "parameters": parameters, "dtypes": ", ".join(dtypes)}
-        return OFA_TEMPLATE.format(**values)
+        return OFA_TEMPLATE.format(**values) + USE
     names = list(config.get("modalities", {}))
     if config.get("family") == "mico":
         facts = {"tags": ", ".join(names), "modalities": ", ".join(names), "dtypes": ", ".join(dtypes)}
-        return MICO_TEMPLATE.format(**{**config, **facts, "parameters": parameters})
-    return TEMPLATE.format(
+        return MICO_TEMPLATE.format(**{**config, **facts, "parameters": parameters}) + USE
+    card = TEMPLATE.format(
         tags=", ".join(names),
         name=config.get("name", "ONE-PEACE"),
         modalities=" and ".join(filter(None, [", ".join(names[:-1]), names[-1] if names else ""])),
@@ -114,3 +101,4 @@ def model_card(config: Mapping[str, Any], parameters: int, dtypes: Sequence[str]
         ffn_width=config["ffn_width"],
         decoder="yes" if config.get("decoder") else "no",
     )
+    return card + USE

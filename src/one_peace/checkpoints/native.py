@@ -114,13 +114,12 @@ def write_folder(
     tensors: Mapping[str, Sequence[Piece]],
     *,
     write_files: Callable[[Path], None] | None = None,
-    card: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Path:
     """Saves a model. A reader sees the old folder or the new one: files are written beside it and then moved.
 
     `tensors` maps names to pieces to be joined along dimension 0. `write_files(folder)` adds files such as
-    tokenizer.json. `card` is the text of README.md; a plain one is written by default.
+    tokenizer.json.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -143,7 +142,7 @@ def write_folder(
             }
         )
         write_json(work / "preprocessor_config.json", _preprocessing(config))
-        (work / "README.md").write_text(card or model_card(config, parameters, dtypes), encoding="utf-8")
+        (work / "README.md").write_text(model_card(config, parameters, dtypes), encoding="utf-8")
         if write_files is not None:
             write_files(work)
         write_json(work / CONFIG, config)

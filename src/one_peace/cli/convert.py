@@ -29,7 +29,7 @@ def convert(
     from one_peace.checkpoints.convert import convert as convert_weights
     from one_peace.checkpoints.families import family_of
     from one_peace.models.mico.loading import find_pieces
-    from one_peace.models.one_peace.loading import find_tokenizer
+    from one_peace.models.vocabularies import find_tokenizer
 
     def write_files(folder: Path) -> None:
         if family_of(source) == "mico":

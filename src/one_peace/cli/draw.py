@@ -17,6 +17,9 @@ def draw(
     coder: Annotated[Path, typer.Option(help="The VQGAN of the model's image codes: a folder, or a published file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("drawings"),
     samples: Annotated[int, typer.Option(min=1, help="Pictures drawn of each text.")] = 4,
+    temperature: Annotated[
+        float, typer.Option(min=0.01, help="Below 1 likelier pictures are drawn, that differ less.")
+    ] = 1.0,
     rank: Annotated[
         str | None, typer.Option(help="An embedding model that puts the pictures most like the text first.")
     ] = None,
@@ -35,9 +38,8 @@ def draw(
     ofa.coder = load_vqgan(coder).to(device)
     encoder = None if rank is None else from_pretrained(rank, device=device)
     out.mkdir(parents=True, exist_ok=True)
-    for number, (text, drawn) in enumerate(
-        zip(texts, ofa.draw(list(texts), samples=samples, seed=seed), strict=True), 1
-    ):
+    made = ofa.draw(list(texts), samples=samples, temperature=temperature, seed=seed)
+    for number, (text, drawn) in enumerate(zip(texts, made, strict=True), 1):
         scores = None
         if encoder is not None:
             drawn, scores = rank_drawings(encoder, text, drawn)

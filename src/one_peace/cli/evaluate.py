@@ -47,14 +47,14 @@ def evaluate(
 def _of_sample_library(recipe: EvaluationRecipe, library: Path | None, device: str) -> dict[str, Any]:
     from one_peace.data.sample_library import DEMO_SOURCES, build_sample_library
     from one_peace.models import from_pretrained
-    from one_peace.tasks import video_retrieval
+    from one_peace.tasks import sample_library_videos
     from one_peace.tasks.sample_library import as_table, report
 
     model = from_pretrained(recipe.model, device=device)
-    sources = DEMO_SOURCES + (video_retrieval.SOURCES if "video" in model.modalities else ())
+    sources = DEMO_SOURCES + (sample_library_videos.SOURCES if "video" in model.modalities else ())
     items = build_sample_library(library, sources, progress=lambda line: typer.echo(line, err=True)).items
     rows = report(model, items)
     if "video" in model.modalities:
-        rows += video_retrieval.video_rows(model, items)
+        rows += sample_library_videos.video_rows(model, items)
     typer.echo(as_table(rows))
     return {"model": recipe.model, "fingerprint": model.fingerprint, "rows": [row.to_dict() for row in rows]}

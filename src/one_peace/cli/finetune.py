@@ -19,6 +19,7 @@ def finetune(
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
 ) -> None:
     """Fine-tune a model for a task: classification, questions, grounding, captions, and so on."""
+    from one_peace.checkpoints.registry import built_in_models
     from one_peace.nn.allocator import keep_freed_memory
     from one_peace.training.distributed import join_processes
     from one_peace.training.finetune import finetune as run
@@ -28,7 +29,8 @@ def finetune(
 
     keep_freed_memory()
     if (values := read_recipe("finetune", recipe, settings or [])).get("family") == "mico":
-        train_mico(values, out, None, device)
+        # fine-tuning starts from weights: a name that is also that of a preset means these
+        train_mico({**values, "model": str(built_in_models().get(values["model"], values["model"]))}, out, None, device)
         return
     chosen = load_finetune_recipe(recipe, settings or [])
     with join_processes(device) as (processes, place):

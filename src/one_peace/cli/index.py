@@ -33,7 +33,8 @@ def index(
     import time
 
     from one_peace.nn.allocator import keep_freed_memory
-    from one_peace.search.library import Library, erase_library
+    from one_peace.search.library import Library
+    from one_peace.search.library_folder import erase_library
 
     keep_freed_memory()
     started = time.perf_counter()

@@ -38,7 +38,7 @@ def locate(
     skip: Skip = False,
 ) -> None:
     """Find the box of what a phrase means, with an OFA model: left, top, right and bottom in pixels."""
-    from one_peace.tasks.drawing import draw_box
+    from one_peace.tasks.drawn_boxes import draw_box
 
     files = pictures_in(pictures)
     ofa = open_ofa(model, device, dtype, tokenizer)

@@ -123,7 +123,7 @@ def _lines(
     draw: Path | None,
     kept: dict[str, dict[str, Any]],
 ) -> Iterator[str]:
-    from one_peace.tasks.drawing import draw_box
+    from one_peace.tasks.drawn_boxes import draw_box
 
     if draw is not None:
         draw.mkdir(parents=True, exist_ok=True)

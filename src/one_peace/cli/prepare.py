@@ -7,10 +7,16 @@ from typing import Annotated
 
 import typer
 
+PICTURE_CODES = "picture-codes"
+
 
 def prepare(
     name: Annotated[
-        str, typer.Argument(help="A benchmark (coco, vqa, refcoco, ...) or a sample task (scene-boxes, drums, ...).")
+        str,
+        typer.Argument(
+            help="A benchmark (coco, vqa, refcoco, ...), a sample task (scene-boxes, drums, ...), or picture-codes: "
+            "tables of captioned pictures as tables of image codes."
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="Where the tables go.")],
     source: Annotated[
@@ -19,16 +25,25 @@ def prepare(
     library: Annotated[
         Path | None, typer.Option(help="Cache of the sample library.  [default: ~/.cache/one-peace]")
     ] = None,
+    coder: Annotated[Path | None, typer.Option(help="With picture-codes: the VQGAN that codes them.")] = None,
+    size: Annotated[int, typer.Option(help="With picture-codes: side in pixels that pictures are coded in.")] = 256,
 ) -> None:
     """Make the tables that `finetune` and `predict` read; media of benchmarks stay where they are."""
+    from one_peace.data.picture_codes import make_picture_codes
     from one_peace.data.published import BENCHMARKS, convert_benchmark
     from one_peace.data.sample_tasks import SAMPLE_TASKS, make_sample_task
 
     if name in SAMPLE_TASKS:
         typer.echo(str(make_sample_task(name, out, library, say=lambda line: typer.echo(line, err=True))))
         return
-    if name not in BENCHMARKS:
-        raise typer.BadParameter(f"unknown {name!r}; known: {', '.join([*BENCHMARKS, *SAMPLE_TASKS])}")
+    if name not in (*BENCHMARKS, PICTURE_CODES):
+        known = ", ".join([*BENCHMARKS, *SAMPLE_TASKS, PICTURE_CODES])
+        raise typer.BadParameter(f"unknown {name!r}; known: {known}")
     if source is None:
         raise typer.BadParameter(f"--from says where the files of {name} are")
+    if name == PICTURE_CODES:
+        if coder is None:
+            raise typer.BadParameter("--coder says which VQGAN codes the pictures")
+        typer.echo(str(make_picture_codes(source, coder, size, out)))
+        return
     typer.echo(str(convert_benchmark(name, source, out)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +14,7 @@ from one_peace.cli.imports import Imports
 
 if TYPE_CHECKING:
     from one_peace.data.manifest import Item
+    from one_peace.training.distributed import Processes
     from one_peace.training.dry_run import DryRun
 
 
@@ -25,46 +29,34 @@ def pretrain(
     imports: Imports = None,
 ) -> None:
     """Pretrain a model on pairs of a text and a picture, a sound, or anything else."""
-    from one_peace.data.sample_library import build_sample_library, sources_with
     from one_peace.nn.allocator import keep_freed_memory
-    from one_peace.training.distributed import join_processes
     from one_peace.training.dry_run import plan_run
     from one_peace.training.progress import Progress
     from one_peace.training.recipe import load_recipe, read_recipe, recipe_to_yaml
     from one_peace.training.run import run_pretraining
-    from one_peace.training.sequence.mixture import is_sequence_recipe
 
     keep_freed_memory()
     if (values := read_recipe("pretrain", recipe, settings or [])).get("family") == "mico":
         train_mico(values, out, library, device, devices if dry_run else None)
         return
-    if is_sequence_recipe(recipe):
+    if isinstance(values.get("task"), dict):
         if dry_run:
-            raise typer.BadParameter("--dry-run is for ONE-PEACE's recipes")
-        _pretrain_sequences(recipe, settings or [], out, device)
+            raise typer.BadParameter("--dry-run is for recipes of ONE-PEACE and MiCo")
+        _pretrain_by_tables(recipe, settings or [], out, device)
         return
     chosen = load_recipe(recipe, settings or [])
 
-    def sample_library() -> list[Item]:
-        if chosen.files:
-            return []
-        return build_sample_library(library, sources_with(chosen.data.sources), progress=typer.echo).items
-
+    items = partial(_library_items, library, None if chosen.files else chosen.data.sources)
     if dry_run:
         typer.echo(recipe_to_yaml(chosen))
-        _print_cost(plan_run(chosen, sample_library(), devices))
+        _print_cost(plan_run(chosen, items(), devices))
         return
-    with join_processes(device) as (processes, place):
-        if processes.first:
-            sample_library()
-        processes.wait()  # the others find it built
-        items = sample_library()
-        with Progress(chosen.steps) as progress:
-            run_pretraining(chosen, items, out, place, progress.report, processes, progress.tick)
+    with _joined_with(items, device) as (processes, place, found), Progress(chosen.steps) as progress:
+        run_pretraining(chosen, found, out, place, progress.report, processes, progress.tick)
 
 
-def _pretrain_sequences(recipe: str, settings: list[str], out: Path, device: str) -> None:
-    """OFA's pretraining is a task among others: rows of tables, one loss over what is written."""
+def _pretrain_by_tables(recipe: str, settings: list[str], out: Path, device: str) -> None:
+    """Pretraining that is a task among others, with rows of tables: OFA's mixture, or coding pictures."""
     from one_peace.training.distributed import join_processes
     from one_peace.training.finetune import finetune
     from one_peace.training.finetune_recipe import load_finetune_recipe
@@ -81,8 +73,6 @@ def train_mico(
     """A run of MiCo, or with a number of `devices` only what a step would cost."""
     import yaml
 
-    from one_peace.data.sample_library import build_sample_library, sources_with
-    from one_peace.training.distributed import join_processes
     from one_peace.training.omni.dry_run import plan_omni_run
     from one_peace.training.omni.recipe import OmniRecipe
     from one_peace.training.omni.run import run_omni
@@ -90,22 +80,34 @@ def train_mico(
 
     chosen = OmniRecipe.from_dict(values)
 
-    def sample_library() -> list[Item]:
-        if not chosen.needs_library:
-            return []
-        return build_sample_library(library, sources_with(chosen.library_sources), progress=typer.echo).items
-
+    items = partial(_library_items, library, chosen.library_sources if chosen.needs_library else None)
     if devices is not None:
         typer.echo(yaml.safe_dump(chosen.values(), sort_keys=False))
-        typer.echo(plan_omni_run(chosen, sample_library(), devices).as_text())
+        typer.echo(plan_omni_run(chosen, items(), devices).as_text())
         return
+    with _joined_with(items, device) as (processes, place, found), Progress(chosen.steps) as progress:
+        run_omni(chosen, found, out, place, progress.report, processes, progress.tick)
+
+
+def _library_items(library: Path | None, names: Collection[str] | None) -> list[Item]:
+    """The sample library, built if it is not there, with what `names` ask for; nothing for a run without it, None."""
+    if names is None:
+        return []
+    from one_peace.data.sample_library import build_sample_library, sources_with
+
+    return build_sample_library(library, sources_with(names), progress=typer.echo).items
+
+
+@contextmanager
+def _joined_with(items: Callable[[], list[Item]], device: str) -> Iterator[tuple[Processes, str, list[Item]]]:
+    """This process among those of the run, its device, and the items, which the first process builds."""
+    from one_peace.training.distributed import join_processes
+
     with join_processes(device) as (processes, place):
         if processes.first:
-            sample_library()
+            items()
         processes.wait()  # the others find it built
-        items = sample_library()
-        with Progress(chosen.steps) as progress:
-            run_omni(chosen, items, out, place, progress.report, processes, progress.tick)
+        yield processes, place, items()
 
 
 def _print_cost(cost: DryRun) -> None:

@@ -21,7 +21,8 @@ from one_peace.data.cache_files import built_once
 from one_peace.data.manifest import Item, Split, normalise_caption
 from one_peace.data.pairs import source_of
 from one_peace.data.shard_cache import ShardCache, expand_braces, is_remote
-from one_peace.data.shards import OPEN_SHARDS, contents_at, media_endings, members_of
+from one_peace.data.shards import OPEN_SHARDS, media_endings
+from one_peace.data.tar_files import contents_at, members_of
 from one_peace.errors import InputError
 
 TEXT_FILES = ("json", "txt")  # the first has all captions of a clip, the other one

@@ -22,6 +22,7 @@ from one_peace.data.tables import TableSource
 from one_peace.errors import InputError
 
 CACHE_BYTES = 50 << 30  # of remote shards
+SAMPLED_TEXTS = 20_000
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,17 @@ def open_pairs(
     cache: Path,
     *,
     workers: int = 0,
-    cache_bytes: int = CACHE_BYTES,
 ) -> PrefetchedPairs:
     """The batches of a run from named sources, grouped by length: of pictures by their texts, else by the partner.
 
     Args:
-        cache: folder for indexes and for remote shards, of which it keeps about `cache_bytes`.
+        cache: folder for indexes and for remote shards, of which it keeps about `CACHE_BYTES`.
 
     Raises:
         InputError: a source that is not there, has no such column, or has nothing usable in it.
         ValueError: no source, an empty one, weights for only some.
     """
-    shards = ShardCache(cache, cache_bytes)
+    shards = ShardCache(cache, CACHE_BYTES)
     sources = [open_source(name, recipe, decoder.partner_name, shards) for name, recipe in recipes.items()]
     weights = {name: recipe.weight for name, recipe in recipes.items() if recipe.weight is not None}
     loader = PairLoader(
@@ -85,8 +85,8 @@ def open_pairs(
     return PrefetchedPairs(loader, workers)
 
 
-def sample_texts(recipes: Mapping[str, SourceRecipe], partner: str, cache: Path, count: int = 20_000) -> list[str]:
-    """Up to `count` texts, evenly from all sources, to train a tokenizer on.
+def sample_texts(recipes: Mapping[str, SourceRecipe], partner: str, cache: Path) -> list[str]:
+    """Up to `SAMPLED_TEXTS` texts, evenly from all sources, to train a tokenizer on.
 
     Raises:
         InputError: a source that is not there or has no such column.
@@ -95,7 +95,7 @@ def sample_texts(recipes: Mapping[str, SourceRecipe], partner: str, cache: Path,
     texts = []
     for name, recipe in recipes.items():
         source = open_source(name, recipe, partner, shards)
-        wanted = min(len(source), max(1, count // len(recipes)))
+        wanted = min(len(source), max(1, SAMPLED_TEXTS // len(recipes)))
         for number in range(wanted):
             with suppress(UnusablePair):
                 texts.append(source.read(number * len(source) // wanted).text)

@@ -114,36 +114,32 @@ OFA_OPERATIONS = (*OPERATIONS, auto_contrast)
 def rand_augment(
     image: Image.Image,
     generator: torch.Generator,
-    count: int = 2,
-    probability: float = 0.5,
     operations: Sequence[Operation] = OPERATIONS,
 ) -> Image.Image:
-    """`count` random operations, each applied with a probability and a random direction."""
+    """Two random operations, each applied half the time and in a random direction."""
     pixels = np.asarray(image)
-    for _ in range(count):
+    for _ in range(2):
         operation = operations[int(torch.randint(len(operations), (), generator=generator))]
         chance, direction = torch.rand(2, generator=generator).tolist()
-        if chance < probability:
+        if chance < 0.5:
             pixels = operation(pixels, 1 if direction < 0.5 else -1)
     return Image.fromarray(pixels)
 
 
-def random_blur(image: Image.Image, generator: torch.Generator, probability: float = 0.5) -> Image.Image:
-    """Gaussian blur with a radius of 0.1 to 2 pixels."""
+def random_blur(image: Image.Image, generator: torch.Generator) -> Image.Image:
+    """Half the time, Gaussian blur with a radius of 0.1 to 2 pixels."""
     chance, strength = torch.rand(2, generator=generator).tolist()
-    return image.filter(ImageFilter.GaussianBlur(0.1 + 1.9 * strength)) if chance < probability else image
+    return image.filter(ImageFilter.GaussianBlur(0.1 + 1.9 * strength)) if chance < 0.5 else image
 
 
-def color_jitter(
-    image: Image.Image, generator: torch.Generator, probability: float = 0.5, spread: float = 0.4
-) -> Image.Image:
-    """Brightness, contrast and saturation each times 1 - spread to 1 + spread, in random order."""
+def color_jitter(image: Image.Image, generator: torch.Generator, probability: float = 0.5) -> Image.Image:
+    """Brightness, contrast and saturation each times 0.6 to 1.4, in random order."""
     chance, *strengths = torch.rand(4, generator=generator).tolist()
     if chance >= probability:
         return image
     enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
     for k in torch.randperm(3, generator=generator).tolist():
-        image = enhancers[k](image).enhance(1 + spread * (2 * strengths[k] - 1))
+        image = enhancers[k](image).enhance(1 + 0.4 * (2 * strengths[k] - 1))
     return image
 
 

@@ -104,8 +104,17 @@ def _pictures(items: Sequence[Item], label: Callable[[Item], str]) -> Converted:
 
 def captions(sources: Sources, out: Path) -> Converted:
     """English captions of the stamps, for retrieval; a caption is on one side only."""
+    return _captions(sources.stamps())
+
+
+def emoji_captions(sources: Sources, out: Path) -> Converted:
+    """English names of the emoji of the Noto style, to draw them by; likewise."""
+    return _captions(_noto(sources))
+
+
+def _captions(items: Sequence[Item]) -> Converted:
     rows = []
-    for item in sources.stamps():
+    for item in items:
         values = {"image_id": item.id, "image": str(item.path), "caption": item.texts["en"][0]}
         rows.append(SplitRow(_split(item), values, ("image",)))
     return Converted(rows)
@@ -288,6 +297,7 @@ SAMPLE_TASKS: dict[str, Maker] = {
     "stamp-categories": stamp_categories,
     "emoji-groups": emoji_groups,
     "emoji-keywords": emoji_keywords,
+    "emoji-captions": emoji_captions,
     "stamp-captions": captions,
     "drums": drums,
     "drum-answers": drum_answers,

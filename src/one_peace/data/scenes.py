@@ -22,6 +22,7 @@ SIDE = 192  # pixels of a scene
 SMALLEST, LARGEST = 0.28, 0.5  # longer side of an object, of the scene's
 _MOST_OVERLAP = 0.08  # of the smaller of two objects' boxes
 _ATTEMPTS = 60
+_MOST_BACKGROUNDS = 30
 
 
 @dataclass(frozen=True)
@@ -169,13 +170,13 @@ def statement(first: Scene, second: Scene, absent: str, rng: random.Random) -> t
     return f"the left picture shows a {here if true else other}.", true
 
 
-def backgrounds(package: Fetched, limit: int = 30) -> list[Image.Image]:
+def backgrounds(package: Fetched) -> list[Image.Image]:
     """The wallpapers of the package, small."""
     from PIL import Image
 
     found = sorted(p for p in package.files.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png") and p.is_file())
     made = []
-    for path in _different(found)[:limit]:
+    for path in _different(found)[:_MOST_BACKGROUNDS]:
         with Image.open(path) as image:
             image.draft("RGB", (2 * SIDE, 2 * SIDE))
             picture = image.convert("RGB")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import logging
 import os
 import tarfile
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from one_peace.data.cache_files import built_once
 from one_peace.data.shard_cache import ShardCache, expand_braces, is_remote
 from one_peace.data.source import RawPair, UnusablePair
+from one_peace.data.tar_files import ENTRY, TEXTS, contents_at, member_name, write_pairs
 from one_peace.errors import InputError
 from one_peace.modalities import get_modality
 from one_peace.modalities.arrays import PARSING
@@ -28,15 +28,11 @@ MEDIA = {  # those of a modality that search does not tell by its endings alone
     "image": ("jpg", "jpeg", "png", "webp", "gif", "bmp"),
     "audio": ("wav", "flac", "ogg", "opus", "mp3", "m4a"),
 }
-TEXTS = ("txt", "json", "cls")
 CAPTION_FIELDS = ("caption", "text")  # of a .json
-ENTRY = np.dtype([("text", "<i8"), ("text_size", "<i8"), ("form", "u1"), ("media", "<i8"), ("media_size", "<i8")])
 OPEN_SHARDS = 64  # indexes and files kept open by a process
 FETCHED_AT_ONCE = 8
 TRIED_FIRST = 16  # shards of which none can be had: the others are not asked for
 REPORTED = 100  # shards counted between two lines that say so
-_BLOCK = 512  # bytes of a tar header
-
 SIZES = "sizes.json"  # the usual name of a file that says how many pairs each shard beside it holds
 
 log = logging.getLogger("one_peace.data")
@@ -106,7 +102,7 @@ class ShardSource:
         if place >= len(entries):
             raise UnusablePair(url, f"holds only {len(entries)} pairs", "shard smaller than said")
         entry = entries[place]
-        key = f"{url}, {_member_name(descriptor, int(entry['media']))}"
+        key = f"{url}, {member_name(descriptor, int(entry['media']))}"
         media = contents_at(descriptor, int(entry["media"]), int(entry["media_size"]), key)
         text = contents_at(descriptor, int(entry["text"]), int(entry["text_size"]), key)
         return RawPair(key, self._caption(text, TEXTS[entry["form"]], key), media)
@@ -154,7 +150,7 @@ class ShardSource:
             stat = os.fstat(descriptor)
             version = f"{stat.st_size:x}" if is_remote(url) else f"{stat.st_size:x}-{stat.st_mtime_ns:x}"
             name = f"{self.cache.name(url)}-{'.'.join(self.endings)}-{version}.npy"
-            build = partial(_write_index, descriptor, self.endings)
+            build = partial(write_pairs, descriptor, self.endings)
             path = built_once(self.cache.folder / "indexes" / name, build)
             with PARSING:
                 return descriptor, np.load(path)
@@ -258,55 +254,3 @@ def _fetched_index(place: str, cache: ShardCache) -> tuple[str, bytes]:
     descriptor = cache.open(place)
     with os.fdopen(descriptor, "rb") as file:
         return place, file.read()
-
-
-def _write_index(descriptor: int, endings: Sequence[str], target: Path) -> None:
-    """The pairs of a shard as a table. Of a shard that breaks off, those before.
-
-    Raises:
-        tarfile.TarError: not a tar file, or a compressed one.
-    """
-    entries = []
-    with os.fdopen(os.dup(descriptor), "rb") as shard, tarfile.open(fileobj=shard, mode="r:") as archive:
-        for _, members in itertools.groupby(members_of(archive), lambda member: member[0]):
-            found: dict[str, tarfile.TarInfo] = {}
-            for _, ending, member in members:
-                found.setdefault(ending, member)
-            form = next((form for form in TEXTS if form in found), None)
-            media = next((found[ending] for ending in endings if ending in found), None)
-            if form is not None and media is not None:
-                text = found[form]
-                row = (text.offset_data, text.size, TEXTS.index(form), media.offset_data, media.size)
-                entries.append(row)
-    with open(target, "wb") as file:
-        np.save(file, np.array(entries, ENTRY))
-
-
-def members_of(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
-    """Key, ending and header of each file; the key is its path up to the first dot of its name."""
-    while True:
-        try:
-            member = archive.next()
-        except tarfile.TarError:  # it breaks off
-            return
-        if member is None:
-            return
-        archive.members = []  # type: ignore[attr-defined]  # or all headers would stay in memory
-        if member.isfile():
-            folder, slash, name = member.name.rpartition("/")
-            stem, _, ending = name.partition(".")
-            yield f"{folder}{slash}{stem}", ending.lower(), member
-
-
-def _member_name(descriptor: int, offset: int) -> str:
-    """The name in the header before a member's contents."""
-    header = os.pread(descriptor, _BLOCK, offset - _BLOCK)
-    return header[:100].split(b"\0", 1)[0].decode("utf-8", "replace")
-
-
-def contents_at(descriptor: int, offset: int, size: int, key: str) -> bytes:
-    """The contents of a member of an open shard. `UnusablePair`, named by `key`, where the shard breaks off."""
-    content = os.pread(descriptor, size, offset)
-    if len(content) < size:
-        raise UnusablePair(key, "the shard breaks off in the middle of it", "truncated shard")
-    return content

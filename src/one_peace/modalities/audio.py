@@ -28,6 +28,8 @@ from one_peace.nn.initialization import truncated_normal_
 from one_peace.nn.relative_position import RelativeBias, sequence_buckets, sequence_rows
 
 DECODER_POSITIONS = 1026
+BLOCK = 5  # frames hidden together
+SURPLUS = 0.1  # of the ratio by which centres of blocks are drawn, as blocks overlap
 EARLY_STEPS = 3  # of the front end: they hold seven eighths of its activations
 PIECE = 512  # frames after the early steps that are computed together without gradient: a few megabytes
 
@@ -216,14 +218,14 @@ def listening_for(processor: Processor, seconds: float | None) -> Processor:
     return AudioProcessor(dataclasses.replace(processor.config, max_seconds=seconds))
 
 
-def block_mask(frames: int, ratio: float, generator: torch.Generator, block: int = 5, surplus: float = 0.1) -> Tensor:
-    """Hides exactly `int(frames * ratio)` frames, mostly in blocks of 5 -> (frames,) bool.
+def block_mask(frames: int, ratio: float, generator: torch.Generator) -> Tensor:
+    """Hides exactly `int(frames * ratio)` frames, mostly in blocks of `BLOCK` -> (frames,) bool.
 
-    Centres are drawn for a ratio raised by `surplus`, as blocks overlap; single frames then make up the difference.
+    Centres are drawn for a ratio raised by `SURPLUS`; single frames then make up the difference.
     """
     wanted = int(frames * ratio)
-    centres = torch.randint(0, frames, (int(frames * (ratio + surplus) / block),), generator=generator)
-    reach = torch.arange(block) - block // 2
+    centres = torch.randint(0, frames, (int(frames * (ratio + SURPLUS) / BLOCK),), generator=generator)
+    reach = torch.arange(BLOCK) - BLOCK // 2
     masked = torch.zeros(frames, dtype=torch.bool)
     masked[(centres[:, None] + reach).clamp(0, frames - 1)] = True
     excess = int(masked.sum()) - wanted

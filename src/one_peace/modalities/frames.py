@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from one_peace.modalities.base import Example, Modality, Processor
-from one_peace.modalities.videos import even_frames
+from one_peace.modalities.frame_choice import even_frames
 
 STATISTICS = {
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),

@@ -27,6 +27,7 @@ MapSource: TypeAlias = Source | np.ndarray | Tensor | Image.Image
 MAP_ENDINGS = ("png", "npy", "npz", "tif", "tiff", "pfm")
 MAX_MAP_BYTES = 1 << 30  # of an array in a file
 _PICTURES = ("PNG", "TIFF", "PPM")  # lossless: the values of a JPEG are not those that were written
+_STEP = 0.001  # metres, of depth in files that we write
 _EXR = b"v/1\x01"
 
 
@@ -199,11 +200,11 @@ def _checked(values: np.ndarray, name: str) -> np.ndarray:
     return values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
 
 
-def write_depth_png(depth: np.ndarray, file: str | os.PathLike[str] | BinaryIO, unit: float = 0.001) -> None:
-    """Depth (height, width) in metres as a 16-bit grey PNG in steps of `unit` metres; 0 where there is none.
+def write_depth_png(depth: np.ndarray, file: str | os.PathLike[str] | BinaryIO) -> None:
+    """Depth (height, width) in metres as a 16-bit grey PNG in steps of a millimetre; 0 where there is none.
 
-    What is farther than 65535 steps is written as that.
+    What is farther than 65.535 m is written as that.
     """
-    steps = np.nan_to_num(np.asarray(depth, np.float64) / unit, nan=0.0, posinf=0.0, neginf=0.0)
+    steps = np.nan_to_num(np.asarray(depth, np.float64) / _STEP, nan=0.0, posinf=0.0, neginf=0.0)
     steps = np.where(steps > 0, np.clip(np.rint(steps), 1, 65535), 0).astype(np.uint16)
     Image.fromarray(steps).save(file, "PNG")

@@ -66,12 +66,12 @@ def decode_sound(
     return _decode(source, sample_rate, max_bytes, _Form(sample_rate, max_seconds))[0]
 
 
-def decode_first_channel(source: SoundSource, *, max_seconds: float = MAX_SECONDS) -> tuple[np.ndarray, float]:
+def decode_first_channel(source: SoundSource) -> tuple[np.ndarray, float]:
     """The first channel of a sound as it is stored, (n,) float32, and its rate in Hz: nothing is averaged or resampled.
 
     Accepts and raises what `decode_sound` does.
     """
-    return _decode(source, SAMPLE_RATE, MAX_BYTES, _Form(None, max_seconds, first_channel=True))
+    return _decode(source, SAMPLE_RATE, MAX_BYTES, _Form(None, MAX_SECONDS, first_channel=True))
 
 
 @dataclass(frozen=True)

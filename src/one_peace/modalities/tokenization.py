@@ -24,6 +24,7 @@ from one_peace.modalities.sources import describe
 
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = range(4)
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
+EXPRESSION_WORDS = 70  # of a referring expression, at most
 
 
 class Tokenizer:
@@ -76,9 +77,9 @@ class Tokenizer:
         """A caption from a data set (the published training): cleaned by `clean_caption` first."""
         return self._ids(" " + clean_caption(checked_text(text)), self.max_tokens)
 
-    def encode_expression(self, text: str, *, max_words: int = 70) -> list[int]:
+    def encode_expression(self, text: str) -> list[int]:
         """A referring expression (grounding): limited by words and not by tokens, as published."""
-        return self._ids(" " + clean_caption(checked_text(text), max_words=max_words), None)
+        return self._ids(" " + clean_caption(checked_text(text), max_words=EXPRESSION_WORDS), None)
 
     def encode_answer(self, question: str, answer: str) -> list[int]:
         """A question about a sound with one candidate answer: case kept and no limit, as published."""

@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def code_loss(reconstructed: Tensor, pictures: Tensor, logits: Tensor, usage: float = 5e-4) -> Tensor:
-    """Mean absolute difference of pictures (batch, 3, H, W), and `usage` times `code_divergence`."""
-    return F.l1_loss(reconstructed, pictures) + usage * code_divergence(logits)
+def code_loss(reconstructed: Tensor, pictures: Tensor, logits: Tensor | None, usage: float = 5e-4) -> dict[str, Tensor]:
+    """`lost`, the mean absolute difference of pictures (batch, 3, H, W), and `total`: with `usage` times
+    `code_divergence`, where pictures went through codes at all."""
+    lost = F.l1_loss(reconstructed, pictures)
+    return {"total": lost if logits is None else lost + usage * code_divergence(logits), "lost": lost}
 
 
 def code_divergence(logits: Tensor) -> Tensor:

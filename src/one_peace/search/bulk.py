@@ -22,8 +22,8 @@ from one_peace.data.bulk_work import BulkError, damaged_plan, kept_plan, work_he
 from one_peace.data.lock import writer_lock
 from one_peace.errors import InputError, MissingExtraError
 from one_peace.search.encoding import Encoder, encode_contents, rows_of
-from one_peace.search.indexing import digest_of
 from one_peace.search.kinds import Content, kinds_for
+from one_peace.search.reading import digest_of
 from one_peace.search.records import Entry, Record, Space
 from one_peace.search.shard_files import FORMATS, ShardWriter
 from one_peace.search.walk import Found, reason, walk

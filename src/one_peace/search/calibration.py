@@ -13,6 +13,7 @@ changes, measured.
 from __future__ import annotations
 
 import os
+import threading
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,9 +22,11 @@ from pathlib import Path
 import numpy as np
 
 from one_peace.search.records import Entry
+from one_peace.search.store import VectorStore
 
 _PRIOR_ROWS = 32  # of a branch with so many rows, its own statistics count as much as those of all branches together
 _MOST_ROWS = 100_000  # of a branch that are looked at
+_DRIFT = 0.1  # share of rows that may come or go before a kept calibration is measured again
 _SMALLEST = 1e-9  # standard deviation: a query that scores all rows alike tells none of them from the others
 
 
@@ -123,3 +126,30 @@ class Calibration:
         total = sum(float(q @ self.branches[name].total) for name in names)
         square = sum(float(q @ self.branches[name].gram @ q) for name in names)
         return count, total / count, square / count
+
+
+class KeptCalibration:
+    """The calibration of a library, in the file `path`: measured by whoever writes to the library, read by all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known: tuple[int, Calibration] | None = None  # with the time of the file it was read from
+        self._reading = threading.Lock()
+
+    def latest(self, store: VectorStore) -> Calibration:
+        """As last measured by a writer; measured here, of the rows of `store`, where no file can be read."""
+        try:
+            time = self.path.stat().st_mtime_ns
+        except FileNotFoundError:
+            time = 0
+        with self._reading:
+            if self._known is None or self._known[0] != time:
+                read = Calibration.load(self.path) if time else None
+                self._known = (time, read or Calibration.measure(store.vectors()))
+            return self._known[1]
+
+    def renew(self, store: VectorStore) -> None:
+        """After writing to `store`: measures again if much has changed."""
+        rows, known = store.count(), Calibration.load(self.path)
+        if known is None or abs(rows - known.rows) > _DRIFT * known.rows:
+            Calibration.measure(store.vectors()).save(self.path)

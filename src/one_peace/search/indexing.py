@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
+import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from one_peace.errors import InputError, MissingExtraError
 from one_peace.search.encoding import Encoded, Encoder, encode_contents, row_id, rows_of
-from one_peace.search.filters import Condition
 from one_peace.search.kinds import Content, Kind
+from one_peace.search.known_items import KnownItems, by_item
 from one_peace.search.manifest import Rejected
+from one_peace.search.reading import Failure, Reader, Reading, is_still
 from one_peace.search.records import Entry, Record
 from one_peace.search.store import VectorStore
-from one_peace.search.walk import Found, Walk, reason
+from one_peace.search.walk import Found, Walk
 
 _BATCH = 128  # files that are encoded and committed together, fewer if they are big:
 _BATCH_BYTES = 1 << 27  # decoded
-_READ_AHEAD = 4  # files decoded at the same time
-_PATHS_AT_ONCE = 500  # in a question to the store
 
 Track: TypeAlias = Callable[[Iterator[Any], int], Iterable[Any]]
 
@@ -54,22 +49,6 @@ class IndexReport:
         return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "nothing to index"
 
 
-@dataclass(frozen=True, eq=False)
-class _Reading:
-    """A file after reading: its hash, and its contents, or None where the store has their embeddings."""
-
-    file: Found
-    digest: str
-    content: Content | None
-
-
-@dataclass(frozen=True)
-class _Failure:
-    file: Found
-    problem: str
-    lasting: bool  # to be tried again only when the file has changed
-
-
 class Indexing:
     """One run; `run` does it.
 
@@ -78,8 +57,7 @@ class Indexing:
     Args:
         kinds: how files are read, by kind.
         home: the folder of the library; what lies in it is not taken for lost when it is not walked through.
-        only: the paths that this run is about; by default all. To look at few is quick in a library of many, but
-            copies and renamed files are not recognised.
+        only: the paths that this run is about; by default all (`KnownItems`).
         rejected: files that could not be used before, by path; brought up to date.
         save_rejected: keeps that.
     """
@@ -101,16 +79,8 @@ class Indexing:
         self.rejected = rejected
         self.save_rejected = save_rejected
         self.report = IndexReport()
-        self._by_path: dict[str, list[Entry]] = {}  # the rows of the file's item, in order
-        self._by_digest: dict[tuple[str, str], list[Entry]] = {}  # the same by modality and digest
-        self._ids: set[str] = set()  # of items
-        self._broken: set[str] = set()  # paths of items whose rows a crash left incomplete
-        self._leftover: list[str] = []  # rows of earlier contents that a crash kept from being removed
-        self._vanished: dict[tuple[str, str], list[list[Entry]]] = {}  # by modality and digest
-        self._all_known = only is None
-        for where in [()] if only is None else _among(only):
-            for rows in _items(store.entries(where)):
-                self._know(rows)
+        self._reader = Reader(kinds, encoder.modalities)
+        self._known = KnownItems(store, only)
 
     def run(self, walk: Walk, folder: Path | None, track: Track) -> IndexReport:
         """Takes in the files that were found; items of other files below `folder` are renamed or removed.
@@ -118,13 +88,13 @@ class Indexing:
         `track` is handed the files as they are read, with their number, and passes them on.
         """
         self.report.problems.update(walk.problems)
-        self.store.delete(self._leftover)
+        self.store.delete(self._known.leftover)
         if folder is not None:
             self._miss(walk, os.path.join(folder, ""))
         todo = self._new_and_changed(walk)
-        batch: list[_Reading] = []
-        for outcome in track(self._read_all(todo), len(todo)):
-            if isinstance(outcome, _Failure):
+        batch: list[Reading] = []
+        for outcome in track(self._reader.read_all(todo, self._known.has), len(todo)):
+            if isinstance(outcome, Failure):
                 self._reject(outcome)
                 continue
             if _full(batch):
@@ -132,33 +102,20 @@ class Indexing:
                 batch = []
             batch.append(outcome)
         self._commit(batch)
-        gone = [rows for twins in self._vanished.values() for rows in twins]
+        gone = self._known.lost()
         self.store.delete([row.id for rows in gone for row in rows])
         self.report.removed += len(gone)
         if todo or gone:
             self.store.finish()
         return self.report
 
-    def _know(self, rows: list[Entry]) -> None:
-        """Notes the rows of an item, by part."""
-        first = rows[0]
-        belongs = [row.digest == first.digest and row.part < first.parts for row in rows]
-        whole = [row for row, does in zip(rows, belongs, strict=True) if does]
-        self._leftover += [row.id for row, does in zip(rows, belongs, strict=True) if not does]
-        self._ids.add(first.item)
-        self._by_path[first.path] = whole
-        if len(whole) == first.parts:
-            self._by_digest[first.modality, first.digest] = whole
-        else:
-            self._broken.add(first.path)
-
     def _miss(self, walk: Walk, inside: str) -> None:
         """Notes what is known of `inside` and was not found there."""
-        for path, rows in self._by_path.items():
+        for path, rows in self._known.by_path.items():
             if path.startswith(inside) and path not in walk.found and not walk.could_hold(path):
                 if path.startswith(self.home) and os.path.lexists(path):
                     continue
-                self._vanished.setdefault((rows[0].modality, rows[0].digest), []).append(rows)
+                self._known.lose(rows)
         forgotten = [path for path in self.rejected if path.startswith(inside) and path not in walk.found]
         for path in forgotten:
             del self.rejected[path]
@@ -170,11 +127,11 @@ class Indexing:
         todo: list[Found] = []
         described: dict[str, Found] = {}  # by the id of the row
         for file in walk.found.values():
-            rows, reject = self._by_path.get(file.path, []), self.rejected.get(file.path)
+            rows, reject = self._known.by_path.get(file.path, []), self.rejected.get(file.path)
             if reject is not None and (reject.size, reject.mtime) == (file.size, file.mtime):
                 self.report.problems[file.path] = reject.problem
                 continue
-            if not rows or (rows[0].size, rows[0].mtime) != (file.size, file.mtime) or file.path in self._broken:
+            if not rows or (rows[0].size, rows[0].mtime) != (file.size, file.mtime) or file.path in self._known.broken:
                 todo.append(file)
                 continue
             self.report.items[file.path] = rows[0].item
@@ -197,51 +154,22 @@ class Indexing:
         if records:
             self.store.add(records)
 
-    def _read_all(self, files: list[Found]) -> Iterator[_Reading | _Failure]:
-        """In the order of `files`, a few ahead of the caller."""
-        with ThreadPoolExecutor(_READ_AHEAD) as pool:
-            waiting: deque[Future[_Reading | _Failure]] = deque()
-            try:
-                for file in files:
-                    waiting.append(pool.submit(self._read, file))
-                    if len(waiting) >= _READ_AHEAD:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
-
-    def _read(self, file: Found, reuse: bool = True) -> _Reading | _Failure:
-        try:
-            digest = digest_of(file.path)
-            if reuse and (file.modality, digest) in self._by_digest:
-                return _Reading(file, digest, None)
-            read = self.kinds[file.modality].read
-            return _Reading(file, digest, read(Path(file.path), self.encoder.modalities))
-        except InputError as error:
-            return _Failure(file, error.problem, lasting=True)
-        except OSError as error:  # of the disk or of permissions, which may get better
-            return _Failure(file, reason(error), lasting=False)
-        except MissingExtraError as error:
-            return _Failure(file, str(error), lasting=False)
-
-    def _commit(self, batch: Sequence[_Reading]) -> None:
+    def _commit(self, batch: Sequence[Reading]) -> None:
         """Puts a batch into the store, all rows of an item at once. On return it is on disk."""
-        known = [row.id for r in batch if r.content is None for row in self._by_digest[r.file.modality, r.digest]]
-        twins = self.store.rows(known)
+        contents = [(reading.file.modality, reading.digest) for reading in batch if reading.content is None]
+        twins = self.store.rows([row.id for key in contents for row in self._known.by_contents[key]])
         records: list[Record] = []
-        fresh: list[tuple[_Reading, Content]] = []
+        fresh: list[tuple[Reading, Content]] = []
         for reading in batch:
             twin: list[Record] = []
             if reading.content is None:
-                rows = self._by_digest[reading.file.modality, reading.digest]
+                rows = self._known.by_contents[reading.file.modality, reading.digest]
                 twin = [
                     twins[row.id] for row in rows if row.id in twins and twins[row.id].entry.digest == reading.digest
                 ]
                 if len(twin) < len(rows):  # overwritten in this very run
-                    again = self._read(reading.file, reuse=False)
-                    if isinstance(again, _Failure):
+                    again = self._reader.read(reading.file)
+                    if isinstance(again, Failure):
                         self._reject(again)
                         continue
                     reading = again
@@ -255,27 +183,27 @@ class Indexing:
                 records += rows_of(whole, content, encoded)
         if records:
             self.store.add(records)
-        items = _items([record.entry for record in records])
+        items = by_item([record.entry for record in records])
         written = {record.entry.id for record in records}
-        before = [row for rows in items for row in self._by_path.get(rows[0].path, [])]
+        before = [row for rows in items for row in self._known.by_path.get(rows[0].path, [])]
         self.store.delete([row.id for row in before if row.id not in written])  # it had more parts
         for rows in items:
-            self._by_path[rows[0].path] = self._by_digest[rows[0].modality, rows[0].digest] = rows
+            self._known.update(rows)
         forgiven = [record.entry.path for record in records if self.rejected.pop(record.entry.path, None)]
         if forgiven:
             self.save_rejected(self.rejected)
 
-    def _encode(self, files: list[tuple[_Reading, Content]]) -> list[Encoded]:
+    def _encode(self, files: list[tuple[Reading, Content]]) -> list[Encoded]:
         """The contents through the model; a file of which nothing comes out is rejected."""
         found = encode_contents(self.encoder, [content for _, content in files])
         for (reading, _), encoded in zip(files, found, strict=True):
             if not encoded.pieces:
-                self._reject(_Failure(reading.file, encoded.problem, lasting=True))
+                self._reject(Failure(reading.file, encoded.problem, lasting=True))
             elif encoded.problem:
                 self.report.problems[reading.file.path] = encoded.problem
         return found
 
-    def _like(self, reading: _Reading, twin: list[Record]) -> list[Record]:
+    def _like(self, reading: Reading, twin: list[Record]) -> list[Record]:
         """The rows of a file of the same contents as another one."""
         first = twin[0].entry
         whole = self._item(reading, first.caption, first.duration)
@@ -297,22 +225,20 @@ class Indexing:
             records.append(replace(row, entry=entry))
         return records
 
-    def _item(self, reading: _Reading, caption: str, duration: float | None) -> Entry | None:
+    def _item(self, reading: Reading, caption: str, duration: float | None) -> Entry | None:
         """What all rows of a file share, under the id that it had before; None if it changed while it was read."""
         file, digest = reading.file, reading.digest
-        if not _is_still(file):
+        if not is_still(file):
             self.report.problems[file.path] = "changed while it was read; index again"
             return None
-        before = self._by_path.get(file.path)
-        moved = self._vanished.get((file.modality, digest))
+        before = self._known.by_path.get(file.path)
         if before:
             self.report.changed += 1
-        elif moved:
-            before = moved.pop()
+        elif before := self._known.found_again(file.modality, digest):
             self.report.renamed += 1
         else:
             self.report.added += 1
-        item = before[0].item if before else self._new_id(file.path)
+        item = before[0].item if before else self._known.new_id(file.path)
         self.report.items[file.path] = item
         return Entry(
             id=item,
@@ -328,33 +254,17 @@ class Indexing:
             added=before[0].added if before else time.time_ns(),
         )
 
-    def _new_id(self, path: str) -> str:
-        """Unlike that of any other item; made of the path, so that equal folders give equal ids, if all are known."""
-        if not self._all_known:
-            return secrets.token_hex(12)
-        attempt = 0
-        while (identity := hashlib.sha256(f"{path}\0{attempt}".encode()).hexdigest()[:24]) in self._ids:
-            attempt += 1
-        self._ids.add(identity)
-        return identity
-
-    def _reject(self, failure: _Failure) -> None:
+    def _reject(self, failure: Failure) -> None:
         file = failure.file
         self.report.problems[file.path] = failure.problem
         if not failure.lasting:
             return
         self.rejected[file.path] = Rejected(file.size, file.mtime, failure.problem)
         self.save_rejected(self.rejected)
-        before = self._by_path.pop(file.path, None)
+        before = self._known.by_path.pop(file.path, None)
         if before is not None:  # what was indexed is not in the file any more
             self.store.delete([row.id for row in before])
             self.report.removed += 1
-
-
-def digest_of(path: str) -> str:
-    """SHA-256 of a file's contents, hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _caption(row: Entry, caption: str) -> str:
@@ -362,27 +272,18 @@ def _caption(row: Entry, caption: str) -> str:
     return row.caption if not caption or (row.modality == "text" and row.label) else caption
 
 
-def _items(entries: Iterable[Entry]) -> list[list[Entry]]:
-    """Rows by item, in order of their parts."""
-    items: dict[str, list[Entry]] = {}
-    for entry in entries:
-        items.setdefault(entry.item, []).append(entry)
-    return [sorted(rows, key=lambda row: row.part) for rows in items.values()]
-
-
-def _among(paths: Sequence[str]) -> Iterator[tuple[Condition, ...]]:
-    for start in range(0, len(paths), _PATHS_AT_ONCE):
-        yield (Condition("path", "in", tuple(paths[start : start + _PATHS_AT_ONCE])),)
-
-
-def _full(batch: Sequence[_Reading]) -> bool:
+def _full(batch: Sequence[Reading]) -> bool:
     size = sum(reading.content.nbytes for reading in batch if reading.content is not None)
     return len(batch) >= _BATCH or size >= _BATCH_BYTES
 
 
-def _is_still(file: Found) -> bool:
-    try:
-        status = os.stat(file.path)
-    except OSError:
-        return False
-    return (status.st_size, status.st_mtime_ns) == (file.size, file.mtime)
+def tracker(progress: bool | None) -> Track:
+    """A bar on stderr, or none; by default only on a terminal."""
+    if not (sys.stderr.isatty() if progress is None else progress):
+        return lambda steps, total: steps
+    from rich.console import Console
+    from rich.progress import track
+
+    return lambda steps, total: track(
+        steps, description="indexing", total=total, console=Console(stderr=True), disable=not total
+    )

@@ -16,7 +16,8 @@ import numpy as np
 
 from one_peace.errors import MissingExtraError
 from one_peace.search.background import Background
-from one_peace.search.filters import Condition, Filter
+from one_peace.search.filters import Filter
+from one_peace.search.lance_rows import among, entries_of, schema, space_of, sql, vectors_of
 from one_peace.search.records import COLUMNS, Entry, Hit, Record, Space
 from one_peace.search.snapshot import Rows, Snapshot
 from one_peace.search.store import (
@@ -25,8 +26,6 @@ from one_peace.search.store import (
     check_records,
     check_space,
     failure,
-    space_from_json,
-    space_to_json,
 )
 
 EXACT_NUMBERS = 100_000 * 192
@@ -35,11 +34,8 @@ EXACT_NUMBERS = 100_000 * 192
 See docs/stores.md. The scan takes time in proportion to it, the index hardly any more for more rows.
 """
 _TABLE = "items"
-_SPACE = b"one-peace"  # key in the table's metadata
-_KEY = "lance-schema:unenforced-primary-key"
 _OVERFETCH = 8  # the index holds vectors in 8 bits: this many times k come from it, to be scored exactly
 _BEAM = 160  # of the HNSW search, at least
-_IDS_PER_STATEMENT = 1000
 _ROWS_PER_BATCH = 8192
 _WRITES_PER_UPKEEP = 64
 _OLD_VERSIONS = timedelta(hours=1)  # kept for those who are reading them
@@ -78,7 +74,7 @@ class LanceStore:
         self.address = address
         self._database = _connect(address)
         self._table = self._open()
-        check_space(_space_of(self._table, address), space, address)
+        check_space(space_of(self._table, address), space, address)
         self._folder = None if "://" in address else Path(address)
         self._lock = RLock()
         self._known: _State | None = None
@@ -97,7 +93,7 @@ class LanceStore:
         ]
         import pyarrow
 
-        table = pyarrow.Table.from_pylist(rows, schema=_schema(self.space))
+        table = pyarrow.Table.from_pylist(rows, schema=schema(self.space))
         merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
         self._write(partial(merge.execute, table))
         self._writes += 1
@@ -105,33 +101,33 @@ class LanceStore:
             self._upkeep.start()
 
     def delete(self, ids: Sequence[str]) -> None:
-        for condition in _among(ids):
+        for condition in among(ids):
             self._write(partial(self._table.delete, condition))
 
     def count(self) -> int:
         return int(self._table.count_rows())
 
     def entries(self, where: Filter = ()) -> list[Entry]:
-        return [entry for table in self._read([*COLUMNS], _sql(where)) for entry in _entries(table)]
+        return [entry for table in self._read([*COLUMNS], sql(where)) for entry in entries_of(table)]
 
     def rows(self, ids: Sequence[str]) -> dict[str, Record]:
         found: dict[str, Record] = {}
-        for condition in _among(ids):
+        for condition in among(ids):
             for table in self._read([*COLUMNS, "thumbnail", "vector"], condition):
-                parts = (_entries(table), self._matrix(table), table["thumbnail"].to_pylist())
+                parts = (entries_of(table), vectors_of(table, self.space.dim), table["thumbnail"].to_pylist())
                 found |= {entry.id: Record(entry, vector, small) for entry, vector, small in zip(*parts, strict=True)}
         return found
 
     def vectors(self, where: Filter = ()) -> Iterator[tuple[list[Entry], np.ndarray]]:
-        for table in self._read([*COLUMNS, "vector"], _sql(where)):
-            yield _entries(table), self._matrix(table)
+        for table in self._read([*COLUMNS, "vector"], sql(where)):
+            yield entries_of(table), vectors_of(table, self.space.dim)
 
     def search(self, vectors: np.ndarray, k: int, where: Filter = ()) -> list[list[Hit]]:
         queries = check_queries(vectors, k, self.space.dim)
         state = self._state()
         if not state.indexed or state.count * self.space.dim <= EXACT_NUMBERS:
             return self._latest(state.version).search(queries, k, where)
-        condition = _sql(where)
+        condition = sql(where)
         return [self._by_index(query, k, condition) for query in queries]
 
     def finish(self) -> None:
@@ -153,7 +149,7 @@ class LanceStore:
         except (RuntimeError, OSError) as error:
             raise failure(f"{self.address} cannot be opened", error) from error
         try:
-            return self._database.create_table(_TABLE, schema=_schema(self.space), exist_ok=True)
+            return self._database.create_table(_TABLE, schema=schema(self.space), exist_ok=True)
         except ValueError:  # somebody else made it this moment, for another model
             return self._database.open_table(_TABLE)
         except (RuntimeError, OSError) as error:
@@ -181,9 +177,9 @@ class LanceStore:
             return snapshot
 
     def _fetch(self, ids: Sequence[str] | None) -> Rows:
-        for condition in _among(ids) if ids is not None else [None]:
+        for condition in among(ids) if ids is not None else [None]:
             for table in self._read([*COLUMNS, "revision", "vector"], condition):
-                yield _entries(table), table["revision"].to_pylist(), self._matrix(table)
+                yield entries_of(table), table["revision"].to_pylist(), vectors_of(table, self.space.dim)
 
     def _by_index(self, query: np.ndarray, k: int, condition: str | None) -> list[Hit]:
         wanted = k * _OVERFETCH
@@ -194,7 +190,7 @@ class LanceStore:
         table = search.to_arrow()
         if len(table) < k:  # the graph has no way to more rows that pass; are there any?
             table = search.bypass_vector_index().to_arrow()
-        scores = (self._matrix(table).astype(np.float64) * query.astype(np.float64)).sum(axis=1)
+        scores = (vectors_of(table, self.space.dim).astype(np.float64) * query.astype(np.float64)).sum(axis=1)
         ranked = sorted(zip((-scores).tolist(), table["id"].to_pylist(), strict=True))[:k]
         return [Hit(id_, -negative) for negative, id_ in ranked]
 
@@ -236,13 +232,6 @@ class LanceStore:
             if len(batch):
                 yield pyarrow.Table.from_batches([batch])
 
-    def _matrix(self, table: Any) -> np.ndarray:
-        """The column of vectors as (n, dim) float32."""
-        if not len(table):
-            return np.empty((0, self.space.dim), np.float32)
-        flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return np.asarray(flat, np.float32).reshape(-1, self.space.dim)
-
 
 def space_at(address: str) -> Space | None:
     """Whose vectors are at `address`; None if there is no table.
@@ -251,7 +240,7 @@ def space_at(address: str) -> Space | None:
         MissingExtraError, StoreError: as `LanceStore`.
     """
     try:
-        return _space_of(_connect(address).open_table(_TABLE), address)
+        return space_of(_connect(address).open_table(_TABLE), address)
     except ValueError:
         return None
     except (RuntimeError, OSError) as error:
@@ -267,62 +256,3 @@ def _connect(address: str) -> Any:
         return lancedb.connect(address, read_consistency_interval=timedelta(0))
     except (RuntimeError, OSError, ValueError) as error:
         raise StoreError(f"{address} cannot be opened: {error}") from error
-
-
-def _space_of(table: Any, address: str) -> Space:
-    return space_from_json((table.schema.metadata or {}).get(_SPACE), address)
-
-
-def _schema(space: Space) -> Any:
-    import pyarrow
-
-    types: dict[Any, Any] = {
-        str: pyarrow.string(),
-        int: pyarrow.int64(),
-        float | None: pyarrow.float64(),
-        tuple[str, ...]: pyarrow.list_(pyarrow.string()),
-    }
-    columns = [pyarrow.field(name, types[kind]) for name, kind in COLUMNS.items()]
-    # By this LanceDB sees that two writers add the same row at the same time, and lets one of them try again.
-    columns[0] = pyarrow.field("id", pyarrow.string(), nullable=False, metadata={_KEY: "true"})
-    columns.append(pyarrow.field("revision", pyarrow.int64()))
-    columns.append(pyarrow.field("thumbnail", pyarrow.binary()))
-    columns.append(pyarrow.field("vector", pyarrow.list_(pyarrow.float32(), space.dim)))
-    return pyarrow.schema(columns, metadata={_SPACE: space_to_json(space).encode()})
-
-
-def _entries(table: Any) -> list[Entry]:
-    columns = []
-    for name, kind in COLUMNS.items():
-        values = table[name].to_pylist()
-        columns.append(map(tuple, values) if kind == tuple[str, ...] else values)
-    return [Entry(*row) for row in zip(*columns, strict=True)]
-
-
-def _sql(where: Filter) -> str | None:
-    return " AND ".join(map(_condition, where)) or None
-
-
-def _condition(condition: Condition) -> str:
-    field, value = condition.field, condition.value
-    match condition.test:
-        case "in":
-            text = f"{field} IN ({', '.join(map(_literal, value))})"
-        case "has":
-            text = f"array_has_any({field}, [{', '.join(map(_literal, value))}])"
-        case "prefix":
-            text = f"starts_with({field}, {_literal(value)})"
-        case "contains":
-            text = f"contains(lower({field}), {_literal(value.lower())})"
-        case test:
-            text = f"{field} {test} {_literal(value)}"
-    return f"NOT ({text})" if condition.negated else text
-
-
-def _literal(value: str | float) -> str:
-    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)
-
-
-def _among(ids: Sequence[str]) -> Iterator[str]:
-    for start in range(0, len(ids), _IDS_PER_STATEMENT):
-        yield f"id IN ({', '.join(map(_literal, ids[start : start + _IDS_PER_STATEMENT]))})"

@@ -3,45 +3,27 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sys
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from one_peace.data.lock import writer_lock
-from one_peace.search.calibration import Calibration
 from one_peace.search.encoding import Encoder
-from one_peace.search.engines import find_space, open_store
+from one_peace.search.engines import find_space
 from one_peace.search.filters import Condition, Filters
-from one_peace.search.indexing import Indexing, IndexReport, Track
+from one_peace.search.indexing import Indexing, IndexReport, tracker
 from one_peace.search.kinds import Kind, kinds_for
-from one_peace.search.manifest import (
-    LibraryError,
-    Manifest,
-    kept_elsewhere,
-    read_manifest,
-    read_rejected,
-    remove_manifest,
-    write_manifest,
-    write_rejected,
-)
-from one_peace.search.queries import ITEM, MOST_ANSWERS, Part, Query, QueryError, check_name, check_whole, mix
-from one_peace.search.ranking import Ranked, rank_items
+from one_peace.search.library_folder import LibraryFolder
+from one_peace.search.manifest import LibraryError, read_manifest, read_rejected, write_rejected
+from one_peace.search.queries import MOST_ANSWERS, Query, QueryError, check_name, check_whole
 from one_peace.search.records import Entry, Item, Record, Result, Space
+from one_peace.search.searching import Searcher
 from one_peace.search.store import VectorStore
 from one_peace.search.walk import Walk, look_at_all, unique, walk
 
 DEFAULT_MODEL = "one-peace-nano"
-
-_VECTORS = "vectors"
-_CALIBRATION = "calibration.npz"
-_DRIFT = 0.1  # share of rows that may come or go before the calibration is measured again
 
 
 class Library:
@@ -70,7 +52,6 @@ class Library:
         store: str | None = None,
     ) -> None:
         self.path = Path(path).expanduser().absolute()
-        self._address = store
         manifest = read_manifest(self.path)
         if manifest is not None and store not in (None, manifest.address):
             raise LibraryError(f"{self.path} keeps its vectors in {manifest.address or self.path}, not in {store}")
@@ -82,17 +63,15 @@ class Library:
         else:
             self._model_name = model_name or str(getattr(getattr(model, "config", None), "name", "unnamed"))
             self.model = model
-        self._store = self._open(manifest) if manifest else None
-        self._calibration: tuple[int, Calibration] | None = None  # with the time of the file it was read from
-        self._calibrating = threading.Lock()
+        self._folder = LibraryFolder(self.path, self.space, store or "")
 
     def __len__(self) -> int:
         """Number of items that can be found."""
-        return len(self._firsts()) if self._store else 0
+        return len(self._firsts())
 
     def entries(self) -> list[Entry]:
         """All rows, ordered by path and part: several to an item that has several parts."""
-        rows = self._store.entries() if self._store else []
+        rows = self._folder.store.entries() if self._folder.store else []
         return sorted(rows, key=lambda row: (row.path, row.part))
 
     def items(self) -> list[Item]:
@@ -110,7 +89,7 @@ class Library:
     def find(self, path: str | os.PathLike[str]) -> Item | None:
         """The item of a file, None if the library does not have it."""
         name = os.fspath(Path(path).expanduser().absolute())
-        rows = self._store.entries((Condition("path", "in", (name,)),)) if self._store else []
+        rows = self._folder.store.entries((Condition("path", "in", (name,)),)) if self._folder.store else []
         return Item.of(min(rows, key=lambda row: row.part)) if rows else None
 
     def thumbnail(self, id: str) -> bytes | None:
@@ -119,7 +98,8 @@ class Library:
 
     def vectors(self, filters: Filters | None = None) -> Iterator[tuple[list[Entry], np.ndarray]]:
         """All rows that pass, some thousands at a time: entries and embeddings (n, dim) float32, in any order."""
-        return iter(()) if self._store is None else self._store.vectors((filters or Filters()).conditions())
+        where = (filters or Filters()).conditions()
+        return self._folder.store.vectors(where) if self._folder.store else iter(())
 
     def statistics(self) -> dict[str, int]:
         """Number of items by modality."""
@@ -131,12 +111,7 @@ class Library:
     @property
     def store(self) -> VectorStore:
         """What keeps the rows; `LibraryError` if nothing has been indexed yet. Not to be written to."""
-        if self._store is None:
-            manifest = read_manifest(self.path)  # somebody else may have made it since
-            if manifest is None:
-                raise LibraryError(f"{self.path} holds no library yet; index a folder first")
-            self._store = self._open(manifest)
-        return self._store
+        return self._folder.opened()
 
     @property
     def space(self) -> Space:
@@ -159,7 +134,7 @@ class Library:
         root = Path(folder).expanduser().absolute()
         if not root.is_dir():
             raise LibraryError(f"{root} is not a folder that can be indexed")
-        with self._writing() as store:
+        with self._folder.writing() as store:
             return self._update(store, walk(root, self._kinds, self.path), root, progress)
 
     def add(self, files: Iterable[Sequence[Any]], *, progress: bool | None = None) -> IndexReport:
@@ -167,7 +142,7 @@ class Library:
 
         An empty caption stands for the one that `index` would find.
         """
-        with self._writing() as store:
+        with self._folder.writing() as store:
             return self._update(store, look_at_all(files, self._kinds), None, progress)
 
     def remove(self, ids: Iterable[str]) -> int:
@@ -176,12 +151,12 @@ class Library:
         Those that lie in a folder that is indexed again come back.
         """
         wanted = tuple(dict.fromkeys(ids))
-        if self._store is None or not wanted:
+        if self._folder.store is None or not wanted:
             return 0
-        with self._writing() as store:
+        with self._folder.writing() as store:
             rows = store.entries((Condition("item", "in", wanted),))
             store.delete([row.id for row in rows])
-            self._recalibrate(store)
+            self._folder.calibration.renew(store)
             return len({row.item for row in rows})
 
     def set_tags(self, tags: Mapping[str, Iterable[str]]) -> None:
@@ -189,9 +164,9 @@ class Library:
 
         They stay until a file's own (`walk.beside`) replace them.
         """
-        if self._store is None or not tags:
+        if self._folder.store is None or not tags:
             return
-        with self._writing() as store:
+        with self._folder.writing() as store:
             rows = store.rows([row.id for row in store.entries((Condition("item", "in", tuple(tags)),))])
             new = [replace(row, entry=replace(row.entry, tags=unique(tags[row.entry.item]))) for row in rows.values()]
             store.add(new)
@@ -226,17 +201,7 @@ class Library:
             query = Query.of(inputs, weights, k=k, filters=narrowed, calibrate=calibrate, rerank=rerank)
         query.check(self.model.modalities)
         query = replace(query, filters=self._narrowed(query.filters, None, query.filters.folder))
-        store = self.store
-        parts = list(zip(query.parts, self._embed(query.parts), strict=True))
-        mixed = mix([(part.weight, vector) for part, vector in parts])
-        shown = tuple(str(part.source) for part in query.parts if part.modality == ITEM)
-        narrowed = replace(query.filters, exclude=(*query.filters.exclude, *shown))
-        ranked = self._ranked(store, mixed, max(query.k, query.rerank), narrowed, query.calibrate)
-        if query.rerank:
-            from one_peace.search.reranking import rerank as joint_order
-
-            ranked = joint_order(self.model, parts, ranked[: query.rerank], self._source) + ranked[query.rerank :]
-        return _results(ranked[: query.k], [vector for _, vector in parts])
+        return self._searcher.answer(query)
 
     def nearest(
         self,
@@ -254,23 +219,27 @@ class Library:
         direction = np.asarray(vector, np.float32).reshape(-1)
         if direction.shape != (self.model.dim,) or not np.isfinite(direction).all():
             raise QueryError("vector", f"expected {self.model.dim} finite numbers, got shape {np.shape(vector)}")
-        return _results(self._ranked(self.store, mix([(1.0, direction)]), k, narrowed, calibrate), [direction])
+        return self._searcher.nearest(direction, k, narrowed, calibrate)
 
     def close(self) -> None:
         """Waits for what is written in the background, and frees memory. The library stays usable."""
-        if self._store is not None:
-            self._store.close()
+        if self._folder.store is not None:
+            self._folder.store.close()
 
     @property
     def _kinds(self) -> dict[str, Kind]:
         return kinds_for(self.model.modalities)
 
+    @property
+    def _searcher(self) -> Searcher:
+        return Searcher(self.model, self.store, self._folder.calibration, self.path)
+
     def _firsts(self) -> list[Entry]:
         """The first row of each item."""
-        return self._store.entries((Condition("part", "in", (0,)),)) if self._store else []
+        return self._folder.store.entries((Condition("part", "in", (0,)),)) if self._folder.store else []
 
     def _row(self, id: str) -> Record:
-        rows = self._store.rows([id]) if self._store else {}
+        rows = self._folder.store.rows([id]) if self._folder.store else {}
         if id not in rows or rows[id].entry.part:
             raise LibraryError(f"{self.path} has no item {id!r}")
         return rows[id]
@@ -289,77 +258,6 @@ class Library:
             check_name("branch", name, self.model.modalities)
         return filters
 
-    def _embed(self, parts: Sequence[Part]) -> list[np.ndarray]:
-        """The embedding (dim,) of each part, of unit length."""
-        vectors: list[np.ndarray] = [np.empty(0)] * len(parts)
-        for modality in dict.fromkeys(part.modality for part in parts):
-            places = [i for i, part in enumerate(parts) if part.modality == modality]
-            sources = [parts[i].source for i in places]
-            if modality == ITEM:
-                found = [self._item_vector(source) for source in sources]
-            else:
-                encoded = self.model.encode_modality(modality, sources, progress=False, on_error="raise")
-                found = list(np.asarray(encoded, np.float32))
-            for place, vector in zip(places, found, strict=True):
-                vectors[place] = vector
-        return vectors
-
-    def _item_vector(self, id: Any) -> np.ndarray:
-        """The unit-length mean of an item's rows."""
-        store = self.store
-        records = store.rows([row.id for row in store.entries((Condition("item", "in", (str(id),)),))])
-        if not records:
-            raise QueryError(ITEM, f"there is no item {id!r} in {self.path}")
-        return mix([(1 / len(records), record.vector) for record in records.values()])
-
-    def _ranked(
-        self, store: VectorStore, direction: np.ndarray, k: int, filters: Filters, calibrate: bool
-    ) -> list[Ranked]:
-        return rank_items(store, self._calibrated(store), direction, k, filters.conditions(), calibrate)
-
-    def _source(self, one: Ranked) -> Any:
-        """What the model is shown of an answer, read from its file; None if that cannot be read any more."""
-        entry = one.row.entry
-        if entry.modality == entry.branch and entry.parts == 1:
-            return Path(entry.path) if os.path.isfile(entry.path) else None
-        return None
-
-    def _calibrated(self, store: VectorStore) -> Calibration:
-        """The statistics of the branches, as last measured by whoever wrote to the library."""
-        file = self.path / _CALIBRATION
-        try:
-            time = file.stat().st_mtime_ns
-        except FileNotFoundError:
-            time = 0
-        with self._calibrating:
-            if self._calibration is None or self._calibration[0] != time:
-                read = Calibration.load(file) if time else None
-                self._calibration = (time, read or Calibration.measure(store.vectors()))
-            return self._calibration[1]
-
-    def _recalibrate(self, store: VectorStore) -> None:
-        """After writing: measures again if much has changed."""
-        file, rows = self.path / _CALIBRATION, store.count()
-        known = Calibration.load(file)
-        if known is None or abs(rows - known.rows) > _DRIFT * known.rows:
-            Calibration.measure(store.vectors()).save(file)
-
-    @contextmanager
-    def _writing(self) -> Iterator[VectorStore]:
-        """The store, made if it is not there, for one writer at a time."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with writer_lock(self.path / "writer.lock"):
-            if self._store is None:
-                manifest = read_manifest(self.path)  # somebody else may have made it since
-                if manifest is None:
-                    manifest = Manifest(self._model_name, self.model.fingerprint, self.model.dim, self._address or "")
-                    _remove_leftovers(self.path, self.space)
-                    self._store = self._open(manifest)
-                    write_manifest(self.path, manifest)
-                else:
-                    self._store = self._open(manifest)
-            yield self._store
-
     def _update(self, store: VectorStore, found: Walk, folder: Path | None, progress: bool | None) -> IndexReport:
         indexing = Indexing(
             store,
@@ -370,71 +268,9 @@ class Library:
             lambda rows: write_rejected(self.path, rows),
             only=None if folder else list(found.found),
         )
-        report = indexing.run(found, folder, _tracker(progress))
-        self._recalibrate(store)
+        report = indexing.run(found, folder, tracker(progress))
+        self._folder.calibration.renew(store)
         return report
-
-    def _open(self, manifest: Manifest) -> VectorStore:
-        if (manifest.fingerprint, manifest.dim) != (self.model.fingerprint, self.model.dim):
-            raise LibraryError(
-                f"{self.path} was made with another model, {manifest.model} ({manifest.fingerprint}), than "
-                f"{self._model_name} ({self.model.fingerprint}); vectors of two models cannot be compared. "
-                "Open it with its own model, or index again: one-peace index --rebuild"
-            )
-        return open_store(manifest.address or os.fspath(self.path / _VECTORS), self.space)
-
-
-def erase_library(path: str | os.PathLike[str]) -> None:
-    """Forgets what the library in the folder `path` holds, so that it can be made anew, with any model.
-
-    Raises:
-        FolderBusyError: somebody is writing to it.
-        LibraryError: its vectors are kept elsewhere, where others may use them.
-    """
-    folder = Path(path).expanduser().absolute()
-    if not folder.is_dir():
-        return
-    with writer_lock(folder / "writer.lock"):
-        address = kept_elsewhere(folder)
-        if address:
-            raise LibraryError(f"{folder} keeps its vectors in {address}; index into another place instead")
-        remove_manifest(folder)  # first: what is left without it is removed by the next writer
-        shutil.rmtree(folder / _VECTORS, ignore_errors=True)
-        (folder / _CALIBRATION).unlink(missing_ok=True)
-
-
-def _remove_leftovers(folder: Path, space: Space) -> None:
-    """What an interrupted `erase_library` left of another model."""
-    found = find_space(os.fspath(folder / _VECTORS))
-    if found is not None and (found.fingerprint, found.dim) != (space.fingerprint, space.dim):
-        shutil.rmtree(folder / _VECTORS)
-        (folder / _CALIBRATION).unlink(missing_ok=True)
-
-
-def _results(ranked: Sequence[Ranked], parts: Sequence[np.ndarray]) -> list[Result]:
-    results = []
-    for rank, one in enumerate(ranked, start=1):
-        entry = one.row.entry
-        results.append(
-            Result(
-                rank=rank,
-                score=one.score,
-                path=Path(entry.path),
-                modality=entry.modality,
-                caption=entry.caption,
-                duration=entry.duration,
-                thumbnail=one.row.thumbnail,
-                id=entry.item,
-                tags=entry.tags,
-                size=entry.size,
-                mtime=entry.mtime,
-                standing=one.standing,
-                why=tuple(float(one.row.vector @ vector) for vector in parts),
-                label=entry.label,
-                start=entry.start,
-            )
-        )
-    return results
 
 
 def _load(name: str, device: str) -> Encoder:
@@ -442,14 +278,3 @@ def _load(name: str, device: str) -> Encoder:
 
     model: Encoder = one_peace.from_pretrained(name, device=device)
     return model
-
-
-def _tracker(progress: bool | None) -> Track:
-    if not (sys.stderr.isatty() if progress is None else progress):
-        return lambda steps, total: steps
-    from rich.console import Console
-    from rich.progress import track
-
-    return lambda steps, total: track(
-        steps, description="indexing", total=total, console=Console(stderr=True), disable=not total
-    )

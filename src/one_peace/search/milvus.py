@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
@@ -13,7 +11,8 @@ import numpy as np
 
 from one_peace.errors import MissingExtraError
 from one_peace.search.background import Background
-from one_peace.search.filters import Condition, Filter, passes
+from one_peace.search.filters import Filter, passes
+from one_peace.search.milvus_rows import ROWS_PER_REQUEST, add_fields, among, entry_of, expression, record_of, row_of
 from one_peace.search.records import COLUMNS, Entry, Hit, Record, Space
 from one_peace.search.store import (
     StoreError,
@@ -28,10 +27,6 @@ _ADDRESS = re.compile(r"milvus(\+https)?://(?:([^@/]+)@)?([^@/:]+)(:\d+)?/([A-Za
 _MOST = 16_384  # answers that the server gives to a query
 _BEAM = 128  # of the HNSW search, at least
 _NUMBERS_PER_REPLY = 2**21  # of vectors, so that a reply stays far below what gRPC takes
-_ROWS_PER_REQUEST = 500
-_TEXT = 65_535  # bytes that a text column takes at most
-_LABELS = 1024  # tags of a row, at most
-_NONE = -1.7e308  # stands for None in a column of numbers: this server's version has no empty values
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -94,14 +89,14 @@ class MilvusStore:
 
     @_explained
     def add(self, records: Sequence[Record]) -> None:
-        rows = [_row(record) for record in check_records(records, self.space.dim)]
-        for start in range(0, len(rows), _ROWS_PER_REQUEST):
-            self._client.upsert(self._name, rows[start : start + _ROWS_PER_REQUEST])
+        rows = [row_of(record) for record in check_records(records, self.space.dim)]
+        for start in range(0, len(rows), ROWS_PER_REQUEST):
+            self._client.upsert(self._name, rows[start : start + ROWS_PER_REQUEST])
 
     @_explained
     def delete(self, ids: Sequence[str]) -> None:
-        for start in range(0, len(ids), _ROWS_PER_REQUEST):
-            self._client.delete(self._name, ids=list(ids[start : start + _ROWS_PER_REQUEST]))
+        for start in range(0, len(ids), ROWS_PER_REQUEST):
+            self._client.delete(self._name, ids=list(ids[start : start + ROWS_PER_REQUEST]))
 
     @_explained
     def count(self) -> int:
@@ -114,11 +109,10 @@ class MilvusStore:
     @_explained
     def rows(self, ids: Sequence[str]) -> dict[str, Record]:
         found: dict[str, Record] = {}
-        for condition in _among(ids):
+        for condition in among(ids):
             fields = [*COLUMNS, "thumbnail", "vector"]
             for row in self._client.query(self._name, condition, fields, consistency_level="Session"):
-                small = base64.b64decode(row["thumbnail"]) if row["thumbnail"] else None
-                found[row["id"]] = Record(_entry(row), np.asarray(row["vector"], np.float32), small)
+                found[row["id"]] = record_of(row)
         return found
 
     def vectors(self, where: Filter = ()) -> Iterator[tuple[list[Entry], np.ndarray]]:
@@ -168,13 +162,13 @@ class MilvusStore:
 
     def _read(self, where: Filter, fields: list[str]) -> Iterator[list[tuple[Entry, dict[str, Any]]]]:
         """Rows that pass, some hundred at a time."""
-        condition = " and ".join(_expression(one) for one in where if one.test != "contains")
+        condition = expression([one for one in where if one.test != "contains"])
         pages = _explained(self._client.query_iterator)(
-            self._name, batch_size=_ROWS_PER_REQUEST, filter=condition, output_fields=fields
+            self._name, batch_size=ROWS_PER_REQUEST, filter=condition, output_fields=fields
         )
         try:
             while page := _explained(pages.next)():
-                rows = [(_entry(row), row) for row in page]
+                rows = [(entry_of(row), row) for row in page]
                 rows = [(entry, row) for entry, row in rows if passes(where, entry)]
                 if rows:
                     yield rows
@@ -184,27 +178,16 @@ class MilvusStore:
     def _conditions(self, where: Filter) -> Iterator[str]:
         """What to ask the server for, one after the other, to see the rows that pass."""
         if any(condition.test == "contains" for condition in where):
-            yield from _among([entry.id for entry in self.entries(where)])
+            yield from among([entry.id for entry in self.entries(where)])
         else:
-            yield " and ".join(map(_expression, where))
+            yield expression(where)
 
     @_explained
     def _create(self) -> None:
-        from pymilvus import DataType
-
         schema = self._client.create_schema(
             auto_id=False, enable_dynamic_field=False, description=space_to_json(self.space)
         )
-        types = {str: DataType.VARCHAR, int: DataType.INT64, float | None: DataType.DOUBLE}
-        for name, kind in COLUMNS.items():
-            if kind == tuple[str, ...]:
-                more = {"element_type": DataType.VARCHAR, "max_capacity": _LABELS, "max_length": _TEXT}
-                schema.add_field(name, DataType.ARRAY, **more)
-            else:
-                more = {"max_length": _TEXT} if kind is str else {}
-                schema.add_field(name, types[kind], is_primary=name == "id", **more)
-        schema.add_field("thumbnail", DataType.VARCHAR, max_length=_TEXT)
-        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=self.space.dim)
+        add_fields(schema, self.space.dim)
         index = self._client.prepare_index_params()
         settings = {"M": 16, "efConstruction": 128}
         index.add_index("vector", index_type="HNSW", metric_type="IP", params=settings)
@@ -257,30 +240,6 @@ def _space_of(client: Any, collection: str, address: str) -> Space | None:
     return space_from_json(client.describe_collection(collection)["description"], address)
 
 
-def _row(record: Record) -> dict[str, Any]:
-    row = {name: _value(getattr(record.entry, name)) for name in COLUMNS}
-    small = base64.b64encode(record.thumbnail or b"").decode()
-    if len(small) > _TEXT:
-        raise ValueError(f"{record.entry.path!r}: Milvus takes thumbnails of up to {_TEXT * 3 // 4} bytes")
-    return row | {"thumbnail": small, "vector": np.asarray(record.vector, np.float32)}
-
-
-def _value(value: Any) -> Any:
-    if value is None:
-        return _NONE
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _entry(row: dict[str, Any]) -> Entry:
-    values: dict[str, Any] = {name: row[name] for name in COLUMNS}
-    for name, kind in COLUMNS.items():
-        if kind == tuple[str, ...]:
-            values[name] = tuple(values[name])
-        elif kind == float | None and values[name] == _NONE:
-            values[name] = None
-    return Entry(**values)
-
-
 def _scores(hits: Any, query: np.ndarray) -> dict[str, float]:
     """Of the rows found, by id: computed from their vectors, since the server's are sums of float32."""
     if not hits:
@@ -288,27 +247,3 @@ def _scores(hits: Any, query: np.ndarray) -> dict[str, float]:
     vectors = np.asarray([hit["entity"]["vector"] for hit in hits], np.float64)
     scores = (vectors * query.astype(np.float64)).sum(axis=1)
     return dict(zip((hit["id"] for hit in hits), scores.tolist(), strict=True))
-
-
-def _expression(condition: Condition) -> str:
-    field, value = condition.field, condition.value
-    match condition.test:
-        case "in":
-            text = f"{field} in [{', '.join(map(_literal, value))}]"
-        case "has":
-            text = f"array_contains_any({field}, [{', '.join(map(_literal, value))}])"
-        case "prefix":  # its LIKE has no way to write % and _
-            text = f"({field} >= {_literal(value)} and {field} < {_literal(value + chr(0x10FFFF))})"
-        case test:
-            text = f"{field} {test} {_literal(value)}"
-    text = f"not ({text})" if condition.negated else text
-    return f"({text} and {field} > {_NONE})" if COLUMNS[field] == float | None else text
-
-
-def _literal(value: str | float) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _among(ids: Sequence[str]) -> Iterator[str]:
-    for start in range(0, len(ids), _ROWS_PER_REQUEST):
-        yield f"id in [{', '.join(map(_literal, ids[start : start + _ROWS_PER_REQUEST]))}]"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from one_peace.search.calibration import Calibration
 from one_peace.search.encoding import item_of
 from one_peace.search.filters import Condition
-from one_peace.search.records import Hit, Record
+from one_peace.search.records import Hit, Record, Result
 from one_peace.search.store import VectorStore
 
 _WIDEN = 4  # asked for so many times as many rows, while they belong to too few items
@@ -24,6 +25,27 @@ class Ranked:
     row: Record
     score: float
     standing: float
+
+    def result(self, rank: int, parts: Sequence[np.ndarray]) -> Result:
+        """As users see it, with its similarity to each part (dim,) of the query."""
+        entry = self.row.entry
+        return Result(
+            rank=rank,
+            score=self.score,
+            path=Path(entry.path),
+            modality=entry.modality,
+            caption=entry.caption,
+            duration=entry.duration,
+            thumbnail=self.row.thumbnail,
+            id=entry.item,
+            tags=entry.tags,
+            size=entry.size,
+            mtime=entry.mtime,
+            standing=self.standing,
+            why=tuple(float(self.row.vector @ vector) for vector in parts),
+            label=entry.label,
+            start=entry.start,
+        )
 
 
 def rank_items(

@@ -10,8 +10,9 @@ from PIL import Image
 
 from one_peace.errors import InputError
 from one_peace.modalities.containers import NO_SOUND
+from one_peace.modalities.frame_choice import frames_at
 from one_peace.modalities.sounds import SAMPLE_RATE, decode_sound
-from one_peace.modalities.videos import frames_at, open_video
+from one_peace.modalities.videos import open_video
 from one_peace.search.kinds import Content, Piece, clock, sound_pieces, thumbnail_of
 
 MOST_FRAMES = 16

@@ -22,12 +22,14 @@ from one_peace.models.mico.interface import MiCo
 from one_peace.models.one_peace.config import build_dataclass
 from one_peace.models.one_peace.embedding import OnePeace
 from one_peace.tasks.controls import BestConstant, ShuffledFigures
+from one_peace.tasks.evaluation_report import SHARES, EvaluationReport, Measurement
 from one_peace.tasks.kinds import KINDS, TaskSettings, read_settings
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.omni.evaluation import ANSWERING, WritingSettings, measure_answers, measure_captions
 from one_peace.tasks.omni.evaluation import WRITING as WRITTEN
+from one_peace.tasks.omni.retrieval import OMNI_RETRIEVAL, OmniRetrievalSettings, measure_tuples
 from one_peace.tasks.predictor import Predictor
-from one_peace.tasks.retrieval import Recall, wilson_interval
+from one_peace.tasks.retrieval import Recall
 from one_peace.tasks.retrieval_evaluation import (
     ZERO_SHOT,
     OnError,
@@ -42,9 +44,8 @@ from one_peace.tasks.task import MEDIA, Row
 from one_peace.training.recipe import read_recipe
 
 SAMPLE_LIBRARY = "sample-library"
-TASKS = (SAMPLE_LIBRARY, RETRIEVAL, ZERO_SHOT, WRITTEN, ANSWERING, *KINDS, *SEQUENCE_KINDS)
+TASKS = (SAMPLE_LIBRARY, RETRIEVAL, ZERO_SHOT, OMNI_RETRIEVAL, WRITTEN, ANSWERING, *KINDS, *SEQUENCE_KINDS)
 SHORTHANDS = {"data": "tables.root", "checkpoint": "model"}  # of the command line
-SHARES = ("accuracy", "accuracy@5", "consensus")  # figures that are means of what each example has of one
 SEED = 3407  # of the order in which a table is read
 
 
@@ -125,57 +126,6 @@ def load_evaluation(name_or_path: str, settings: Sequence[str] = ()) -> Evaluati
     return recipe
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """One figure of one split: its value, its 95 % interval where it is a share, the number of examples (queries) and
-    of candidates each was looked up among. Controls: `shuffled` is the figure against other examples' answers,
-    `constant` that of the one answer that serves best."""
-
-    split: str
-    figure: str
-    value: float
-    examples: int
-    low: float | None = None
-    high: float | None = None
-    candidates: int | None = None
-    shuffled: float | None = None
-    constant: float | None = None
-    published: float | None = None
-
-
-@dataclass(frozen=True)
-class EvaluationReport:
-    """What was measured of which model, and what could not be used."""
-
-    model: str
-    fingerprint: str | None
-    kind: str
-    rows: list[Measurement]
-    left_out: list[str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return dataclasses.asdict(self)
-
-    def as_table(self) -> str:
-        """The figures as a Markdown table."""
-        lines = [
-            "| split | figure | value (95 %) | of | shuffled | one answer | published |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        for row in self.rows:
-            interval = "" if row.low is None or row.high is None else f" ({row.low:.4f}-{row.high:.4f})"
-            among = "" if row.candidates is None else f" x {row.candidates}"
-            controls = [
-                "" if value is None else f"{value:.4f}" for value in (row.shuffled, row.constant, row.published)
-            ]
-            lines.append(
-                f"| {row.split} | {row.figure} | {row.value:.4f}{interval} | {row.examples}{among} | "
-                f"{' | '.join(controls)} |"
-            )
-        return "\n".join(lines)
-
-
 def run_evaluation(recipe: EvaluationRecipe, device: str = "cpu", on_error: OnError = "raise") -> EvaluationReport:
     """Measures the recipe's model on its tables.
 
@@ -188,6 +138,8 @@ def run_evaluation(recipe: EvaluationRecipe, device: str = "cpu", on_error: OnEr
     """
     if recipe.kind in (RETRIEVAL, ZERO_SHOT):
         return _of_embeddings(recipe, device, on_error)
+    if recipe.kind == OMNI_RETRIEVAL:
+        return _of_tuples(recipe, device, on_error)
     if recipe.kind in (WRITTEN, ANSWERING):
         return _of_writing(recipe, device, on_error)
     if recipe.kind in SEQUENCE_KINDS:
@@ -203,17 +155,15 @@ def _of_embeddings(recipe: EvaluationRecipe, device: str, on_error: OnError) -> 
     else:
         zero_shot = build_dataclass(ZeroShotSettings, recipe.task, "task")
     modality: str = recipe.task.get("modality", "image")
-    model = _embedding_model(recipe, modality, device)
+    model = _embedding_model(recipe, (modality,), device)
     rows: list[Measurement] = []
     left_out: list[str] = []
     for split in recipe.tables.splits:
         table = recipe.tables.open(split, (modality,))
         if retrieval is not None:
-            texts = recipe.tables.texts.get(split)
-            captions = None if texts is None else read_captions(Path(recipe.tables.root) / texts)
-            chosen = read_retrieval_set(table, modality, captions)
+            chosen = read_retrieval_set(table, modality, _captions(recipe.tables, split))
             found, asked = measure_retrieval(model, chosen, modality, on_error, retrieval.rerank)
-            rows += [_of_recall(split, name, recall) for name, recalls in found.items() for recall in recalls]
+            rows += _recall_rows(split, found)
             left_out += asked.left_out
         if zero_shot is not None:
             given = zero_shot.labels
@@ -223,6 +173,22 @@ def _of_embeddings(recipe: EvaluationRecipe, device: str, on_error: OnError) -> 
             for group, recalls in measured.groups.items():
                 rows += _zero_shot_rows(f"{split}, {zero_shot.by} {group}", recalls[:1], None)
             left_out += measured.left_out
+    return EvaluationReport(recipe.model, model.fingerprint, recipe.kind, _with_published(rows, recipe), left_out)
+
+
+def _of_tuples(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
+    assert recipe.tables is not None
+    settings = build_dataclass(OmniRetrievalSettings, recipe.task, "task")
+    model = _mico(recipe, tuple(settings.modalities), device)
+    rows: list[Measurement] = []
+    left_out: list[str] = []
+    for split in recipe.tables.splits:
+        columns = tuple(dict.fromkeys(settings.modalities.values()))
+        table = recipe.tables.open(split, columns)
+        asked = read_retrieval_set(table, columns, _captions(recipe.tables, split))
+        found, asked = measure_tuples(model, asked, settings, on_error)
+        rows += _recall_rows(split, found)
+        left_out += asked.left_out
     return EvaluationReport(recipe.model, model.fingerprint, recipe.kind, _with_published(rows, recipe), left_out)
 
 
@@ -245,9 +211,12 @@ def _of_predictions(recipe: EvaluationRecipe, device: str, on_error: OnError) ->
             raise InputError(str(table.path), f"has no usable row; the last one: {predictor.skipped[-1]}")
         control = shuffled.result()
         for name, value in figures.result().items():
-            low, high = wilson_interval(value * examples, examples) if name in SHARES else (None, None)
             best = constant.result() if name == figures.main else None
-            rows.append(Measurement(split, name, value, examples, low, high, shuffled=control.get(name), constant=best))
+            rows.append(
+                Measurement.of(
+                    split, name, value, examples, share=name in SHARES, shuffled=control.get(name), constant=best
+                )
+            )
     left_out = [str(error) for error in predictor.skipped]
     return EvaluationReport(recipe.model, None, recipe.kind, _with_published(rows, recipe), left_out)
 
@@ -272,11 +241,11 @@ def _of_sequences(recipe: EvaluationRecipe, device: str, on_error: OnError) -> E
             raise InputError(str(table.path), f"has no usable row; the last one: {predictor.skipped[-1]}")
         control, constant = figures.shuffled(), figures.constant()
         for name, value in figures.result().items():
-            low, high = wilson_interval(value * examples, examples) if name in SHARES else (None, None)
-            if recipe.kind not in WRITING:
-                low = high = None  # shares of tokens, which hang together
+            share = name in SHARES and recipe.kind in WRITING  # shares of tokens hang together
             best = constant if name == figures.main else None
-            rows.append(Measurement(split, name, value, examples, low, high, shuffled=control.get(name), constant=best))
+            rows.append(
+                Measurement.of(split, name, value, examples, share=share, shuffled=control.get(name), constant=best)
+            )
     left_out = [str(error) for error in predictor.skipped]
     return EvaluationReport(recipe.model, None, recipe.kind, _with_published(rows, recipe), left_out)
 
@@ -299,9 +268,7 @@ def _sequence_settings(recipe: EvaluationRecipe) -> SequenceSettings:
 def _of_writing(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
     assert recipe.tables is not None
     settings = build_dataclass(WritingSettings, recipe.task, "task")
-    model = _embedding_model(recipe, settings.modality, device)
-    if not isinstance(model, MiCo):
-        raise CheckpointError(f"{recipe.model}: {recipe.kind} is for MiCo models; that of OFA models is captioning")
+    model = _mico(recipe, (settings.modality,), device)
     rows: list[Measurement] = []
     left_out: list[str] = []
     for split in recipe.tables.splits:
@@ -309,25 +276,36 @@ def _of_writing(recipe: EvaluationRecipe, device: str, on_error: OnError) -> Eva
         if recipe.kind == ANSWERING:
             measured = measure_answers(model, table, settings, on_error)
         else:
-            texts = recipe.tables.texts.get(split)
-            captions = None if texts is None else read_captions(Path(recipe.tables.root) / texts)
-            asked = read_retrieval_set(table, settings.modality, captions)
+            asked = read_retrieval_set(table, settings.modality, _captions(recipe.tables, split))
             measured = measure_captions(model, asked, settings, on_error)
         for name, value in measured.figures.items():
             share = name in SHARES
-            low, high = wilson_interval(value * measured.examples, measured.examples) if share else (None, None)
-            control = measured.shuffled[name]
-            constant = measured.constant if share else None
+            best = measured.constant if share else None
             rows.append(
-                Measurement(split, name, value, measured.examples, low, high, shuffled=control, constant=constant)
+                Measurement.of(
+                    split, name, value, measured.examples, share=share, shuffled=measured.shuffled[name], constant=best
+                )
             )
         left_out += measured.left_out
     return EvaluationReport(recipe.model, model.fingerprint, recipe.kind, _with_published(rows, recipe), left_out)
 
 
-def _embedding_model(recipe: EvaluationRecipe, modality: str, device: str) -> EmbeddingModel:
+def _captions(tables: EvaluationTables, split: str) -> dict[str, list[str]] | None:
+    texts = tables.texts.get(split)
+    return None if texts is None else read_captions(Path(tables.root) / texts)
+
+
+def _mico(recipe: EvaluationRecipe, modalities: Sequence[str], device: str) -> MiCo:
+    model = _embedding_model(recipe, modalities, device)
+    if not isinstance(model, MiCo):
+        instead = "; that of OFA models is captioning" if recipe.kind == WRITTEN else ""
+        raise CheckpointError(f"{recipe.model}: {recipe.kind} is for MiCo models{instead}")
+    return model
+
+
+def _embedding_model(recipe: EvaluationRecipe, modalities: Sequence[str], device: str) -> EmbeddingModel:
     model = from_pretrained(
-        recipe.model, device=device, dtype=recipe.dtype, tokenizer=recipe.tokenizer, modalities=("text", modality)
+        recipe.model, device=device, dtype=recipe.dtype, tokenizer=recipe.tokenizer, modalities=("text", *modalities)
     )
     if not isinstance(model, EmbeddingModel):
         raise CheckpointError(f"{recipe.model}: gives no embeddings, which {recipe.kind} compares")
@@ -363,26 +341,16 @@ def _in_random_order(table: TaskRows) -> Iterator[tuple[str, Row | InputError]]:
             yield error.source, error
 
 
-def _of_recall(split: str, direction: str, recall: Recall) -> Measurement:
-    return Measurement(
-        split,
-        f"{direction}@{recall.k}",
-        recall.value,
-        recall.queries,
-        recall.low,
-        recall.high,
-        recall.candidates,
-        recall.shuffled,
-    )
+def _recall_rows(split: str, found: Mapping[str, Sequence[Recall]]) -> list[Measurement]:
+    """Of recalls by direction."""
+    return [Measurement.of_recall(split, f"{name}@{one.k}", one) for name, recalls in found.items() for one in recalls]
 
 
 def _zero_shot_rows(split: str, recalls: Sequence[Recall], commonest: float | None) -> list[Measurement]:
     rows = []
     for recall in recalls:
-        made = _of_recall(split, "accuracy", recall)
-        first = recall.k == 1
-        name = "accuracy" if first else made.figure
-        rows.append(dataclasses.replace(made, figure=name, constant=commonest if first else None))
+        figure, constant = ("accuracy", commonest) if recall.k == 1 else (f"accuracy@{recall.k}", None)
+        rows.append(dataclasses.replace(Measurement.of_recall(split, figure, recall), constant=constant))
     return rows
 
 

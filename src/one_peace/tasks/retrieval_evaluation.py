@@ -65,33 +65,52 @@ def measure_retrieval(
     if not asked.media or len(asked.texts) < 2:
         raise InputError(", ".join(asked.left_out)[:500] or "the table", "nothing to measure is left")
     texts = model.encode_text([as_trained(model, text) for text in asked.texts])
+    inputs = [{modality: medium} for medium in asked.media]
+    return measure_vectors(model, asked, modality, vectors, texts, inputs, rerank), asked
+
+
+def measure_vectors(
+    model: EmbeddingModel,
+    asked: RetrievalSet,
+    name: str,
+    vectors: Tensor,
+    texts: Tensor,
+    inputs: Sequence[Mapping[str, Any]],
+    rerank: int,
+) -> dict[str, list[Recall]]:
+    """`measure_retrieval` of embeddings: `vectors` (media, dim) of what the figures call `name`, `texts` (texts, dim).
+    `inputs` are the media by modality, for matching."""
     count = max(*RANKS, rerank)
     rankings = rank_candidates(vectors, texts, count), rank_candidates(texts, vectors, count)
     if rerank and isinstance(model, MiCo):
-        rankings = rerank_by_matching(model, asked, modality, rankings, rerank)
+        rankings = rerank_by_matching(model, asked.texts, inputs, rankings, rerank)
     return {
-        f"{modality}_to_text": measure_rankings(rankings[0], asked.relevant, RANKS),
-        f"text_to_{modality}": measure_rankings(rankings[1], asked.relevant.t().contiguous(), RANKS),
-    }, asked
+        f"{name}_to_text": measure_rankings(rankings[0], asked.relevant, RANKS),
+        f"text_to_{name}": measure_rankings(rankings[1], asked.relevant.t().contiguous(), RANKS),
+    }
 
 
 def rerank_by_matching(
-    model: MiCo, asked: RetrievalSet, modality: str, rankings: tuple[Tensor, Tensor], first: int
+    model: MiCo,
+    texts: Sequence[str],
+    inputs: Sequence[Mapping[str, Any]],
+    rankings: tuple[Tensor, Tensor],
+    first: int,
 ) -> tuple[Tensor, Tensor]:
     """Rankings of texts by media and of media by texts, the `first` of each in the order of matching scores.
 
-    Every pair that occurs in either is matched once, medium by medium.
+    `inputs` are the media by modality. Every pair that occurs in either ranking is matched once, medium by medium.
     """
     by_media, by_texts = rankings[0].clone(), rankings[1].clone()
-    scores = torch.full((len(asked.media), len(asked.texts)), -1.0)
+    scores = torch.full((len(inputs), len(texts)), -1.0)
     wanted = torch.zeros_like(scores, dtype=torch.bool)
     wanted.scatter_(1, by_media[:, :first], True)
     wanted |= torch.zeros_like(scores.t(), dtype=torch.bool).scatter_(1, by_texts[:, :first], True).t()
-    for number, medium in enumerate(asked.media):
+    for number, medium in enumerate(inputs):
         numbers = wanted[number].nonzero().squeeze(1)
         for some in numbers.split(MATCHED_AT_ONCE):
-            texts = [as_trained(model, asked.texts[n]) for n in some.tolist()]
-            scores[number, some] = model.match(texts, **{modality: [medium]})[:, 0]
+            chosen = [as_trained(model, texts[n]) for n in some.tolist()]
+            scores[number, some] = model.match(chosen, **{name: [source] for name, source in medium.items()})[:, 0]
     for ranking, own in ((by_media, scores), (by_texts, scores.t())):
         head = ranking[:, :first]
         order = own.gather(1, head).sort(dim=1, descending=True, stable=True).indices

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,8 +134,10 @@ def read_captions(path: Path) -> dict[str, list[str]]:
     return captions
 
 
-def read_retrieval_set(rows: TaskRows, modality: str, captions: Mapping[str, list[str]] | None = None) -> RetrievalSet:
-    """What is asked, and what is right.
+def read_retrieval_set(
+    rows: TaskRows, modality: str | Sequence[str], captions: Mapping[str, list[str]] | None = None
+) -> RetrievalSet:
+    """What is asked, and what is right. Of several modalities a medium is a dict of them.
 
     With `captions` the published rule: every caption of the file is a text of its own, in the order of the file, and
     right for the row that has its key (`uniq_id`, `image_id`, `id`), however many captions read the same. Without, the
@@ -151,7 +153,19 @@ def read_retrieval_set(rows: TaskRows, modality: str, captions: Mapping[str, lis
     return found
 
 
-def _by_key(rows: TaskRows, modality: str, captions: Mapping[str, list[str]]) -> RetrievalSet:
+def _medium(row: Row, modality: str | Sequence[str], key: str) -> Any:
+    if isinstance(modality, str):
+        return column(row, modality, key)
+    return {name: column(row, name, key) for name in modality}
+
+
+def _identity(medium: Any) -> str:
+    if isinstance(medium, dict):
+        return "\n".join(_identity(one) for one in medium.values())
+    return hashlib.sha256(medium).hexdigest() if isinstance(medium, bytes) else str(medium)
+
+
+def _by_key(rows: TaskRows, modality: str | Sequence[str], captions: Mapping[str, list[str]]) -> RetrievalSet:
     if rows.id is None:
         raise InputError(str(rows.path), f"has none of the columns {', '.join(KEY_COLUMNS)} that captions go by")
     numbers: dict[str, int] = {}
@@ -160,7 +174,7 @@ def _by_key(rows: TaskRows, modality: str, captions: Mapping[str, list[str]]) ->
     for key, row in rows:
         if isinstance(row, InputError):
             raise row
-        own, value = str(row[rows.id]), column(row, modality, key)
+        own, value = str(row[rows.id]), _medium(row, modality, key)
         if own not in captions:
             raise BadRow(key, f"column {rows.id!r}: {own!r:.60} is not in the file of captions")
         if own not in numbers:
@@ -168,7 +182,8 @@ def _by_key(rows: TaskRows, modality: str, captions: Mapping[str, list[str]]) ->
             media.append(value)
             keys.append(key)
         elif media[numbers[own]] != value:
-            raise BadRow(key, f"has the {rows.id} of {keys[numbers[own]]}, and another {modality}")
+            kind = modality if isinstance(modality, str) else " or ".join(modality)
+            raise BadRow(key, f"has the {rows.id} of {keys[numbers[own]]}, and another {kind}")
     texts = [(numbers[own], text) for own, some in captions.items() if own in numbers for text in some]
     relevant = torch.zeros(len(media), len(texts), dtype=torch.bool)
     relevant[[number for number, _ in texts], range(len(texts))] = True
@@ -177,7 +192,7 @@ def _by_key(rows: TaskRows, modality: str, captions: Mapping[str, list[str]]) ->
     return RetrievalSet(media, keys, [text for _, text in texts], relevant, (said,) if said else ())
 
 
-def _of_table(rows: TaskRows, modality: str) -> RetrievalSet:
+def _of_table(rows: TaskRows, modality: str | Sequence[str]) -> RetrievalSet:
     numbers: dict[str, int] = {}
     texts: dict[str, int] = {}
     media: list[Any] = []
@@ -187,8 +202,8 @@ def _of_table(rows: TaskRows, modality: str) -> RetrievalSet:
     for key, row in rows:
         if isinstance(row, InputError):
             raise row
-        value, caption = column(row, modality, key), caption_of(row, key)
-        identity = hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else str(value)
+        value, caption = _medium(row, modality, key), caption_of(row, key)
+        identity = _identity(value)
         text = normalise_caption(caption)
         if identity not in numbers:
             numbers[identity] = len(media)

@@ -29,12 +29,14 @@ from one_peace.models.one_peace.head import PredictionHead
 from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from one_peace.nn.initialization import initialize_linear_layers
+from one_peace.tasks.coding import CODING
 from one_peace.tasks.kinds import TaskSettings
 from one_peace.tasks.predictor import Predictor
 from one_peace.tasks.retrieval_pairs import RETRIEVAL
 from one_peace.tasks.sequence.kinds import SEQUENCE_KINDS
 from one_peace.tasks.task import Task
 from one_peace.training.best import BEST, RECORD
+from one_peace.training.coding.job import open_coding
 from one_peace.training.distributed import Processes, prepare_model
 from one_peace.training.ema import WeightAverage, measured
 from one_peace.training.examples import Examples, Taught, left_out
@@ -98,6 +100,8 @@ def _open(recipe: FinetuneRecipe) -> Callable[[FinetuneRecipe, str, Processes], 
     """What makes the job of the recipe's kind of task."""
     if recipe.kind in SEQUENCE_KINDS:
         return open_sequence
+    if recipe.kind == CODING:
+        return open_coding
     return open_retrieval if recipe.kind == RETRIEVAL else _open_task
 
 

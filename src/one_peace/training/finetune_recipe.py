@@ -11,10 +11,12 @@ from typing import Any
 
 from one_peace.data.task_rows import SUFFIXES, JoinedRows, TaskRows, WeightedRows
 from one_peace.models.one_peace.config import build_dataclass
+from one_peace.tasks.coding import CODING
 from one_peace.tasks.kinds import NEED_LABELS, TaskSettings, read_settings
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.sequence.kinds import SEQUENCE_KINDS
 from one_peace.tasks.task import MEDIA
+from one_peace.training.coding.recipe import CodingRecipe
 from one_peace.training.low_rank import LowRankRecipe
 from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, read_recipe
 from one_peace.training.sequence.recipe import SequenceRecipe
@@ -81,9 +83,9 @@ class FinetuneRecipe:
     `steps` is the number of updates in place of `epochs`, `warmup` the share of them that warm up. `drop_path`,
     `image_size` and `seconds` change the model that is started from. `freeze` trains the head alone, on features that
     are computed once; `lora` the head and low-rank changes to the blocks, which are merged into what is saved;
-    `sequence` is for the kinds of `SEQUENCE_KINDS` alone, which OFA models are trained for. `workers` threads decode
-    ahead. `patience` ends the run after so many evaluations without a better one; evaluation is after every epoch, or
-    `evaluate_every` updates.
+    `sequence` is for the kinds of `SEQUENCE_KINDS` alone, which OFA models are trained for, and `coding` for
+    picture-coding, which VQGANs are. `workers` threads decode ahead. `patience` ends the run after so many evaluations
+    without a better one; evaluation is after every epoch, or `evaluate_every` updates.
     """
 
     task: Mapping[str, Any]
@@ -102,6 +104,7 @@ class FinetuneRecipe:
     freeze: bool = False
     lora: LowRankRecipe | None = None
     sequence: SequenceRecipe | None = None
+    coding: CodingRecipe | None = None
     evaluate_every: int | None = None
     patience: int | None = None
     engine: EngineRecipe = field(default_factory=EngineRecipe)
@@ -126,7 +129,9 @@ class FinetuneRecipe:
         written = self.kind in SEQUENCE_KINDS
         if self.sequence is not None and not written:
             raise ValueError(f"sequence is for {', '.join(SEQUENCE_KINDS)}, not for {self.kind}")
-        if written and (self.freeze or self.lora is not None):
+        if self.coding is not None and self.kind != CODING:
+            raise ValueError(f"coding is for {CODING}, not for {self.kind}")
+        if (written or self.kind == CODING) and (self.freeze or self.lora is not None):
             raise ValueError(f"{self.kind} has no head: freeze and lora are for the tasks that have one")
         object.__setattr__(self, "trackers", tuple(self.trackers))
         unknown = [name for name in self.trackers if name not in TRACKERS]
@@ -143,6 +148,8 @@ class FinetuneRecipe:
             fields["lora"] = build_dataclass(LowRankRecipe, fields["lora"], "lora")
         if fields.get("sequence") is not None:
             fields["sequence"] = SequenceRecipe.from_dict(fields["sequence"])
+        if fields.get("coding") is not None:
+            fields["coding"] = CodingRecipe.from_dict(fields["coding"])
         for key, part in (("optimizer", OptimizerRecipe), ("engine", EngineRecipe), ("tables", Tables)):
             if key in fields:
                 fields[key] = build_dataclass(part, fields[key], key)
@@ -151,7 +158,7 @@ class FinetuneRecipe:
 
     @property
     def kind(self) -> str:
-        """The kind of task: one of `KINDS` or `SEQUENCE_KINDS`, or retrieval."""
+        """The kind of task: one of `KINDS` or `SEQUENCE_KINDS`, retrieval or picture-coding."""
         return str(self.task.get("kind"))
 
     def settings(self, cache: Path) -> TaskSettings:

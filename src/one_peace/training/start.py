@@ -23,16 +23,11 @@ from one_peace.modalities.text import TextConfig, TextProcessor
 from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
 from one_peace.models.mico.model import MiCoModel
 from one_peace.models.one_peace.config import OnePeaceConfig
-from one_peace.models.one_peace.loading import (
-    PUBLISHED_VOCABULARY,
-    NoVocabulary,
-    SavedModel,
-    find_tokenizer,
-    open_processor,
-)
+from one_peace.models.one_peace.loading import SavedModel, open_processor
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from one_peace.models.one_peace.presets import decoder_shape, list_models, preset
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
+from one_peace.models.vocabularies import PUBLISHED_VOCABULARY, NoVocabulary, find_tokenizer
 from one_peace.training.distributed import Processes
 from one_peace.training.initial_values import assign, empty_model, fill
 from one_peace.training.low_rank import saved_tensors

@@ -37,7 +37,7 @@ def test_a_few_steps_learn_a_picture() -> None:
     losses = []
     for _ in range(12):
         reconstructed, logits = model(pictures, 1.0, generator)
-        loss = code_loss(reconstructed, pictures, logits)
+        loss = code_loss(reconstructed, pictures, logits)["total"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -17,7 +17,6 @@ from one_peace.errors import CheckpointError, InputError
 from one_peace.models.mico.interface import MiCo
 from one_peace.tasks.evaluation import EvaluationReport, load_evaluation, run_evaluation
 from one_peace.tasks.retrieval_evaluation import rerank_by_matching
-from one_peace.tasks.retrieval_pairs import RetrievalSet
 from tiny_mico import CAPTIONS, tiny_mico, write_clips
 
 
@@ -40,7 +39,6 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., E
 
 
 def test_rankings_by_matching_keep_what_comes_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = RetrievalSet(["a", "b", "c"], ["1", "2", "3"], ["t0", "t1", "t2", "t3"], torch.eye(3, 4, dtype=torch.bool))
     scores = torch.tensor([[0.1, 0.9, 0.5, 0.2], [0.8, 0.3, 0.4, 0.7], [0.2, 0.6, 0.9, 0.1]])
 
     def match(texts: list[str], image: list[str]) -> torch.Tensor:
@@ -50,7 +48,8 @@ def test_rankings_by_matching_keep_what_comes_after(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(model, "match", match)
     by_media = torch.tensor([[0, 1, 2, 3], [2, 1, 0, 3], [3, 0, 1, 2]])
     by_texts = torch.tensor([[0, 1, 2], [2, 1, 0], [0, 2, 1], [1, 2, 0]])
-    media, texts = rerank_by_matching(model, asked, "image", (by_media, by_texts), 2)
+    inputs = [{"image": name} for name in "abc"]
+    media, texts = rerank_by_matching(model, ["t0", "t1", "t2", "t3"], inputs, (by_media, by_texts), 2)
     assert media.tolist() == [[1, 0, 2, 3], [2, 1, 0, 3], [0, 3, 1, 2]]
     assert texts.tolist() == [[1, 0, 2], [2, 1, 0], [2, 0, 1], [1, 2, 0]]
 
@@ -74,6 +73,67 @@ def test_retrieval_and_scenes(evaluate: Callable[..., EvaluationReport], tmp_pat
     task = {"kind": "zero-shot", "modality": "depth", "labels": ["kitchen", "office"], "prompts": ["a {}", "{}"]}
     found = evaluate(task, "scenes.jsonl")
     assert found.rows[0].figure == "accuracy" and found.rows[0].constant == pytest.approx(2 / 3)
+
+
+def test_retrieval_by_tuples(evaluate: Callable[..., EvaluationReport], tmp_path: Path) -> None:
+    alone = evaluate({"kind": "retrieval", "modality": "audio", "rerank": 2}).rows
+    task = {"kind": "omni-retrieval", "modalities": ["image", "audio"], "tuples": "tv%ta%tva", "rerank": 2}
+    found = evaluate(task).rows
+    names = [
+        f"{way}@{k}"
+        for m in ("image", "audio", "image+audio")
+        for way in (f"{m}_to_text", f"text_to_{m}")
+        for k in (1, 5, 10)
+    ]
+    assert [row.figure for row in found] == names
+    assert found[6:12] == alone  # a tuple of one is what `retrieval` measures
+    lists = {
+        **task,
+        "modalities": {"image": "image", "audio": "audio"},
+        "tuples": [["vision"], "audio", ["audio", "vision"]],
+    }
+    assert evaluate(lists).rows == found
+    # a sound that cannot be read takes its clip out of what is measured of pictures too
+    (tmp_path / "3.wav").write_bytes(b"no sound")
+    with pytest.raises(InputError, match=r"row 4 \(3\): column 'audio'"):
+        evaluate(task)
+    skipped = evaluate(task, on_error="skip")
+    assert {row.examples for row in skipped.rows} == {5} and len(skipped.left_out) == 1
+
+
+def test_joint_embeddings_have_a_head_of_their_own(tmp_path: Path) -> None:
+    write_clips(tmp_path, 2)
+    model = tiny_mico()
+    pictures, sounds = ([str(tmp_path / f"{n}.{ending}") for n in range(2)] for ending in ("png", "wav"))
+    joint = model.encode_joint(audio=sounds, image=pictures)
+    assert torch.equal(joint, model.encode_joint(image=pictures, audio=sounds)) and joint.shape == (2, 8)
+    torch.testing.assert_close(joint.norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(model.encode_joint(image=pictures), model.encode_image(pictures))
+    model.encoder.contrast["vision_audio"].weight[:, :16] = 0  # what is left of it is the sound's part
+    assert torch.equal(
+        model.encode_joint(image=pictures, audio=sounds), model.encode_joint(image=pictures[::-1], audio=sounds)
+    )
+    with pytest.raises(ValueError, match="no head for audio . depth"):
+        model.encode_joint(audio=sounds, depth=[np.ones((4, 4), np.float32)] * 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tuples": "tvs"}, "subtitles"),
+        ({"tuples": "tvd"}, "the tasks need depth"),
+        ({"tuples": "va"}, "t followed by"),
+        ({"modalities": ["image", "video"]}, "same branch"),
+        ({"modalities": ["image", "smell"]}, "'smell'"),
+        ({"rerank": 1}, "rerank"),
+    ],
+)
+def test_tuples_that_are_wrong(
+    changes: dict[str, Any], message: str, evaluate: Callable[..., EvaluationReport]
+) -> None:
+    task = {"kind": "omni-retrieval", "modalities": ["image", "audio"], "tuples": "tva", **changes}
+    with pytest.raises(ValueError, match=message):
+        evaluate(task)
 
 
 def test_captions_and_answers(
@@ -107,3 +167,5 @@ def test_what_other_models_cannot_do(evaluate: Callable[..., EvaluationReport], 
         evaluate({"kind": "retrieval", "modality": "audio", "rerank": 5}, model="one-peace-nano")
     with pytest.raises(ValueError, match="modality"):
         evaluate({"kind": "writing", "modality": "smell"})
+    with pytest.raises(CheckpointError, match="omni-retrieval is for MiCo"):
+        evaluate({"kind": "omni-retrieval", "modalities": ["audio"], "tuples": "ta"}, model="one-peace-nano")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 import one_peace
 from one_peace.checkpoints.native import open_folder
+from one_peace.checkpoints.registry import built_in_models
 from one_peace.cli.main import app
 from one_peace.data.clips import ClipShards
 from one_peace.data.shard_cache import ShardCache
@@ -28,7 +30,8 @@ from one_peace.training.omni.run import run_omni
 from one_peace.training.omni.update import draw_by
 from one_peace.training.recipe import read_recipe
 from tiny_mico import tiny_mico, write_clips, write_recipe
-from warm_processes import finish, run_command, start_together
+from training_runs import run_mico_slowly, wait_for
+from warm_processes import WarmProcess, finish, run_command, start_together
 
 
 def run(path: Path, out: Path, **options: Any) -> MiCoModel:
@@ -79,6 +82,40 @@ def test_an_interrupted_run_goes_on_to_the_bit(tmp_path: Path) -> None:
     for (name, value), other in zip(whole.named_parameters(), again.parameters(), strict=True):
         assert torch.equal(value, other), name
     assert rows(tmp_path / "whole") == rows(tmp_path / "halves")
+
+
+def test_a_killed_run_goes_on_to_the_bit(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, dropout=0.1, evaluation=None)
+    whole = run(path, tmp_path / "whole")
+    killed = WarmProcess(run_mico_slowly, (["pretrain", str(path), "--out", str(tmp_path / "killed")],), {})
+    wait_for(tmp_path / "killed" / "log.jsonl", [killed], '"step": 3,')  # the state is that of update 2
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    again = run(path, tmp_path / "killed")
+    for (name, value), other in zip(whole.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(value, other), name
+    assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
+
+
+def test_narrow_models_begin_with_weights_that_pass_on_as_much() -> None:
+    torch.manual_seed(0)
+    config = preset("mico-nano")
+    model = MiCoModel(config)
+    model.initialise()
+    for weight, width in ((model.tower.blocks[0].ffn.up.weight, 1408), (model.text.blocks[0].ffn.up.weight, 768)):
+        assert weight.std().item() == pytest.approx(0.02 * (width / weight.shape[1]) ** 0.5, rel=0.03)
+    assert model.text.words.weight.std().item() == pytest.approx(0.02, rel=0.03)
+
+
+def test_tower_and_temperature_have_rates_of_their_own(tmp_path: Path) -> None:
+    path = str(write_recipe(tmp_path))
+    settings = ["optimizer.lr=1e-3", "tower_lr=1e-4"]
+    scalar = torch.nn.Parameter(torch.ones(()))
+    plain = OmniRecipe.from_dict(read_recipe("pretrain", path, settings)).groups()
+    slow = OmniRecipe.from_dict(read_recipe("pretrain", path, [*settings, "temperature_lr=5e-5"])).groups()
+    assert plain("tower.cls", scalar) == slow("tower.cls", scalar) == (True, pytest.approx(0.1))
+    assert plain("temperature", scalar) == (True, 1.0) and slow("temperature", scalar) == (True, pytest.approx(0.05))
+    assert slow("text.words.weight", scalar) == (True, 1.0)
 
 
 def test_negatives_are_drawn_by_weight_and_never_the_own_one() -> None:
@@ -184,6 +221,15 @@ def test_a_dry_run_says_what_a_step_costs(tmp_path: Path) -> None:
     assert lines["text"][1] == "1.0e-04" and "TFLOP" in said.output
     nano = OmniRecipe.from_dict(read_recipe("pretrain", "mico-nano"))
     assert OmniRecipe.from_dict(nano.values()) == nano and nano.needs_library
+
+
+def test_fine_tuning_starts_from_weights_and_pretraining_from_a_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    for command, recipe in (("finetune", "mico-msrvtt"), ("pretrain", "mico")):
+        monkeypatch.setattr(f"one_peace.cli.{command}.train_mico", lambda values, *_: asked.append(values["model"]))
+        said = CliRunner().invoke(app, [command, recipe, "model=mico-nano"])
+        assert said.exit_code == 0, said.output
+    assert asked == [str(built_in_models()["mico-nano"]), "mico-nano"]
 
 
 def test_rows_that_cannot_be_used_are_passed_over(tmp_path: Path) -> None:

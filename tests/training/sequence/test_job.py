@@ -33,6 +33,7 @@ from one_peace.training.optimizer import learning_rate
 from one_peace.training.recipe import OptimizerRecipe
 from one_peace.training.sequence import update as sequence_update
 from one_peace.training.sequence.self_critical import score_captions
+from run_folders import check_continues, untimed_log
 from tiny_ofa import BINS, CODES, CONFIG
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220), "white": (250, 250, 250)}
@@ -98,10 +99,6 @@ def recipe(base: Path, folder: Path, task: dict[str, Any], **changes: Any) -> Fi
     return FinetuneRecipe.from_dict(values | changes)
 
 
-def rows(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-
-
 CONSTRAINED = {"answer": "label", "label": "other"}
 KINDS: dict[str, tuple[dict[str, Any], int, float]] = {  # settings, updates, share of the first loss that is left
     "captioning": ({}, 6, 0.9),
@@ -125,14 +122,14 @@ def test_every_kind_learns_and_is_measured(kind: str, base: Path, tables: Path, 
     figures = finetune(chosen, tmp_path, "cpu", lambda row: None)
     assert figures["unusable"] == 0.0 and figures["examples"] == 8.0
     assert 0.0 <= figures[str(figures["best_by"])] <= 10.0
-    losses = [row["total"] for row in rows(tmp_path) if "total" in row]
+    losses = [row["total"] for row in untimed_log(tmp_path) if "total" in row]
     assert losses[-1] < left * losses[0], losses
 
 
 def test_eight_examples_are_nearly_known_by_heart(base: Path, tables: Path, tmp_path: Path) -> None:
     """Of texts, which is fast; written freely, six of the eight summaries are right."""
     figures = finetune(text_recipe(base, tables, steps=110), tmp_path, "cpu", lambda row: None)
-    losses = [row["total"] for row in rows(tmp_path) if "total" in row]
+    losses = [row["total"] for row in untimed_log(tmp_path) if "total" in row]
     assert losses[-1] < 0.1 * losses[0] and figures["rougeL"] > 0.5, (losses[::6], figures)
 
 
@@ -169,26 +166,14 @@ def test_an_interrupted_run_continues_to_the_bit(base: Path, tables: Path, tmp_p
         sequence={"dropout": 0.1, "loss": {"smoothing": 0.1}},
         optimizer={"lr": 6e-3, "clip_norm": 1.0, "ema_decay": 0.5},
     )
-    finetune(chosen, tmp_path / "whole", "cpu", lambda row: None)
-
-    def crash(row: dict[str, Any]) -> None:
-        if row.get("step") == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        finetune(chosen, tmp_path / "cut", "cpu", crash)
-    finetune(chosen, tmp_path / "cut", "cpu", lambda row: None)
-    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
-    for name in ("best", "model"):
-        files = [tmp_path / run / name / "model.safetensors" for run in ("cut", "whole")]
-        assert files[0].read_bytes() == files[1].read_bytes()
+    check_continues(lambda out, report: finetune(chosen, out, "cpu", report), tmp_path, step=3)
 
 
 def test_micro_batches_change_nothing(base: Path, tables: Path, tmp_path: Path) -> None:
     """Also where they have different numbers of tokens."""
     for name, micro in (("one", None), ("four", 2)):
         finetune(text_recipe(base, tables, steps=3, micro_batch=micro), tmp_path / name, "cpu", lambda row: None)
-    one, four = ([row["total"] for row in rows(tmp_path / n) if "total" in row] for n in ("one", "four"))
+    one, four = ([row["total"] for row in untimed_log(tmp_path / n) if "total" in row] for n in ("one", "four"))
     assert one == pytest.approx(four, rel=1e-4)
 
 
@@ -249,7 +234,7 @@ def test_captions_are_weighed_by_their_reward(base: Path, tables: Path, tmp_path
     sequence = {"self_critical": True, "beams": 2, "max_tokens": 4}
     chosen = recipe(base, tables, task, steps=2, micro_batch=4, sequence=sequence)
     finetune(chosen, tmp_path, "cpu", lambda row: None)
-    logged = [row for row in rows(tmp_path) if "total" in row]
+    logged = [row for row in untimed_log(tmp_path) if "total" in row]
     assert len(logged) == 2 and all("CIDEr-D" in row and abs(row["total"]) < 100 for row in logged)
     words = [[reward_words("a red apple"), reward_words("an apple, red")], [reward_words("two dogs")]]
     ((good, bad), (right, wrong)) = score_captions(
@@ -267,7 +252,7 @@ def test_pretraining_mixes_tables_and_a_second_batch(base: Path, tables: Path, t
     chosen = recipe(base, tables, task, tables=held, steps=3, batch_size=4, sequence={"patches": 2})
     figures = finetune(chosen, tmp_path, "cpu", lambda row: None)
     assert 0 < figures["likelihood"] < 1 and figures["best_by"] == "likelihood"
-    logged = [row for row in rows(tmp_path) if "total" in row]
+    logged = [row for row in untimed_log(tmp_path) if "total" in row]
     assert ["total_second" in row for row in logged] == [True, False, True], "beside every eighth row"
     assert logged[0]["total"] == pytest.approx(logged[0]["total_first"] + logged[0]["total_second"], abs=1e-4)
     both = chosen.tables.open_training(("image",), tmp_path / "cache")

@@ -17,8 +17,9 @@ from one_peace.data.omni.scene_cuts import scene_cuts
 from one_peace.data.omni.videos import Video
 from one_peace.errors import InputError
 from one_peace.modalities.containers import NO_SOUND
+from one_peace.modalities.frame_choice import even_frames
 from one_peace.modalities.sounds import SAMPLE_RATE, decode_sound
-from one_peace.modalities.videos import Clip, even_frames, open_video
+from one_peace.modalities.videos import Clip, open_video
 
 SHOWN = 8  # frames of a clip that a captioner sees
 QUIET = 1e-3  # of full scale: a sound track that is nowhere louder is silence

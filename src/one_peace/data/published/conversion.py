@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ SHOWN = 5  # missing files named in a report
 
 @dataclass(frozen=True)
 class SplitRow:
-    """A row of one split. `values` are its columns in order; `media` those that must be files, below the source."""
+    """A row of one split. `values` are its columns in order; `media` those that must be files, below the source; `made`
+    further columns with what writes their file, of media that are no files of their own."""
 
     split: str
     values: Mapping[str, str]
     media: tuple[str, ...]
+    made: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,12 +81,9 @@ def write_tables(converted: Converted, source: Path, out: Path) -> ConversionRep
                     break
                 values[name] = str(path)
                 if name in converted.rewrite:
-                    target = out.resolve() / name / f"{one_word(row.values['uniq_id'])}.{name}.png"
-                    if not target.is_file():
-                        target.parent.mkdir(exist_ok=True)
-                        converted.rewrite[name](path, target)
-                    values[name] = str(target)
+                    values[name] = _written(out, row, name, partial(converted.rewrite[name], path))
             else:
+                values |= {name: _written(out, row, name, write) for name, write in row.made.items()}
                 if row.split not in opened:
                     opened[row.split] = (out / f"{row.split}.tsv").open("w", encoding="utf-8", newline="")
                     opened[row.split].write("\t".join(values) + "\n")
@@ -100,6 +100,15 @@ def write_tables(converted: Converted, source: Path, out: Path) -> ConversionRep
         first = f"; the first one: {report.missing[0]}" if report.missing else ""
         raise InputError(str(source), f"none of the rows has its pictures and sounds{first}")
     return report
+
+
+def _written(out: Path, row: SplitRow, name: str, write: Callable[[Path], None]) -> str:
+    """Where the medium of a row was written, now or by an earlier run."""
+    target = out.resolve() / name / f"{one_word(row.values['uniq_id'])}.{name}.png"
+    if not target.is_file():
+        target.parent.mkdir(exist_ok=True)
+        write(target)
+    return str(target)
 
 
 def one_line(value: str) -> str:

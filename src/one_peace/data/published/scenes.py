@@ -11,6 +11,7 @@ import numpy as np
 
 from one_peace.data.bulk_work import write_whole
 from one_peace.data.published.conversion import Converted, SplitRow, find
+from one_peace.data.published.nyu_depth import FARTHEST, FILE, LabeledScenes
 from one_peace.errors import InputError
 from one_peace.modalities.maps import read_map, write_depth_png
 
@@ -51,7 +52,6 @@ NYU_CLASSES = (
 """The 9 that are reported; all others are a tenth."""
 
 OTHERS = "others"
-FARTHEST = 8.0  # metres: what the toolbox of the data set cuts off
 
 
 def sun_d(source: Path) -> Converted:
@@ -68,15 +68,30 @@ def sun_d(source: Path) -> Converted:
 
 
 def nyu_d(source: Path) -> Converted:
-    """`kv1/NYUdata/NYU0001` to `NYU1449` as SUN RGB-D has them (`sun_d`), and the data set's own `splits.mat`."""
-    split = _read_mat(find(source, "splits.mat"), ("trainNdxs", "testNdxs"))
+    """The data set's own `splits.mat` and beside it `nyu_depth_v2_labeled.mat` (needs h5py), or in place of the latter
+    `kv1/NYUdata/NYU0001` to `NYU1449` as SUN RGB-D has them (`sun_d`). Depth becomes millimetres, in `out/depth/`."""
+    splits = find(source, "splits.mat")
+    split = _read_mat(splits, ("trainNdxs", "testNdxs"))
     labels = {name: name.replace("_", " ") for name in [*NYU_CLASSES, OTHERS]}
-    listed = [
-        (name, f"kv1/NYUdata/NYU{int(number):04}")
+    numbers = [
+        (name, int(number))
         for name, key in (("train", "trainNdxs"), ("test", "testNdxs"))
         for number in np.atleast_1d(split[key])
     ]
+    if (labeled := splits.with_name(FILE)).is_file():
+        return _labeled(LabeledScenes(labeled), numbers, labels)
+    listed = [(name, f"kv1/NYUdata/NYU{number:04}") for name, number in numbers]
     return _scenes(source, _root(source), listed, labels, OTHERS)
+
+
+def _labeled(scenes: LabeledScenes, numbers: list[tuple[str, int]], labels: Mapping[str, str]) -> Converted:
+    def rows() -> Iterator[SplitRow]:
+        for split, number in numbers:
+            kind = scenes.kind(number)
+            values = {"uniq_id": f"NYU{number:04}", "label": labels[kind if kind in labels else OTHERS]}
+            yield SplitRow(split, values, (), scenes.writers(number))
+
+    return Converted(rows(), {"labels.json": list(labels.values())})
 
 
 def _scenes(

@@ -83,6 +83,19 @@ class MiCo(EmbeddingModel):
         return self.encode_modality("normals", maps, **options)
 
     @torch.inference_mode()
+    def encode_joint(self, **inputs: Any) -> Tensor:
+        """Inputs by modality, those of several as one each -> (n, dim), by the head that was trained for them together.
+
+        `encode` averages embeddings instead. `ValueError` where the model has no such head.
+        """
+        parts = tuple(branch_of(name) for name in inputs)
+        rows = []
+        for features in self._features(inputs, cls_only=True):
+            pooled = {branch: self.encoder.pool(branch, x) for branch, x in features.items()}
+            rows.append(self.encoder.project(parts, pooled).float().cpu())
+        return torch.cat(rows)
+
+    @torch.inference_mode()
     def match(self, texts: str | Sequence[str], **inputs: Any) -> Tensor:
         """How probable it is that a text describes an input, (texts, inputs) float32 on the CPU.
 
@@ -165,7 +178,14 @@ class MiCo(EmbeddingModel):
         return found
 
     def _memories(self, inputs: Mapping[str, Any], wanted: int | None = None) -> Iterator[Memory]:
-        """The inputs as memories, some of them at a time; decoded when their turn comes."""
+        """The inputs as memories, some of them at a time."""
+        for features in self._features(inputs, wanted):
+            yield self.encoder.text.project_memory(self.encoder.remember(features))
+
+    def _features(
+        self, inputs: Mapping[str, Any], wanted: int | None = None, cls_only: bool = False
+    ) -> Iterator[dict[str, Tensor]]:
+        """The inputs as features by branch, some of them at a time; decoded when their turn comes."""
         if not inputs:
             raise ValueError(f"nothing to read: give at least one of {', '.join(self._readable())}")
         for name in inputs:
@@ -185,12 +205,12 @@ class MiCo(EmbeddingModel):
         frames = max(max(1, self.config.frames[branch_of(name)]) for name in lists)
         step = max(1, FRAMES_AT_ONCE // frames)
         for start in range(0, count, step):
-            features = {}
+            features: dict[str, Tensor] = {}
             for name, sources in lists.items():
                 processor = self._processor(name)
                 batch = processor.collate([processor(source) for source in sources[start : start + step]])
-                features[branch_of(name)] = self.encoder.encode(name, self._move(batch))
-            yield self.encoder.text.project_memory(self.encoder.remember(features))
+                features[branch_of(name)] = self.encoder.encode(name, self._move(batch), cls_only)
+            yield features
 
     def _readable(self) -> list[str]:
         return [name for name in self.processors if name != TEXT]

@@ -6,6 +6,8 @@ the cross-attention is left out. `transformers` has no such model, so this one i
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from one_peace.nn.feed_forward import PlainFeedForward
 
 EPS = 1e-12  # of all norms on the side of language
 STD = 0.02
+PUBLISHED_WIDTH = 768
 PAD_ID = 0  # whose embedding gets no gradient where it is read, only where words are predicted
 HIDDEN = -10000.0  # added to the logits of what a token must not see, as published
 
@@ -157,11 +160,12 @@ class TextModel(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """BERT's initial values: normal with deviation 0.02, zero bias."""
+        """BERT's initial values: normal with deviation 0.02, zero bias; of other widths as those of the tower."""
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
+            if isinstance(module, nn.Embedding):
                 module.weight.normal_(std=STD)
             if isinstance(module, nn.Linear):
+                module.weight.normal_(std=STD * math.sqrt(PUBLISHED_WIDTH / self.config.width))
                 module.bias.zero_()
 
     def project_memory(self, memory: Tensor) -> Memory:

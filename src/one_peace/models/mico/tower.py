@@ -17,6 +17,7 @@ from one_peace.nn.rotary import Rotary, grid_rotary
 
 EPS = 1e-6  # of all norms of the tower
 STD = 0.02
+PUBLISHED_WIDTH = 1408
 
 
 class TowerBlock(nn.Module):
@@ -77,10 +78,14 @@ class Tower(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """The published initial values: normal weights of 0.02, the last layer of each branch less with depth."""
+        """The published initial values: normal weights of 0.02, the last layer of each branch less with depth.
+
+        Towers of other widths have weights that pass on as much of their input: with 0.02 narrow ones begin slowly.
+        """
+        std = STD * math.sqrt(PUBLISHED_WIDTH / self.config.width)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=STD)
+                nn.init.trunc_normal_(module.weight, std=std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.cls, std=STD)

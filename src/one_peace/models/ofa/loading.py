@@ -22,7 +22,8 @@ from one_peace.models.ofa.model import OfaModel
 from one_peace.models.ofa.processor import OfaProcessor
 from one_peace.models.ofa.trunk import STRIDE
 from one_peace.models.ofa.vocabulary import OfaVocabulary
-from one_peace.models.one_peace.loading import VOCABULARY_VARIABLE, find_tokenizer, parse_dtype
+from one_peace.models.one_peace.loading import parse_dtype
+from one_peace.models.vocabularies import find_tokenizer, tokenizer_beside
 
 
 @dataclass(frozen=True)
@@ -110,20 +111,11 @@ def open_vocabulary(
     Raises:
         ValueError: a tokenizer that was asked for is not there, or one that was found does not fit.
     """
-    places: list[str | os.PathLike[str]] = (
-        [path] if path.is_dir() else [path.with_suffix(".tokenizer.json"), path.parent]
-    )
-    if tokenizer is not None:
-        places = [tokenizer]
-    elif named := os.environ.get(VOCABULARY_VARIABLE):
-        places.append(named)
-    for place in places:
-        found = find_tokenizer(place, config.text_positions)
-        if found is not None:
-            return OfaVocabulary(found, config)
-    if tokenizer is not None:
+    if tokenizer is None:
+        found = tokenizer_beside(path, config.text_positions)
+    elif (found := find_tokenizer(tokenizer, config.text_positions)) is None:
         raise ValueError(f"{tokenizer}: holds no vocabulary that we read")
-    return None
+    return None if found is None else OfaVocabulary(found, config)
 
 
 def save_pretrained(ofa: Ofa, folder: str | os.PathLike[str]) -> Path:

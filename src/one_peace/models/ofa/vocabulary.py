@@ -104,10 +104,6 @@ class OfaVocabulary:
         """Ids of bins (..., 4) -> coordinates in the resized picture (..., 4) float32; any id counts from `<bin_0>`."""
         return (ids - self.first_bin).to(torch.float32) / (self.bins - 1) * self.box_size
 
-    def code_ids(self, codes: Tensor) -> Tensor:
-        """Image codes 0.. -> their ids, the same shape int64."""
-        return codes + self.first_code
-
     def _symbol(self, word: str) -> int:
         if word == "<mask>":
             return self.mask_id

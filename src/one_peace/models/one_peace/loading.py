@@ -17,15 +17,15 @@ from one_peace.checkpoints.names import bare_name, modality_of
 from one_peace.checkpoints.native import is_native, open_folder, write_folder
 from one_peace.checkpoints.official import read_official
 from one_peace.checkpoints.registry import resolve
-from one_peace.errors import CheckpointError, InputError
+from one_peace.errors import CheckpointError
 from one_peace.modalities import get_modality
-from one_peace.modalities.base import Example, Processor
+from one_peace.modalities.base import Processor
 from one_peace.modalities.text import TextConfig, TextProcessor
-from one_peace.modalities.tokenization import Tokenizer, port_tokenizer, published_tokenizer
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.embedding import OnePeace
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction
+from one_peace.models.vocabularies import PUBLISHED_VOCABULARY, NoVocabulary, find_tokenizer, tokenizer_beside
 
 DTYPES = {
     "float32": torch.float32,
@@ -36,9 +36,6 @@ DTYPES = {
     "fp16": torch.float16,
 }
 MODEL_TYPES = ("one_peace_retrieval", "one_peace_classify")  # of the published function
-VOCABULARY_VARIABLE = "ONE_PEACE_VOCAB"
-PUBLISHED_VOCABULARY = ("encoder.json", "vocab.bpe", "dict.txt")
-PORT_VOCABULARY = ("vocab.json", "merges.txt")
 PATCH = 16  # pixels
 AFTER_BLOCKS = ("fusion.norms.", "projections.", "logit_scale")  # of which a file without projections may lack all
 
@@ -180,43 +177,6 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return found
 
 
-def find_tokenizer(place: str | os.PathLike[str], max_tokens: int) -> Tokenizer | None:
-    """The tokenizer at a path: a tokenizer.json, or a folder with one, with the three published files, or with the two
-    of a transformers-style model."""
-    path = Path(place)
-    if path.is_file():
-        return Tokenizer.from_file(path, max_tokens=max_tokens)
-    if (path / "tokenizer.json").is_file():
-        return Tokenizer.from_file(path / "tokenizer.json", max_tokens=max_tokens)
-    if all((path / name).is_file() for name in PUBLISHED_VOCABULARY):
-        table = published_tokenizer(*(path / name for name in PUBLISHED_VOCABULARY))
-        return Tokenizer(table, max_tokens=max_tokens) if not isinstance(table, Tokenizer) else table
-    if all((path / name).is_file() for name in PORT_VOCABULARY):
-        return Tokenizer(port_tokenizer(*(path / name for name in PORT_VOCABULARY)), max_tokens=max_tokens)
-    return None
-
-
-class NoVocabulary(Processor):
-    """Stands in for the text processor of an official file whose vocabulary was not found."""
-
-    PROBLEM = (
-        "this model was loaded without a vocabulary; pass from_pretrained(..., tokenizer=FOLDER) or set "
-        f"{VOCABULARY_VARIABLE}, FOLDER holding tokenizer.json or {', '.join(PUBLISHED_VOCABULARY)}"
-    )
-
-    def __call__(self, source: Any) -> Example:
-        raise InputError(repr(source)[:60], self.PROBLEM)
-
-    def length(self, example: Example) -> int:
-        return example["tokens"].shape[0]
-
-    def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        raise InputError("text", self.PROBLEM)
-
-    def mask(self, example: Example, ratio: float, generator: torch.Generator, avoid: Tensor | None = None) -> Tensor:
-        raise InputError("text", self.PROBLEM)
-
-
 def open_processor(name: str, settings: Any, path: Path, tokenizer: str | os.PathLike[str] | None) -> Processor:
     """The processor of one modality of a saved model; one that only says so for a text whose vocabulary is missing."""
     if not isinstance(settings, TextConfig):
@@ -226,14 +186,8 @@ def open_processor(name: str, settings: Any, path: Path, tokenizer: str | os.Pat
         if found is None:
             raise ValueError(f"{tokenizer}: holds neither tokenizer.json nor {', '.join(PUBLISHED_VOCABULARY)}")
         return TextProcessor(settings, found)
-    places: list[Path | str] = [path] if path.is_dir() else [path.with_suffix(".tokenizer.json"), path.parent]
-    if named := os.environ.get(VOCABULARY_VARIABLE):
-        places.append(named)
-    for place in places:
-        found = find_tokenizer(place, settings.max_tokens)
-        if found is not None:
-            return TextProcessor(settings, found)
-    return NoVocabulary()
+    found = tokenizer_beside(path, settings.max_tokens)
+    return NoVocabulary() if found is None else TextProcessor(settings, found)
 
 
 def _with_image_size(config: OnePeaceConfig, size: int | None) -> OnePeaceConfig:

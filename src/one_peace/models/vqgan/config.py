@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-GROUPS = 32  # of every norm
-
 
 @dataclass(frozen=True)
 class VqganConfig:
@@ -15,7 +13,8 @@ class VqganConfig:
 
     codes: entries of the codebook. code_width: width of an entry. width: channels at full resolution; at level i of
     halved resolutions they are `width * multipliers[i]`. blocks: residual blocks per level. attention: levels with
-    attention. One code stands for a square of `patch` pixels.
+    attention. groups: of channels that every norm takes together; with as many as there are channels a norm forgets
+    how bright each was. One code stands for a square of `patch` pixels.
     """
 
     codes: int = 8192
@@ -24,14 +23,16 @@ class VqganConfig:
     multipliers: tuple[int, ...] = (1, 1, 2, 4)
     blocks: int = 2
     attention: tuple[int, ...] = (3,)
+    groups: int = 32
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
         object.__setattr__(self, "attention", tuple(self.attention))
-        if not self.multipliers or min(self.codes, self.code_width, self.width, self.blocks, *self.multipliers) < 1:
+        sizes = self.codes, self.code_width, self.width, self.blocks, self.groups, *self.multipliers
+        if not self.multipliers or min(sizes) < 1:
             raise ValueError(f"all sizes of a VQGAN must be at least 1, and there must be a level: {self}")
-        if self.width % GROUPS:
-            raise ValueError(f"width must be a multiple of {GROUPS} (the norms' groups), got {self.width}")
+        if self.width % self.groups:
+            raise ValueError(f"width must be a multiple of {self.groups} (the norms' groups), got {self.width}")
         if any(not 0 <= level < len(self.multipliers) for level in self.attention):
             raise ValueError(f"attention names levels 0 to {len(self.multipliers) - 1}, got {self.attention}")
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from one_peace.models.vqgan.config import GROUPS
 
-
-def norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(GROUPS, channels, eps=1e-6)
+def norm(channels: int, groups: int) -> nn.GroupNorm:
+    return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
     """Two normalised convolutions beside a shortcut, (batch, inputs, h, w) -> (batch, outputs, h, w)."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, groups: int) -> None:
         super().__init__()
-        self.norm1, self.conv1 = norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.norm2, self.conv2 = norm(outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.norm1, self.conv1 = norm(inputs, groups), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2, self.conv2 = norm(outputs, groups), nn.Conv2d(outputs, outputs, 3, padding=1)
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -29,9 +29,9 @@ class ResidualBlock(nn.Module):
 class PixelAttention(nn.Module):
     """Every place attends to every other, one head, beside a shortcut."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = norm(channels)
+        self.norm = norm(channels, groups)
         self.query, self.key = nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 1)
         self.value, self.out = nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 1)
 
@@ -65,11 +65,12 @@ class Doubling(nn.Conv2d):
 class Level(nn.Module):
     """Blocks of one resolution, each with attention behind it where the level has any, and the step to the next."""
 
-    def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool, step: nn.Module) -> None:
+    def __init__(self, widths: Sequence[int], groups: int, attention: bool, step: nn.Module) -> None:
+        """widths: of the input and behind each block."""
         super().__init__()
-        widths = [inputs] + [outputs] * blocks
-        self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
-        self.attention = nn.ModuleList(PixelAttention(outputs) for _ in range(blocks if attention else 0))
+        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        self.blocks = nn.ModuleList(ResidualBlock(inputs, outputs, groups) for inputs, outputs in pairs)
+        self.attention = nn.ModuleList(PixelAttention(outputs, groups) for _, outputs in (pairs if attention else ()))
         self.step = step
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,10 +84,11 @@ class Level(nn.Module):
 class Middle(nn.Module):
     """Block, attention, block at the lowest resolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.first, self.attention = ResidualBlock(channels, channels), PixelAttention(channels)
-        self.second = ResidualBlock(channels, channels)
+        self.first = ResidualBlock(channels, channels, groups)
+        self.attention = PixelAttention(channels, groups)
+        self.second = ResidualBlock(channels, channels, groups)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.second(self.attention(self.first(x)))

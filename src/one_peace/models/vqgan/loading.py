@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from one_peace.checkpoints.assign import assign_tensors
 from one_peace.checkpoints.pickles import load_pickle
@@ -43,9 +45,10 @@ def load_vqgan(path: str | Path) -> Vqgan:
     return model.eval()
 
 
-def save_vqgan(model: Vqgan, folder: str | Path) -> None:
-    """Writes `config.json` and `model.safetensors`."""
+def save_vqgan(model: Vqgan, folder: str | Path, tensors: Mapping[str, Tensor] | None = None) -> None:
+    """Writes `config.json` and `model.safetensors`. `tensors` stand for the model's own where these are sharded."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(model.config.to_dict(), indent=1) + "\n", encoding="utf-8")
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
+    whole = model.state_dict() if tensors is None else tensors
+    save_file({name: tensor.contiguous() for name, tensor in whole.items()}, folder / WEIGHTS)

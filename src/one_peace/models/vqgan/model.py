@@ -22,10 +22,11 @@ class PictureEncoder(nn.Module):
         levels = []
         for index, (inputs, outputs) in enumerate(zip([config.width, *widths], widths, strict=False)):
             step = Halving(outputs) if index < len(widths) - 1 else nn.Identity()
-            levels.append(Level(inputs, outputs, config.blocks, index in config.attention, step))
+            levels.append(Level([inputs] + [outputs] * config.blocks, config.groups, index in config.attention, step))
         self.levels = nn.ModuleList(levels)
-        self.middle = Middle(widths[-1])
-        self.norm, self.end = norm(widths[-1]), nn.Conv2d(widths[-1], config.code_width, 3, padding=1)
+        self.middle = Middle(widths[-1], config.groups)
+        self.norm = norm(widths[-1], config.groups)
+        self.end = nn.Conv2d(widths[-1], config.code_width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.start(x)
@@ -41,14 +42,16 @@ class PictureDecoder(nn.Module):
         super().__init__()
         widths = [config.width * times for times in config.multipliers]
         self.start = nn.Conv2d(config.code_width, widths[-1], 3, padding=1)
-        self.middle = Middle(widths[-1])
+        self.middle = Middle(widths[-1], config.groups)
         levels = []
         for index, outputs in enumerate(widths):
             inputs = widths[min(index + 1, len(widths) - 1)]
             step = Doubling(outputs) if index > 0 else nn.Identity()
-            levels.append(Level(inputs, outputs, config.blocks + 1, index in config.attention, step))
+            levels.append(
+                Level([inputs] + [outputs] * (config.blocks + 1), config.groups, index in config.attention, step)
+            )
         self.levels = nn.ModuleList(levels)
-        self.norm, self.end = norm(config.width * config.multipliers[0]), nn.Conv2d(widths[0], 3, 3, padding=1)
+        self.norm, self.end = norm(widths[0], config.groups), nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.middle(self.start(x))
@@ -75,7 +78,11 @@ class Vqgan(nn.Module):
         patch = self.config.patch
         if pictures.ndim != 4 or pictures.shape[1] != 3 or pictures.shape[2] % patch or pictures.shape[3] % patch:
             raise ValueError(f"pictures are (batch, 3, H, W) with sides of {patch} x n, got {tuple(pictures.shape)}")
-        return self.scores(self.before_codes(self.encoder(pictures)))
+        return self.scores(self.features(pictures))
+
+    def features(self, pictures: Tensor) -> Tensor:
+        """What codes are chosen by, (batch, code width, h, w)."""
+        return self.before_codes(self.encoder(pictures))
 
     def encode(self, pictures: Tensor) -> Tensor:
         """The most probable code of each place, (batch, h, w). The published code adds noise here, even when
@@ -86,7 +93,11 @@ class Vqgan(nn.Module):
         """Pictures of codes; values may lie somewhat outside of [-1, 1]. ValueError for codes that do not exist."""
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.codes:
             raise ValueError(f"codes are 0 to {self.config.codes - 1}, got {int(codes.min())} to {int(codes.max())}")
-        return self.decoder(self.after_codes(self.codebook(codes).permute(0, 3, 1, 2)))
+        return self.decode_features(self.codebook(codes).permute(0, 3, 1, 2))
+
+    def decode_features(self, features: Tensor) -> Tensor:
+        """Pictures of entries of the codebook, or of anything else of their shape (batch, code width, h, w)."""
+        return self.decoder(self.after_codes(features))
 
     def forward(self, pictures: Tensor, temperature: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """For training: reconstructions through codes drawn at random, and the logits that they were drawn by.
@@ -99,7 +110,7 @@ class Vqgan(nn.Module):
         soft = ((logits - (-uniform.log()).log()) / temperature).softmax(dim=1)
         hard = torch.zeros_like(soft).scatter_(1, soft.argmax(dim=1, keepdim=True), 1.0)
         mixed = torch.einsum("bchw,cd->bdhw", hard - soft.detach() + soft, self.codebook.weight)
-        return self.decoder(self.after_codes(mixed)), logits
+        return self.decode_features(mixed), logits
 
 
 def picture_of(pixels: Tensor) -> Image.Image:

@@ -56,7 +56,7 @@ class Written:
 
 def measure_captions(model: MiCo, asked: RetrievalSet, settings: WritingSettings, on_error: OnError) -> Written:
     """CIDEr, BLEU, ROUGE-L (and METEOR where it is installed) of the captions that the model writes."""
-    usable, problems = _readable(model, settings.modality, asked.media, asked.keys, on_error)
+    usable, problems = readable(model, settings.modality, asked.media, asked.keys, on_error)
     references = {
         str(number): [text for text, right in zip(asked.texts, asked.relevant[number].tolist(), strict=True) if right]
         for number in usable
@@ -72,7 +72,7 @@ def measure_captions(model: MiCo, asked: RetrievalSet, settings: WritingSettings
         caption_figures(others, references),
         None,
         len(usable),
-        (*asked.left_out, *problems),
+        (*asked.left_out, *problems.values()),
     )
 
 
@@ -103,7 +103,7 @@ def measure_answers(model: MiCo, rows: TaskRows, settings: WritingSettings, on_e
         keys.append(key)
         questions.append(question)
         right.append(accepted)
-    usable, unreadable = _readable(model, settings.modality, media, keys, on_error)
+    usable, unreadable = readable(model, settings.modality, media, keys, on_error)
     found: list[str] = []
     limits: dict[str, Any] = {} if settings.max_tokens is None else {"max_tokens": settings.max_tokens}
     for some in _some(usable):
@@ -121,19 +121,19 @@ def measure_answers(model: MiCo, rows: TaskRows, settings: WritingSettings, on_e
         {"accuracy": share(_moved(answers))},
         commonest,
         len(usable),
-        (*problems, *unreadable),
+        (*problems, *unreadable.values()),
     )
 
 
-def _readable(
+def readable(
     model: MiCo, modality: str, media: Sequence[Any], keys: Sequence[str], on_error: OnError
-) -> tuple[list[int], list[str]]:
+) -> tuple[list[int], dict[int, str]]:
     """Numbers of the inputs that can be read, and what is wrong with others; the first one raises, unless skipped."""
     if modality not in model.processors:
         raise ValueError(
             f"model {model.config.name!r} has no modality {modality!r}; it has {', '.join(model.modalities)}"
         )
-    usable, problems = [], []
+    usable, problems = list[int](), dict[int, str]()
     for number, (medium, key) in enumerate(zip(media, keys, strict=True)):
         try:
             model.processors[modality](medium)
@@ -141,11 +141,11 @@ def _readable(
             bad = BadRow(key, f"column {modality!r}: {error.problem}")
             if on_error == "raise":
                 raise bad from error
-            problems.append(str(bad))
+            problems[number] = str(bad)
         else:
             usable.append(number)
     if not usable:
-        raise InputError(problems[-1] if problems else "the table", "nothing to measure is left")
+        raise InputError(next(iter(problems.values()), "the table"), "nothing to measure is left")
     return usable, problems
 
 

@@ -119,7 +119,9 @@ class OmniRecipe:
     gets one of `vocabulary` word pieces, trained on the captions. frames, image_size, caption_tokens: of a preset, how
     many frames and slices of each branch the model takes, their size in pixels, and the length of captions. drop_path,
     dropout: while training; by default the model's own. tower_lr: the learning rate of the tower, where `optimizer.lr`
-    is that of all else. workers: threads that decode the next batch. augmentation: its strength, 0 for none.
+    is that of all else; temperature_lr: that of the temperature, which at the rates of small models would run away
+    before there is anything to tell apart. workers: threads that decode the next batch. augmentation: its strength, 0
+    for none.
     """
 
     model: str
@@ -128,6 +130,7 @@ class OmniRecipe:
     batch_size: int
     optimizer: OptimizerRecipe = field(default_factory=lambda: OptimizerRecipe(**VAST_ADAM))
     tower_lr: float = 5e-7
+    temperature_lr: float | None = None
     engine: EngineRecipe = field(default_factory=EngineRecipe)
     tokenizer: str | None = None
     vocabulary: int = 30522
@@ -154,8 +157,8 @@ class OmniRecipe:
             raise ValueError(f"recipe: this is of the family {FAMILY}, not {self.family!r}")
         if not self.sources:
             raise ValueError("recipe: sources names no clips to learn from")
-        if self.tower_lr < 0:
-            raise ValueError(f"tower_lr={self.tower_lr} is negative")
+        if min(self.tower_lr, self.temperature_lr or 0.0) < 0:
+            raise ValueError(f"tower_lr={self.tower_lr}, temperature_lr={self.temperature_lr}: a rate is negative")
         if self.engine.compile:
             raise ValueError("engine.compile is for ONE-PEACE models; MiCo's blocks are not compiled")
         for key in ("drop_path", "dropout"):
@@ -195,8 +198,11 @@ class OmniRecipe:
 
     def groups(self) -> Groups:
         """The published groups: the tower has a rate of its own; what decays says `decays`."""
-        scale = self.tower_lr / self.optimizer.lr if self.optimizer.lr else 1.0
-        return lambda name, parameter: (decays(name, parameter), scale if name.startswith("tower.") else 1.0)
+        own = {"tower": self.tower_lr}
+        if self.temperature_lr is not None:
+            own["temperature"] = self.temperature_lr
+        scales = {part: lr / self.optimizer.lr if self.optimizer.lr else 1.0 for part, lr in own.items()}
+        return lambda name, parameter: (decays(name, parameter), scales.get(name.split(".")[0], 1.0))
 
     @property
     def needs_library(self) -> bool:

@@ -15,14 +15,15 @@ import yaml
 
 from one_peace.checkpoints.native import is_native
 from one_peace.data.manifest import Item
-from one_peace.models.mico.model import MiCoModel
+from one_peace.models.mico.model import TEXT, MiCoModel
 from one_peace.tasks.omni.clips import ClipReader
+from one_peace.tasks.omni.remembered import Remembered
 from one_peace.training.distributed import Processes, prepare_model
 from one_peace.training.examples import Examples
 from one_peace.training.log import Report
 from one_peace.training.loop import Judge, LoopSettings, run_updates
 from one_peace.training.omni.evaluation import BEST_BY, open_omni_evaluator
-from one_peace.training.omni.recipe import OmniRecipe
+from one_peace.training.omni.recipe import SAMPLE_LIBRARY, OmniRecipe
 from one_peace.training.omni.start import open_clips, plan_omni, start_omni
 from one_peace.training.omni.update import ClipBatches, OmniLosses, OmniUpdate
 from one_peace.training.run import held_out_captions
@@ -64,9 +65,10 @@ def run_omni(
     plan = processes.share(plan_omni(recipe, rows, folder if resumed else None) if processes.first else None)
     assert plan is not None
     processors = plan.processors()
+    remembered = {name: one if name == TEXT else Remembered(one) for name, one in processors.items()}
     readers = {
         name: ClipReader(
-            processors,
+            remembered if source.path == SAMPLE_LIBRARY else processors,
             plan.config,
             source.modalities,
             source.tasks,

@@ -30,7 +30,6 @@ from one_peace.tasks.task import BadRow, Row, column
 from one_peace.training.distributed import Processes
 from one_peace.training.examples import DrawingReader, Examples
 from one_peace.training.finetune_recipe import FinetuneRecipe
-from one_peace.training.recipe import read_recipe
 from one_peace.training.sequence.update import Groups
 
 PRETRAINING = "pretraining"  # the kind of task
@@ -221,9 +220,3 @@ def _box_view(size: int, generator: torch.Generator, picture: BoxedPicture) -> B
 def _scaled(picture: BoxedPicture, size: int, generator: torch.Generator) -> BoxedPicture:
     short = int(torch.randint(size, int(size * SMALLEST_SIDE) + 1, (), generator=generator))
     return resize(picture, short, int(size * LARGEST))
-
-
-def is_sequence_recipe(name_or_path: str) -> bool:
-    """Whether a pretraining recipe is of this mixture. Errors as of `read_recipe`."""
-    task = read_recipe("pretrain", name_or_path).get("task")
-    return isinstance(task, Mapping) and task.get("kind") == PRETRAINING

@@ -13,9 +13,9 @@ from torch import Tensor
 from one_peace.data import animations, emoji
 from one_peace.data.manifest import Item
 from one_peace.models.embedding import EmbeddingResult
-from one_peace.tasks import video_retrieval
+from one_peace.tasks import sample_library_videos
 from one_peace.tasks.sample_library import STAMPS, Row, as_table
-from one_peace.tasks.video_retrieval import video_rows
+from one_peace.tasks.sample_library_videos import video_rows
 
 GROUPS, HELD_OUT = 30, 6
 
@@ -71,7 +71,7 @@ def stills(monkeypatch: pytest.MonkeyPatch) -> None:
             number = int(path.stem.split()[1])
             return path if number % 2 else Path(f"/unclear {number}.video")
 
-    monkeypatch.setattr(video_retrieval, "get_modality", lambda _: Half())
+    monkeypatch.setattr(sample_library_videos, "get_modality", lambda _: Half())
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_rows_count_what_they_ask_of_what(rows: list[Row]) -> None:
     for subset, count in (("seen captions", seen), ("held-out captions", HELD_OUT)):
         for side in ("video", "still"):
             assert sizes.pop((f"{side} -> text", subset)) == sizes.pop((f"text -> {side}", subset)) == (count, GROUPS)
-        for style in video_retrieval.STYLES.values():
+        for style in sample_library_videos.STYLES.values():
             assert sizes.pop((f"video -> image {style} (never paired)", subset)) == (count, 2 * GROUPS)
     sounds = "sound -> video (never paired)"
     assert sizes == {

@@ -1,0 +1,69 @@
+"""Where in a tar file what is, so that any of it can be read without the rest."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from one_peace.data.source import UnusablePair
+
+TEXTS = ("txt", "json", "cls")
+ENTRY = np.dtype([("text", "<i8"), ("text_size", "<i8"), ("form", "u1"), ("media", "<i8"), ("media_size", "<i8")])
+_BLOCK = 512  # bytes of a tar header
+
+
+def write_pairs(descriptor: int, endings: Sequence[str], target: Path) -> None:
+    """The pairs of a shard as a table. Of a shard that breaks off, those before.
+
+    Raises:
+        tarfile.TarError: not a tar file, or a compressed one.
+    """
+    entries = []
+    with os.fdopen(os.dup(descriptor), "rb") as shard, tarfile.open(fileobj=shard, mode="r:") as archive:
+        for _, members in itertools.groupby(members_of(archive), lambda member: member[0]):
+            found: dict[str, tarfile.TarInfo] = {}
+            for _, ending, member in members:
+                found.setdefault(ending, member)
+            form = next((form for form in TEXTS if form in found), None)
+            media = next((found[ending] for ending in endings if ending in found), None)
+            if form is not None and media is not None:
+                text = found[form]
+                row = (text.offset_data, text.size, TEXTS.index(form), media.offset_data, media.size)
+                entries.append(row)
+    with open(target, "wb") as file:
+        np.save(file, np.array(entries, ENTRY))
+
+
+def members_of(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+    """Key, ending and header of each file; the key is its path up to the first dot of its name."""
+    while True:
+        try:
+            member = archive.next()
+        except tarfile.TarError:  # it breaks off
+            return
+        if member is None:
+            return
+        archive.members = []  # type: ignore[attr-defined]  # or all headers would stay in memory
+        if member.isfile():
+            folder, slash, name = member.name.rpartition("/")
+            stem, _, ending = name.partition(".")
+            yield f"{folder}{slash}{stem}", ending.lower(), member
+
+
+def member_name(descriptor: int, offset: int) -> str:
+    """The name in the header before a member's contents."""
+    header = os.pread(descriptor, _BLOCK, offset - _BLOCK)
+    return header[:100].split(b"\0", 1)[0].decode("utf-8", "replace")
+
+
+def contents_at(descriptor: int, offset: int, size: int, key: str) -> bytes:
+    """The contents of a member of an open shard. `UnusablePair`, named by `key`, where the shard breaks off."""
+    content = os.pread(descriptor, size, offset)
+    if len(content) < size:
+        raise UnusablePair(key, "the shard breaks off in the middle of it", "truncated shard")
+    return content

@@ -1,0 +1,1 @@
+"""Coders of pictures (VQGAN) through the loop."""
