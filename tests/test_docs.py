@@ -99,11 +99,16 @@ def small_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     registered = dict(base._REGISTRY)
     for name in set(registered) - {"text", "image", "audio", "video", "depth", "normals"}:  # of tests before this one
         del base._REGISTRY[name]
+    _forget_examples()  # a module that an earlier test imported would not register its modality again
     yield tmp_path
     base._REGISTRY.clear()
     base._REGISTRY.update(registered)
-    sys.modules.pop("add_a_modality", None)
-    sys.modules.pop("thermal", None)
+    _forget_examples()
+
+
+def _forget_examples() -> None:
+    for module in ("add_a_modality", "thermal"):
+        sys.modules.pop(module, None)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=in_page)
