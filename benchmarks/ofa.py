@@ -29,9 +29,10 @@ from one_peace.training.finetune import finetune
 from one_peace.training.finetune_recipe import load_finetune_recipe
 
 PRETRAINING = "ofa-nano"
+CAPTIONS = {"seen": "seen_captions.tsv", "test": "test_captions.tsv"}
 TASKS = {  # recipe -> what it starts from, and the tables that it is measured on
-    "ofa-nano-captions": (PRETRAINING, {"test": "test_captions.tsv"}),
-    "ofa-nano-captions-cider": ("ofa-nano-captions", {"test": "test_captions.tsv"}),
+    "ofa-nano-captions": (PRETRAINING, CAPTIONS),
+    "ofa-nano-captions-cider": ("ofa-nano-captions", CAPTIONS),
     "ofa-nano-boxes": (PRETRAINING, {"test": "test_boxes.tsv", "unseen": "unseen_boxes.tsv"}),
     "ofa-nano-questions": (PRETRAINING, {"test": "test_questions.tsv"}),
 }

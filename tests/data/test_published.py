@@ -6,7 +6,7 @@ import json
 import os
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from PIL import Image
 
 from data.pair_files import write_csv, write_json
 from one_peace.data.published import BENCHMARKS, convert_benchmark
+from one_peace.data.published.conversion import Converted, SplitRow, write_tables
 from one_peace.data.published.ofa_tables import OFA_TABLES
 from one_peace.data.published.sentences import GLUE
 from one_peace.data.task_rows import TaskRows
@@ -475,3 +476,25 @@ def test_nyu_depth_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(MissingExtraError, match=r"one-peace\[matlab\]"):
         convert_benchmark("nyu-d", tmp_path, tmp_path / "out")
+
+
+def test_a_table_that_is_made_anew_does_not_disturb_its_readers(tmp_path: Path) -> None:
+    """Runs hold tables in mapped memory: one that is cut short under them would end them without a word."""
+
+    def rows(count: int) -> list[SplitRow]:
+        return [SplitRow("train", {"uniq_id": str(number), "text": "x" * 500}, ()) for number in range(count)]
+
+    def failing() -> Iterator[SplitRow]:
+        yield from rows(3)
+        raise KeyboardInterrupt
+
+    write_tables(Converted(rows(400)), tmp_path, tmp_path)
+    table = TaskRows(tmp_path / "train.tsv", ("text",), (), tmp_path / "cache")
+    table.row(0)
+    with pytest.raises(KeyboardInterrupt):
+        write_tables(Converted(failing()), tmp_path, tmp_path)
+    assert len(TaskRows(tmp_path / "train.tsv", ("text",), (), tmp_path / "cache")) == 400, "the earlier one is kept"
+    write_tables(Converted(rows(2)), tmp_path, tmp_path)
+    assert all(table.row(number)[1]["text"] == "x" * 500 for number in range(400))
+    assert len(TaskRows(tmp_path / "train.tsv", ("text",), (), tmp_path / "cache")) == 2
+    assert not list(tmp_path.glob("*.partial"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import pickle
 import re
 from collections import defaultdict
@@ -16,6 +17,7 @@ from typing import Any
 from one_peace.errors import InputError
 
 SHOWN = 5  # missing files named in a report
+PARTIAL = ".tsv.partial"
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class ConversionReport:
 def write_tables(converted: Converted, source: Path, out: Path) -> ConversionReport:
     """One `SPLIT.tsv` per split, media as absolute paths, and the further files.
 
+    A table takes the place of an earlier one in one step: runs that read that one go on reading it.
+
     Raises:
         InputError: not a single row has its files.
     """
@@ -85,13 +89,17 @@ def write_tables(converted: Converted, source: Path, out: Path) -> ConversionRep
             else:
                 values |= {name: _written(out, row, name, write) for name, write in row.made.items()}
                 if row.split not in opened:
-                    opened[row.split] = (out / f"{row.split}.tsv").open("w", encoding="utf-8", newline="")
+                    opened[row.split] = (out / f"{row.split}{PARTIAL}").open("w", encoding="utf-8", newline="")
                     opened[row.split].write("\t".join(values) + "\n")
                 opened[row.split].write("\t".join(one_line(value) for value in values.values()) + "\n")
                 report.written[row.split] += 1
+        for split, file in opened.items():
+            file.close()
+            os.replace(file.name, out / f"{split}.tsv")
     finally:
         for file in opened.values():
             file.close()
+            Path(file.name).unlink(missing_ok=True)  # of a conversion that failed
     for name, content in converted.files.items():
         (out / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     if report.missing:
