@@ -1,7 +1,8 @@
-"""What a small OFA says of pictures that it was not trained on: `python benchmarks/ofa_gallery.py TABLES RUNS`.
+"""What a small OFA says of pictures: `python benchmarks/ofa_gallery.py TABLES RUNS`.
 
 TABLES is by `one-peace prepare ofa-nano`, RUNS by `ofa.py`. Every so-manyth row of each test table is shown, without
-choice: captions of pictures, boxes of phrases (the true one dashed) and answers to questions. Writes docs/ofa.png.
+choice: captions of pictures that were trained on and of others, boxes of phrases (the true one dashed) and answers to
+questions. Writes docs/ofa.png.
 """
 
 from __future__ import annotations
@@ -38,14 +39,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     figure, axes = pyplot.subplots(5, COLUMNS, figsize=(2.1 * COLUMNS, 12.5))
-    rows = shown(options.tables / "test_captions.tsv", ("image", "caption"), 2 * COLUMNS)
+    rows = shown(options.tables / "seen_captions.tsv", ("image", "caption"), COLUMNS)
+    rows += shown(options.tables / "test_captions.tsv", ("image", "caption"), COLUMNS)
     show_captions(opened(options.runs / "ofa-nano-captions-cider"), rows, axes[:2].ravel())
     rows = shown(options.tables / "test_boxes.tsv", ("image", "text", "region_coord"), 2 * COLUMNS)
     show_boxes(opened(options.runs / "ofa-nano-boxes"), rows, axes[2:4].ravel())
     rows = shown(options.tables / "test_questions.tsv", ("image", "question", "answer"), COLUMNS)
     show_answers(opened(options.runs / "ofa-nano-questions"), rows, axes[4].ravel())
     figure.tight_layout(h_pad=1.2)
-    figure.savefig(options.out, dpi=80)
+    figure.savefig(options.out, dpi=64)
     print(f"in {options.out}")
 
 

@@ -25,7 +25,7 @@ def test_shipped_weights_are_small_and_say_where_they_come_from(name: str) -> No
     folder = built_in_models()[name]
     assert sum(path.stat().st_size for path in folder.iterdir()) < LARGEST
     with safe_open(folder / "model.safetensors", "pt") as tensors:
-        assert {tensors.get_slice(key).get_dtype() for key in tensors.keys()} == {"F16"}  # noqa: SIM118
+        assert {tensors.get_slice(key).get_dtype() for key in tensors.keys()} <= {"F16", "I64"}  # noqa: SIM118
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "license: apache-2.0" in card and "GPL-2.0-or-later" in card and name in card
     recipes = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in folder.glob("*.yaml")]

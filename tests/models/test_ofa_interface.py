@@ -17,6 +17,7 @@ from one_peace.models.ofa.processor import OfaProcessor
 from one_peace.models.ofa.vocabulary import OfaVocabulary, clean_text
 from one_peace.models.vqgan.config import VqganConfig
 from one_peace.models.vqgan.model import Vqgan
+from one_peace.tasks.drawn_boxes import draw_box
 from tiny_ofa import BINS, CODES, CONFIG, WORDS, tiny_model, tiny_ofa, vocabulary
 
 PICTURES = [
@@ -79,9 +80,12 @@ def test_decoders_that_are_given_the_question(prompt: str) -> None:
 
 def test_boxes_lie_in_the_picture(ofa: Ofa) -> None:
     boxes = ofa.locate(PICTURES, "the red apple")
-    for box, picture in zip(boxes, PICTURES, strict=True):
+    phrases = [f"thing {number}" for number in range(12)]  # among whose boxes some are written inside out
+    places = [(PICTURES[0], box) for box in ofa.locate(PICTURES[0], phrases)]
+    for picture, box in [*zip(PICTURES, boxes, strict=True), *places]:
         assert isinstance(box, Box)
-        assert 0 <= box.x0 <= picture.width and 0 <= box.y1 <= picture.height
+        assert 0 <= box.x0 <= box.x1 <= picture.width and 0 <= box.y0 <= box.y1 <= picture.height
+        draw_box(picture, (box.x1, box.y1, box.x0, box.y0), "a thing")
     assert ofa.locate(PICTURES[1], "the red apple") == pytest.approx(boxes[1])
 
 

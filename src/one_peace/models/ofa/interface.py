@@ -138,10 +138,9 @@ class Ofa:
 
         def work(requests: list[Request]) -> list[Box]:
             found = self._search(requests, _settings(beams, 4, min_tokens=4), bins)
-            return [
-                Box(*self.processor.box(tokens[:4], request.picture_size))
-                for tokens, request in zip(found, requests, strict=True)
-            ]
+            corners = [self.processor.box(t[:4], r.picture_size) for t, r in zip(found, requests, strict=True)]
+            # Nothing keeps a model from writing the other two corners of a rectangle.
+            return [Box(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)) for x0, y0, x1, y1 in corners]
 
         return self._run(asked, images, work, batch_size, on_error)
 
