@@ -18,6 +18,7 @@ from one_peace.errors import OnePeaceError
 from one_peace.modalities.base import Example
 
 AHEAD = 2  # batches that each worker prepares in advance
+SIGNAL_SECONDS = 1.0  # in which the system tells of a dead process
 
 
 @dataclass
@@ -100,7 +101,11 @@ class PrefetchedPairs:
             self._steps = self._start(size, step, rank, world)
         assert self._steps is not None
         try:
-            loaded = next(self._steps)
+            try:
+                loaded = next(self._steps)
+            except (ConnectionError, EOFError) as error:  # of a worker that died in the middle of a message
+                time.sleep(SIGNAL_SECONDS)  # PyTorch's handler of the signal says here which worker it was
+                raise RuntimeError(f"DataLoader worker (pid 0) broke off in a message: {error}") from error
         except RuntimeError as error:
             self.close()
             if (death := worker_death(error)) is not None:
