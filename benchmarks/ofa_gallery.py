@@ -15,7 +15,6 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-import torch
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
@@ -37,7 +36,6 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs" / "ofa.png")
     options = parser.parse_args()
-    torch.manual_seed(0)
     figure, axes = pyplot.subplots(5, COLUMNS, figsize=(2.1 * COLUMNS, 12.5))
     rows = shown(options.tables / "seen_captions.tsv", ("image", "caption"), COLUMNS)
     rows += shown(options.tables / "test_captions.tsv", ("image", "caption"), COLUMNS)

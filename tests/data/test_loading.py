@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from data.pair_files import caption, png, serving, wav, write_shards, write_table
+from one_peace.data import prefetch
 from one_peace.data.decoding import PairDecoder
 from one_peace.data.loading import GROUPED_STEPS, NoUsableData, Pair, PairLoader
 from one_peace.data.mixture import Mixture
@@ -185,6 +188,26 @@ def test_a_killed_worker_is_one_clear_error(text: TextProcessor, tmp_path: Path)
     healthy = open_pairs({"t": SourceRecipe(str(table))}, base, SEED, tmp_path / "cache", workers=1)
     with healthy as pairs:
         assert len(pairs.batch(4, SEED, 5)) == 4
+
+
+def test_a_worker_that_dies_in_the_middle_of_a_message(
+    text: TextProcessor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read from it ends in a broken connection, and PyTorch may say nothing of it."""
+
+    def broken(*place: int) -> Iterator[Any]:
+        raise ConnectionResetError("reset by peer")
+        yield
+
+    monkeypatch.setattr(prefetch, "SIGNAL_SECONDS", 0.0)
+    table = write_table(tmp_path / "t.tsv", [png(n) for n in range(8)])
+    sources = {"t": SourceRecipe(str(table))}
+    with open_pairs(sources, picture_decoder(text), SEED, tmp_path / "cache", workers=1) as pairs:
+        with monkeypatch.context() as patch:
+            patch.setattr(PrefetchedPairs, "_start", lambda self, *place: broken(*place))
+            with pytest.raises(OnePeaceError, match=r"a data worker died \(process unknown: .*reset by peer"):
+                pairs.batch(4, SEED, 0)
+        assert len(pairs.batch(4, SEED, 0)) == 4  # nothing of the broken one is left
 
 
 def test_other_errors_are_no_dead_workers() -> None:

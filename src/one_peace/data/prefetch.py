@@ -105,7 +105,8 @@ class PrefetchedPairs:
                 loaded = next(self._steps)
             except (ConnectionError, EOFError) as error:  # of a worker that died in the middle of a message
                 time.sleep(SIGNAL_SECONDS)  # PyTorch's handler of the signal says here which worker it was
-                raise RuntimeError(f"DataLoader worker (pid 0) broke off in a message: {error}") from error
+                self.close()
+                raise _dead("unknown", f"broke off in the middle of a message, {error}") from error
         except RuntimeError as error:
             self.close()
             if (death := worker_death(error)) is not None:
@@ -138,8 +139,12 @@ def worker_death(error: BaseException) -> OnePeaceError | None:
     if not found:
         return None
     how = found[2].strip().rstrip(".")
+    return _dead(found[1], how)
+
+
+def _dead(process: str, how: str) -> OnePeaceError:
     return OnePeaceError(
-        f"a data worker died (process {found[1]}: {how}). The system kills workers when memory runs out: "
+        f"a data worker died (process {process}: {how}). The system kills workers when memory runs out: "
         "use fewer of them or smaller batches; the run goes on from its last checkpoint when started again"
     )
 

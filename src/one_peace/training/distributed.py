@@ -131,10 +131,11 @@ def join_processes(device: str = "cpu") -> Iterator[tuple[Processes, str]]:
     Raises:
         ValueError: `device` is not here, or is cuda and this machine has fewer GPUs than processes.
     """
-    kind = parse_device(device).type
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        parse_device(device)
         yield Processes(), device
         return
+    kind = device.partition(":")[0]
     if kind == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
@@ -144,6 +145,7 @@ def join_processes(device: str = "cpu") -> Iterator[tuple[Processes, str]]:
             )
         torch.cuda.set_device(local)
         device = f"cuda:{local}"
+    parse_device(device)  # only now: a process that looks at another one's GPU takes memory there
     dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo")
     try:
         group, saving = dist.new_group(backend="gloo"), dist.new_group(backend="gloo")

@@ -120,6 +120,7 @@ def test_joint_embeddings_have_a_head_of_their_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"tuples": "tv_cap%tv"}, "several objectives"),
         ({"tuples": "tvs"}, "subtitles"),
         ({"tuples": "tvd"}, "the tasks need depth"),
         ({"tuples": "va"}, "t followed by"),

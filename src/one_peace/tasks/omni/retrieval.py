@@ -40,6 +40,8 @@ class OmniRetrievalSettings:
             raise ValueError(f"task.modalities are some of {', '.join(BRANCH_OF)}, not {unknown[0]!r}")
         tuples: Any = self.tuples
         if isinstance(tuples, str):
+            if "_" in tuples:
+                raise ValueError(f"task.tuples: {tuples!r} names several objectives; tuples are such as tv%tva")
             (task,) = parse_tasks(f"ret%{tuples}")
         else:
             task = OmniTask("retrieval", tuple((p,) if isinstance(p, str) else tuple(p) for p in tuples))
