@@ -4,6 +4,8 @@ One step is forward pass, backward pass and update, of stage 1 (text and image) 
 library's step runs in turn with the textbook step of `textbook.py`, from the same weights: first losses and gradients
 are compared, then memory, then time. Efficiency counts the arithmetic that the library's step needs (`arithmetic`)
 against the rate of a square matrix product timed in turn, as in `encode.py`; the textbook's is given by the same count.
+On a CPU the profiler tells how much of the step its products take and how fast they are at their own shapes: their rate
+is what the step could reach if it did nothing else. With `--compile` our step as it stands runs in turn too.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import torch
 from measure import interleaved, machine, matmul, peak_bytes, write_result
 from textbook import TextbookStep
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from one_peace.modalities.audio import block_mask
 from one_peace.modalities.image import complementary_patch_mask, patch_mask
@@ -50,6 +53,7 @@ STAGES = {"stage 1": IMAGE_TEXT, "stage 2": AUDIO_TEXT}
 # Allowed differences in float32, relative; gradients to the largest of their tensor. Those of mask tokens are sums over
 # thousands of positions that nearly cancel, where the order of summation shows.
 LOSSES, GRADIENTS = 1e-5, 1e-3
+PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,6 +193,16 @@ def build(
     return ours, library, Subject("textbook", textbook_losses, updates, recipe.clip_norm), textbook, batch, config
 
 
+def products(step: Callable[[], None]) -> tuple[float, float]:
+    """The share of a step's processor time in matrix products, and their operations per second, by the profiler."""
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True, with_flops=True) as profiled:
+        step()
+    events = profiled.key_averages()
+    found = [event for event in events if event.key in PRODUCTS]
+    busy = sum(event.self_cpu_time_total for event in found)  # microseconds
+    return busy / sum(event.self_cpu_time_total for event in events), sum(event.flops for event in found) / busy * 1e6
+
+
 def deepest(size: Size, stage: PretrainingStage, engine: EngineRecipe, device: str) -> tuple[int, Any]:
     """The most layers with which both steps fit the device together, in steps of a quarter, and what was built."""
     full = preset(size.model).layers
@@ -234,6 +248,9 @@ def measure(
     if dtype == torch.bfloat16 and not engine.recompute:
         exact = build(size, stage, layers, dataclasses.replace(engine, precision="float32"), device)[0]
         jobs["ours in float32"] = exact.step
+    if engine.compile:
+        plain = build(size, stage, layers, dataclasses.replace(engine, compile=False), device)[0]
+        jobs["ours not compiled"] = plain.step
     keep_freed_memory()  # only now: it hides peaks
     seconds = interleaved(jobs, repeats, where, clock)
     rate = product_operations / statistics.median(seconds["before"] + seconds["after"])
@@ -245,6 +262,11 @@ def measure(
     row["memory_of_textbook"] = row["peak_bytes_ours"] / row["peak_bytes_textbook"]
     if "ours in float32" in jobs:
         row["times_float32"] = row["seconds ours in float32"] / row["seconds ours"]
+    if engine.compile:
+        row["times_not_compiled"] = row["seconds ours not compiled"] / row["seconds ours"]
+    elif where.type == "cpu" and dtype == torch.float32:
+        row["share_in_products"], in_products = products(ours.step)
+        row["products_of_matmul"] = in_products / rate
     return row
 
 
@@ -293,6 +315,13 @@ def main() -> None:
             )
             if "times_float32" in row:
                 print(f"{'':22}{row['times_float32']:.2f} times as fast as our own float32")
+            if "times_not_compiled" in row:
+                print(f"{'':22}{row['times_not_compiled']:.2f} times as fast as not compiled")
+            if "share_in_products" in row:
+                print(
+                    f"{'':22}products: {row['share_in_products']:.0%} of the step, at "
+                    f"{row['products_of_matmul']:.2f} of the matmul rate"
+                )
     suffix = "-compiled" if options.compile else ""
     name = f"pretrain-{device.type}-{options.dtype}-{options.threads}t{suffix}"
     print(f"wrote {write_result(name, facts)}")

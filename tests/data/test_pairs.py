@@ -267,6 +267,19 @@ def test_held_out_speakers_are_never_drawn(sounds: list[Item], text: TextProcess
     assert speakers == {"A", "B"}
 
 
+def test_one_language_of_a_source_has_its_own_weight(sounds: list[Item], text: TextProcessor) -> None:
+    def french(**sources: float) -> float:
+        sampler = speech_of(sounds, text, sources={name.replace("_", "/"): w for name, w in sources.items()})
+        chosen = [
+            sampler.items[i] for step in range(40) for i in sampler._draw(3, torch.Generator().manual_seed(step), step)
+        ]
+        return sum(item.language == "fr" for item in chosen) / len(chosen)
+
+    assert french(speech_fr=1.0) == 1.0
+    assert french(speech=1.0, speech_fr=0.0) == 0.0
+    assert french(speech=1.0, speech_fr=0.2) < french(speech=1.0) < french(speech=1.0, speech_fr=5.0)
+
+
 def test_held_out_captions_are_no_training_items(sounds: list[Item], pictures: list[Item]) -> None:
     moved = [replace(i, split="test") if i.group == "red apple" else i for i in sounds]
     assert "red apple" not in {i.group for i in training_items(moved, "audio")}

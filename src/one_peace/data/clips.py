@@ -143,7 +143,7 @@ class LibraryClips:
         every = [item for item in items if item.split == split and not item.heldout_speaker]
         texts = {item.id: item.texts for item in every if item.kind == "image"}
         by_caption: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        chosen = [item for item in every if not only or source_of(item) in only]
+        chosen = [item for item in every if not only or source_of(item, only) in only]
         for item, found in _members(chosen, every, modalities):
             captions = [
                 caption

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence, Set
+from collections.abc import Container, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,10 +32,11 @@ SURPLUS = {"image": 5 / 4, "audio": 4}
 class DataRecipe:
     """What of the sample library is drawn, and how often.
 
-    `sources` weighs each source by name; `languages` weighs the captions' languages, and `own_language` is the
-    probability that a spoken clip is paired with the caption in its own language, `tags` that two to four
-    English keywords stand in for an English caption. Each word of a caption is left out with probability
-    `word_dropout`: a small model would otherwise learn captions by heart and nothing of their words.
+    `sources` weighs each source by name, and clips of one language by both (`synthetic/es`) where that is given;
+    `languages` weighs the captions' languages, and `own_language` is the probability that a spoken clip is paired
+    with the caption in its own language, `tags` that two to four English keywords stand in for an English caption.
+    Each word of a caption is left out with probability `word_dropout`: a small model would otherwise learn captions by
+    heart and nothing of their words.
     `augmentation` is its strength, 0 for none. The first step draws from `first_items` items (0: from all), and from
     then on from more in each, until at step `all_items_by` every item takes part. `clip_seconds` and
     `caption_tokens` bound the lengths. `crop` are the smallest and largest share of the area of a picture of `files`
@@ -92,7 +93,7 @@ class PairSampler:
         self.media = [media for _, media in kept]
         groups: dict[tuple[str, str], list[int]] = defaultdict(list)
         for index, item in enumerate(self.items):
-            groups[source_of(item), item.group].append(index)
+            groups[source_of(item, recipe.sources), item.group].append(index)
         self.groups = list(groups.values())
         self.group_names = [group for _, group in groups]
         self.weights = torch.tensor([recipe.sources[source] for source, _ in groups], dtype=torch.float64)
@@ -206,7 +207,7 @@ class PairSampler:
         return instead if not normal or normal in self.withheld else text
 
     def _weight(self, item: Item) -> float:
-        return self.recipe.sources.get(source_of(item), 0.0)
+        return self.recipe.sources.get(source_of(item, self.recipe.sources), 0.0)
 
     def _without_withheld(self, item: Item) -> Item:
         def allowed(texts: list[str]) -> list[str]:
@@ -243,9 +244,11 @@ class PairSampler:
         return prepare_waveform(piece, max_seconds=None)
 
 
-def source_of(item: Item) -> str:
-    """The name that a recipe weighs an item by."""
-    return item.track or item.source
+def source_of(item: Item, weighed: Container[str]) -> str:
+    """The name that a recipe weighs an item by: with its language, if that is among those `weighed`."""
+    name = item.track or item.source
+    spoken = f"{name}/{item.language}"
+    return spoken if spoken in weighed else name
 
 
 def _weighted_choice(weights: dict[str, float], uniform: float) -> Any:

@@ -103,7 +103,7 @@ def validation_items(items: Iterable[Item], partner: str, sources: Iterable[str]
     chosen = [
         item
         for item in items
-        if item.kind == partner and item.split == "val" and source_of(item) in wanted
+        if item.kind == partner and item.split == "val" and source_of(item, wanted) in wanted
         if not item.heldout_speaker and not things.get(item.item or item.id, item).symbol
     ]
     return sorted(chosen, key=lambda item: hashlib.sha256(item.id.encode()).digest())[:count]

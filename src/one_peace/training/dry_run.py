@@ -80,7 +80,8 @@ def plan_run(recipe: PretrainRecipe, items: Iterable[Item], devices: int = 1) ->
     shards_over(devices, recipe.engine.shard_over)
     items, stage = list(items), recipe.stage
     config, processors = plan_model(recipe, items)
-    drawn = [item.id for item in items if item.kind == stage.partner and source_of(item) in recipe.data.sources]
+    weighed = recipe.data.sources
+    drawn = [item.id for item in items if item.kind == stage.partner and source_of(item, weighed) in weighed]
     few = set(drawn[:: max(1, len(drawn) // SAMPLE)])
     items = [item for item in items if item.kind != stage.partner or item.id in few]
     with open_batches(recipe, items, config, processors) as source:
