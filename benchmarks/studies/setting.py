@@ -182,13 +182,13 @@ def open_world(items: Sequence[Item], scale: Scale, study: Study) -> World:
     withheld = held_out_captions(items)
 
     def draw(partner: str, recipe: DataRecipe) -> BatchSource:
-        chosen = [i for i in training_items(items, partner) if i.language in (None, LANGUAGE)]
-        return PairSampler(chosen, words, recipe, partner, scale.image_size, withheld).batch
+        return PairSampler(training_items(items, partner), words, recipe, partner, scale.image_size, withheld).batch
 
     batches = {"image": draw("image", DataRecipe(PICTURES, tags=0.12, word_dropout=0.1, caption_tokens=14))}
-    for name, tracks in study.sounds.items():
-        recipe = DataRecipe(dict(tracks), own_language=0.0, tags=0.0, augmentation=0.0, clip_seconds=SECONDS)
-        batches[name] = draw("audio", recipe)
+    for kind, tracks in study.sounds.items():
+        sources = {name if name == "effect" else f"{name}/{LANGUAGE}": weight for name, weight in tracks.items()}
+        recipe = DataRecipe(sources, own_language=0.0, tags=0.0, augmentation=0.0, clip_seconds=SECONDS)
+        batches[kind] = draw("audio", recipe)
     judged = [i for i in items if i.kind == "image" or (study.sounds and _is_judged(i))]
     return World(scale, config, processors, batches, judged)
 

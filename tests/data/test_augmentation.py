@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from one_peace.data.augmentation import augment_pictures, augment_waveform
+from one_peace.data.augmentation import LONGEST_SILENCE, augment_pictures, augment_waveform
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -32,13 +32,28 @@ def test_more_strength_changes_more() -> None:
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])
-def test_tempo_stays_within_its_spread(strength: float) -> None:
+def test_tempo_and_silence_stay_within_their_spread(strength: float) -> None:
     wave = torch.sin(torch.arange(16000) / 20)
-    lengths = [augment_waveform(wave, generator(seed), strength).shape[0] / 16000 for seed in range(50)]
-    assert min(lengths) >= 1 / (1 + 0.12 * strength) - 1e-3 and max(lengths) <= 1 / (1 - 0.12 * strength) + 1e-3
+    changed = [augment_waveform(wave, generator(seed), strength) for seed in range(50)]
+    starts = [int((x.abs() > 0.4).nonzero()[0]) for x in changed]  # noise is below that, the sound above
+    lengths = [(x.shape[0] - start) / 16000 for x, start in zip(changed, starts, strict=True)]
+    assert max(starts) < LONGEST_SILENCE * strength + 40 and max(starts) - min(starts) > LONGEST_SILENCE * strength / 2
+    assert min(lengths) >= 1 / (1 + 0.12 * strength) - 3e-3 and max(lengths) <= 1 / (1 - 0.12 * strength) + 1e-3
     assert max(lengths) - min(lengths) > 0.12 * strength
 
 
 def test_a_sound_without_augmentation_is_itself() -> None:
     wave = torch.randn(1000, generator=generator())
     assert torch.equal(augment_waveform(wave, generator(), 0.0), wave)
+
+
+def test_a_microphone_tilts_the_spectrum_both_ways() -> None:
+    wave = torch.randn(16000, generator=generator())
+
+    def tilt(x: torch.Tensor) -> float:
+        power = torch.fft.rfft(x).abs().square()
+        return (power[len(power) // 2 :].sum() / power[: len(power) // 2].sum()).log().item()
+
+    tilts = [tilt(augment_waveform(wave, generator(seed))) for seed in range(30)]
+    assert min(tilts) < -0.5 and max(tilts) > 0.3
+    assert len(augment_waveform(wave, generator())) != 16000

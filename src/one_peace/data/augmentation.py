@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LONGEST_SILENCE = 4000  # samples before a sound, at strength 1
+
 
 def augment_pictures(pictures: Tensor, size: int, generator: torch.Generator, strength: float = 1.0) -> Tensor:
     """Random flip, zoom, shift, rotation and colour, all but the flip in proportion to `strength`.
@@ -76,16 +78,17 @@ def random_piece(waveform: Tensor, samples: int, generator: torch.Generator) -> 
 
 
 def augment_waveform(waveform: Tensor, generator: torch.Generator, strength: float = 1.0) -> Tensor:
-    """Random tempo with pitch (up to 12 % times `strength`), the tilt of another microphone, and faint noise.
+    """Random tempo with pitch (up to 12 % times `strength`), another microphone's tilt, silence before, faint noise.
 
-    (samples,) float32 -> (other samples,).
+    (samples,) float32 at 16 kHz -> (other samples,); at most a quarter of a second of silence times `strength`.
     """
-    tempo, noise, tilt = torch.rand(3, generator=generator).tolist()
+    tempo, noise, tilt, silence = torch.rand(4, generator=generator).tolist()
     if strength == 0:
         return waveform
     samples = int(waveform.shape[0] / (1 + strength * (0.24 * tempo - 0.12)))
     x = F.interpolate(waveform[None, None], size=samples, mode="linear", align_corners=False)[0, 0]
     # One tap of a filter raises or lowers high frequencies against low ones; below 1 it cancels none.
     x = x + min(0.5 * strength, 0.9) * (2 * tilt - 1) * F.pad(x, (1, 0))[:-1]
+    x = F.pad(x, (int(silence * strength * LONGEST_SILENCE), 0))
     level = strength * x.std().item() * math.exp(-2.5 - 4.0 * noise)
     return x + level * torch.randn(x.shape, generator=generator)
