@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from one_peace.data.augmentation import LONGEST_SILENCE, augment_pictures, augment_waveform
+from one_peace.data.augmentation import (
+    LONGEST_SILENCE,
+    TEMPO,
+    augment_pictures,
+    augment_waveform,
+    change_recording,
+    stretch,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -34,12 +42,19 @@ def test_more_strength_changes_more() -> None:
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 def test_tempo_and_silence_stay_within_their_spread(strength: float) -> None:
     wave = torch.sin(torch.arange(16000) / 20)
-    changed = [augment_waveform(wave, generator(seed), strength) for seed in range(50)]
-    starts = [int((x.abs() > 0.4).nonzero()[0]) for x in changed]  # noise is below that, the sound above
+    changed = [augment_waveform(wave, generator(seed), strength) for seed in range(80)]
+    starts = [int((x.abs() > 0.5 * x.abs().max()).nonzero()[0]) for x in changed]  # noise is below that
     lengths = [(x.shape[0] - start) / 16000 for x, start in zip(changed, starts, strict=True)]
-    assert max(starts) < LONGEST_SILENCE * strength + 40 and max(starts) - min(starts) > LONGEST_SILENCE * strength / 2
-    assert min(lengths) >= 1 / (1 + 0.12 * strength) - 3e-3 and max(lengths) <= 1 / (1 - 0.12 * strength) + 1e-3
-    assert max(lengths) - min(lengths) > 0.12 * strength
+    assert max(starts) < LONGEST_SILENCE * strength + 60 and max(starts) - min(starts) > LONGEST_SILENCE * strength / 2
+    assert min(lengths) >= 1 / (1 + TEMPO * strength) - 5e-3 and max(lengths) <= 1 / (1 - TEMPO * strength) + 1e-3
+    assert max(lengths) - min(lengths) > TEMPO * strength
+
+
+def test_a_faster_sound_is_higher() -> None:
+    wave = torch.sin(torch.arange(16000) * (2 * torch.pi * 440 / 16000))
+    fast = stretch(wave, 1.25)
+    assert fast.shape == (12800,)
+    assert torch.fft.rfft(fast).abs().argmax() * 16000 / 12800 == 550
 
 
 def test_a_sound_without_augmentation_is_itself() -> None:
@@ -47,13 +62,23 @@ def test_a_sound_without_augmentation_is_itself() -> None:
     assert torch.equal(augment_waveform(wave, generator(), 0.0), wave)
 
 
-def test_a_microphone_tilts_the_spectrum_both_ways() -> None:
-    wave = torch.randn(16000, generator=generator())
+def test_another_recording_changes_the_balance_of_frequencies_but_not_the_time() -> None:
+    wave = F.pad(torch.randn(8000, generator=generator()), (8000, 0))
 
     def tilt(x: torch.Tensor) -> float:
         power = torch.fft.rfft(x).abs().square()
         return (power[len(power) // 2 :].sum() / power[: len(power) // 2].sum()).log().item()
 
-    tilts = [tilt(augment_waveform(wave, generator(seed))) for seed in range(30)]
+    recordings = [change_recording(wave, generator(seed), 1.0) for seed in range(30)]
+    assert all(x.shape == wave.shape for x in recordings)
+    tilts = [tilt(x) for x in recordings]
     assert min(tilts) < -0.5 and max(tilts) > 0.3
-    assert len(augment_waveform(wave, generator())) != 16000
+    for x in recordings:  # before the sound there is noise alone
+        assert x[:8000].std() < 0.3 * x[8000:].std()
+
+
+def test_some_rooms_have_an_echo() -> None:
+    click = F.pad(torch.ones(1), (0, 7999))
+    tails = [change_recording(click, generator(seed), 1.0)[100:2000].std().item() for seed in range(40)]
+    quiet = [change_recording(click, generator(seed), 1e-3)[100:2000].std().item() for seed in range(40)]
+    assert max(tails) > 3e-3 > 1e-4 > max(quiet)

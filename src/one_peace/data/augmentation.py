@@ -8,7 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LONGEST_SILENCE = 4000  # samples before a sound, at strength 1
+from one_peace.modalities.sounds import SAMPLE_RATE
+
+TEMPO, LONGEST_SILENCE = 0.2, 4000  # change of tempo, and samples before a sound, at strength 1
+TAPS = 31  # samples that a microphone's response lasts
 
 
 def augment_pictures(pictures: Tensor, size: int, generator: torch.Generator, strength: float = 1.0) -> Tensor:
@@ -78,17 +81,39 @@ def random_piece(waveform: Tensor, samples: int, generator: torch.Generator) -> 
 
 
 def augment_waveform(waveform: Tensor, generator: torch.Generator, strength: float = 1.0) -> Tensor:
-    """Random tempo with pitch (up to 12 % times `strength`), another microphone's tilt, silence before, faint noise.
+    """Random tempo with pitch (up to 20 % times `strength`), silence before it, and another recording of it.
 
     (samples,) float32 at 16 kHz -> (other samples,); at most a quarter of a second of silence times `strength`.
     """
-    tempo, noise, tilt, silence = torch.rand(4, generator=generator).tolist()
+    tempo, silence = torch.rand(2, generator=generator).tolist()
     if strength == 0:
         return waveform
-    samples = int(waveform.shape[0] / (1 + strength * (0.24 * tempo - 0.12)))
-    x = F.interpolate(waveform[None, None], size=samples, mode="linear", align_corners=False)[0, 0]
-    # One tap of a filter raises or lowers high frequencies against low ones; below 1 it cancels none.
-    x = x + min(0.5 * strength, 0.9) * (2 * tilt - 1) * F.pad(x, (1, 0))[:-1]
-    x = F.pad(x, (int(silence * strength * LONGEST_SILENCE), 0))
-    level = strength * x.std().item() * math.exp(-2.5 - 4.0 * noise)
+    x = stretch(waveform, 1 + strength * TEMPO * (2 * tempo - 1))
+    return change_recording(F.pad(x, (int(silence * strength * LONGEST_SILENCE), 0)), generator, strength)
+
+
+def stretch(waveform: Tensor, tempo: float) -> Tensor:
+    """The same sound faster and higher, or slower and lower: (samples,) -> (samples / tempo,)."""
+    samples = int(waveform.shape[0] / tempo)
+    return F.interpolate(waveform[None, None], size=samples, mode="linear", align_corners=False)[0, 0]
+
+
+def change_recording(waveform: Tensor, generator: torch.Generator, strength: float) -> Tensor:
+    """The same sound by another microphone, often in a room with an echo, with faint noise: (samples,) float32 each."""
+    tilt, echo, seconds, loudness, noise = torch.rand(5, generator=generator).tolist()
+    # One tap raises or lowers high frequencies against low ones; the fading random ones colour what lies between.
+    taps = 0.15 * strength * torch.randn(TAPS, generator=generator) * torch.exp(-torch.arange(TAPS) / 6.0)
+    taps[0], taps[1] = 1.0, taps[1] + min(0.6 * strength, 0.9) * (2 * tilt - 1)
+    if echo < 0.5 * strength:
+        samples = int(SAMPLE_RATE * (0.05 + 0.2 * seconds))
+        room = torch.randn(samples, generator=generator) * torch.exp(-torch.arange(samples) * (5.0 / samples))
+        taps = F.pad(taps, (0, samples - TAPS)) + 0.3 * loudness * room / room.norm()
+    x = _filter(waveform, taps)
+    level = strength * x.std().item() * math.exp(-2.0 - 4.5 * noise)
     return x + level * torch.randn(x.shape, generator=generator)
+
+
+def _filter(waveform: Tensor, taps: Tensor) -> Tensor:
+    """Convolution with a response, by Fourier transform; as long as the waveform."""
+    size = 1 << (len(waveform) + len(taps)).bit_length()
+    return torch.fft.irfft(torch.fft.rfft(waveform, size) * torch.fft.rfft(taps, size), size)[: len(waveform)]

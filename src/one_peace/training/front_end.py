@@ -21,10 +21,9 @@ from one_peace.modalities.sounds import SAMPLE_RATE
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.objectives.spectrogram import BANDS, HOP, spectrogram_loss
 from one_peace.training.initial_values import fill, fresh_values
+from one_peace.training.short_fit import fit
 
-BATCH, RATE, WARMUP, CLIP_NORM = 8, 3e-3, 20, 1.0
-
-
+BATCH, RATE, WARMUP = 8, 3e-3, 20
 PREFIX = "encoder.adapters.audio."
 
 
@@ -58,19 +57,16 @@ def fit_front_end(
         head.weight.normal_(std=head.in_features**-0.5, generator=generator)
         head.bias.zero_()
     trained = [*adapter.frames.parameters(), *adapter.frames_norm.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(trained, lr=RATE, betas=(0.9, 0.98), fused=True)
-    for step in range(steps):
+
+    def loss_of(step: int) -> Tensor:
         clips = [partner for _, partner in batches(BATCH, seed, step)]
         waveform = processors["audio"].collate(clips)["waveform"]
         loss = spectrogram_loss(head(adapter.frames_norm(adapter.frames(waveform))), waveform, SAMPLE_RATE, stride)
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1.0, (step + 1) / WARMUP) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained, CLIP_NORM)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
         if (step + 1) % 100 == 0 or step + 1 == steps:
             report({"front_end_step": step + 1, "unexplained": round(loss.item(), 3)})
+        return loss
+
+    fit(trained, loss_of, steps, RATE, WARMUP)
     fitted = {
         name: p.detach() for name, p in adapter.named_parameters() if name.startswith(("frames.", "frames_norm."))
     }

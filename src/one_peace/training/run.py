@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -18,9 +19,12 @@ from one_peace.checkpoints.native import is_native
 from one_peace.data.decoding import PairDecoder
 from one_peace.data.manifest import Item, normalise_caption
 from one_peace.data.opening import open_pairs
-from one_peace.data.packages import default_cache
+from one_peace.data.packages import default_cache, fetch
 from one_peace.data.pairs import PairSampler
 from one_peace.data.prefetch import PrefetchedPairs, worker_death
+from one_peace.data.speech_synthesis import PACKAGE as SYNTHESIZER
+from one_peace.data.speech_synthesis import open_synthesizer
+from one_peace.data.spoken_captions import SpokenCaptions
 from one_peace.modalities.base import Processor
 from one_peace.modalities.text import TextProcessor
 from one_peace.models.one_peace.config import OnePeaceConfig
@@ -28,10 +32,12 @@ from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.training.distributed import Processes
 from one_peace.training.evaluation import open_evaluator
 from one_peace.training.front_end import fit_front_end
+from one_peace.training.gradients import BatchSource
 from one_peace.training.initial_values import empty_model, fill
 from one_peace.training.log import Report
 from one_peace.training.pretrain import Watch, pretrain
 from one_peace.training.recipe import PretrainRecipe, recipe_to_yaml
+from one_peace.training.speech_lessons import SpeechLessons
 from one_peace.training.start import (
     partner_is_new,
     plan_model,
@@ -78,7 +84,7 @@ def run_pretraining(
     processes = processes or Processes()
     require_trackers(recipe.trackers)
     out.mkdir(parents=True, exist_ok=True)
-    folder, stage = out / "model", recipe.stage
+    folder = out / "model"
     resumed = processes.any(is_native(folder))
     if processes.first:
         (out / "recipe.yaml").write_text(recipe_to_yaml(recipe), encoding="utf-8")
@@ -97,10 +103,8 @@ def run_pretraining(
             Utilisation(recipe, config, processors, device, processes),
         )
         fitted: dict[str, Tensor] = {}
-        if not resumed and stage.front_end_steps and partner_is_new(recipe):
-            if processes.first:
-                fitted = fit_front_end(config, processors, source.batch, stage.front_end_steps, recipe.seed, report)
-            fitted = processes.share(fitted)
+        if not resumed and partner_is_new(recipe):
+            fitted = learn_to_hear(recipe, items, config, processors, source.batch, device, report, processes)
 
         def begin(model: OnePeaceForPretraining) -> None:
             fill(model, itertools.chain(values, fitted.items()))
@@ -116,6 +120,47 @@ def run_pretraining(
     if done >= recipe.steps:
         save_for_training(model, processors, folder, processes)
     return model
+
+
+def learn_to_hear(
+    recipe: PretrainRecipe,
+    items: Iterable[Item],
+    config: OnePeaceConfig,
+    processors: Mapping[str, Processor],
+    batches: BatchSource,
+    device: str,
+    report: Report,
+    processes: Processes,
+) -> dict[str, Tensor]:
+    """What the recipe has a new partner learn ahead of its updates -> values by name. See `front_end_steps`,
+    `speech_sound_steps` and `word_steps` of the stage.
+
+    The first of several processes learns, and tells the others with each report that it is not done: they would give
+    up waiting before long.
+    """
+    if not processes.first:
+        while not processes.share(True):
+            pass
+        return processes.share({})
+
+    def told(row: dict[str, Any]) -> None:
+        report(row)
+        processes.share(False)
+
+    stage = recipe.stage
+    fitted: dict[str, Tensor] = {}
+    if stage.front_end_steps:
+        fitted |= fit_front_end(config, processors, batches, stage.front_end_steps, recipe.seed, told)
+    if stage.speech_sound_steps or stage.word_steps:
+        synthesizer = open_synthesizer(fetch(SYNTHESIZER, default_cache()))
+        texts = training_items(items, stage.partner)
+        spoken = SpokenCaptions(texts, synthesizer, held_out_captions(items))
+        model = empty_model(config).to_empty(device=device)
+        fill(model, itertools.chain(start_values(recipe, config), fitted.items()))
+        heard = SpeechLessons(model, stage, processors, spoken, recipe.seed, told).give()
+        fitted |= {name: value.cpu() for name, value in heard.items()}
+    processes.share(True)
+    return processes.share(fitted)
 
 
 @contextmanager

@@ -1,0 +1,141 @@
+"""A new audio side learns the sounds of synthetic speech, and nothing else of the model changes."""
+
+from __future__ import annotations
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import pytest
+import soundfile
+import torch
+
+from one_peace.data.manifest import Item
+from one_peace.data.packages import package_folder
+from one_peace.data.pairs import DataRecipe
+from one_peace.data.speech_synthesis import PACKAGE
+from one_peace.data.spoken_captions import LabelledSpeech, SpokenCaptions
+from one_peace.models.one_peace.loading import from_pretrained
+from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT
+from one_peace.training import front_end, speech_lessons
+from one_peace.training.distributed import Processes
+from one_peace.training.recipe import PretrainRecipe
+from one_peace.training.run import learn_to_hear, open_batches, run_pretraining
+from one_peace.training.speech_lessons import SpeechLessons
+from one_peace.training.start import plan_model
+from synthetic_speech import ESPEAK, SYNTHESIZER, thing
+from tiny_models import tiny_model, tiny_processors
+
+PROCESSORS = tiny_processors()
+SPOKEN = SpokenCaptions([thing("dog", es="Un perro."), thing("cat", es="Un gato.")], SYNTHESIZER)
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speech_lessons, "BATCH", 4)
+
+
+def fit(
+    sounds: int, words: int, rows: list[dict[str, Any]] | None = None, spoken: SpokenCaptions = SPOKEN
+) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
+    model = tiny_model()
+    stage = dataclasses.replace(AUDIO_TEXT, speech_sound_steps=sounds, word_steps=words, front_end_steps=1)
+    report = ([] if rows is None else rows).append
+    return SpeechLessons(model, stage, PROCESSORS, spoken, 1, report).give(), model
+
+
+def test_it_learns_to_recognise_them() -> None:
+    clips = SPOKEN.batch(4, 1, 0)
+
+    class Repeated(SpokenCaptions):
+        def batch(self, size: int, seed: int, step: int) -> list[LabelledSpeech]:
+            return clips
+
+    rows: list[dict[str, Any]] = []
+    fit(100, 100, rows, Repeated([thing("dog", es="Un perro."), thing("cat", es="Un gato.")], SYNTHESIZER))
+    assert [row.get("sounds_step") for row in rows] == [50, 100, None, None] and rows[3]["words_step"] == 100
+    heard = torch.cat([clip.sounds[clip.sounds > 0] for clip in clips])
+    guess = (torch.bincount(heard).max() / len(heard)).item()  # always the most frequent sound
+    assert rows[1]["recognised"] > guess + 0.05 and rows[1]["recognised"] > rows[0]["recognised"]
+    said = torch.cat([clip.words[clip.words >= 0] for clip in clips])
+    assert rows[3]["recognised"] > (torch.bincount(said).max() / len(said)).item() + 0.1
+
+
+@pytest.mark.parametrize("steps", [(2, 0), (0, 2)])
+def test_only_the_audio_side_changes(steps: tuple[int, int]) -> None:
+    before = dict(tiny_model().named_parameters())
+    fitted, model = fit(*steps)
+    changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert changed and changed <= fitted.keys()
+    assert all("audio" in name or name == "encoder.logit_scale" for name in fitted)
+    assert not any(".frames." in name for name in changed)  # the fitted front end is kept
+    for part in (".ffn.audio.", "adapters.audio.positions"):
+        assert any(part in name for name in changed)
+    last = f"blocks.{len(model.encoder.fusion.blocks) - 1}."
+    assert not any(last in name for name in changed)  # it is left to put words together
+
+
+def test_only_audio_can_learn_them() -> None:
+    stage = dataclasses.replace(IMAGE_TEXT, speech_sound_steps=1)
+    with pytest.raises(ValueError, match="not image"):
+        SpeechLessons(tiny_model(), stage, PROCESSORS, SPOKEN, 1, lambda row: None)
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Item]:
+    """Two spoken words, and eSpeak NG in the cache as a package."""
+    package = package_folder(PACKAGE, tmp_path / "cache")
+    (package / "files").mkdir(parents=True)
+    (package / "files" / "espeakng_loader").symlink_to(ESPEAK)
+    (package / "package.json").write_text('{"name": "espeakng-loader", "version": "1", "sha256": ""}')
+    monkeypatch.setattr(front_end, "BATCH", 2)
+    monkeypatch.setenv("ONE_PEACE_CACHE", str(tmp_path / "cache"))
+    items = []
+    for name, word in (("dog", "Un perro."), ("cat", "Un gato.")):
+        said = SYNTHESIZER.say(word, "es", words_per_minute=120, pitch=50)
+        soundfile.write(tmp_path / f"{name}.wav", said.waveform, 16_000)
+        item = thing(name, en=f"A {name}.", es=word)
+        items.append(dataclasses.replace(item, path=tmp_path / f"{name}.wav", track="speech"))
+    return items
+
+
+def lessons() -> PretrainRecipe:
+    stage = dataclasses.replace(AUDIO_TEXT, front_end_steps=1, speech_sound_steps=2, word_steps=1)
+    data = DataRecipe(sources={"speech": 1.0})
+    return PretrainRecipe(model="nano", stage=stage, steps=1, batch_size=2, vocabulary=270, data=data, log_every=1)
+
+
+def test_a_run_begins_with_lessons(library: list[Item], tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    run_pretraining(lessons(), library, tmp_path / "run", "cpu", rows.append)
+    kinds = [next(iter(row)) for row in rows]
+    assert kinds == ["items", "front_end_step", "sounds_step", "words_step", "step", "items"]
+    assert from_pretrained(tmp_path / "run" / "model").encode_audio(tmp_path / "dog.wav").shape == (1, 192)
+
+
+def test_other_processes_wait_for_the_lessons_of_the_first(library: list[Item]) -> None:
+    told: Queue[Any] = Queue()
+
+    class One(Processes):
+        def share(self, value: Any) -> Any:
+            if self.first:
+                told.put(value)
+                return value
+            return told.get(timeout=60)
+
+    recipe, rows = lessons(), list[dict[str, Any]]()
+    config, processors = plan_model(recipe, library)
+    with open_batches(recipe, library, config, processors) as source, ThreadPoolExecutor(1) as pool:
+        learn = partial(learn_to_hear, recipe, library, config, processors, source.batch, "cpu", rows.append)
+        other = pool.submit(learn, One(rank=1))
+        ours, theirs = learn(One(rank=0)), other.result(timeout=60)
+    assert len(rows) == 3 and ours.keys() == theirs.keys() and told.empty()
+    assert any(".ffn.audio." in name for name in ours) and any(".frames." in name for name in ours)
+
+
+def test_lessons_need_captions_to_speak() -> None:
+    with pytest.raises(ValueError, match="no caption to speak"):
+        SpokenCaptions([thing("dog", ja="犬")], SYNTHESIZER)
