@@ -360,6 +360,22 @@ def test_batches_of_sounds_depend_on_seed_and_step_alone(sounds: list[Item], tex
     assert same(other.batch(4, 3, 5), expected)
 
 
+def test_takes_are_heard_once_and_drawn_from_then_on(sounds: list[Item], text: TextProcessor) -> None:
+    sampler = speech_of(sounds, text, takes=2, augmentation=0.5)
+    heard = []
+
+    def front_end(waveform: torch.Tensor) -> torch.Tensor:
+        heard.append(waveform)
+        return torch.full((1, waveform.shape[1] // 640, 3), float(len(heard)))
+
+    sampler.hear(front_end, 1)
+    assert len(heard) == 2 * len(sampler.items) and len({len(clip[0]) for clip in heard}) > len(sampler.items)
+    drawn = [partner["frames"] for step in range(600) for _, partner in sampler.batch(2, 1, step)]
+    assert all(frames.dtype == torch.float32 and frames.shape[1] == 3 for frames in drawn)
+    assert {frames[0, 0].item() for frames in drawn} == set(range(1, len(heard) + 1))
+    assert same(sampler.batch(2, 1, 7), sampler.batch(2, 1, 7)) and len(heard) == 2 * len(sampler.items)
+
+
 def test_items_join_little_by_little(pictures: list[Item], text: TextProcessor) -> None:
     chosen = training_items(pictures, "image")
     sampler = sampler_of(chosen, text, set(), first_items=5, all_items_by=100)

@@ -52,7 +52,7 @@ def test_it_tells_which_word_is_said_when() -> None:
 def test_clips_are_labelled_and_never_alike() -> None:
     captions = SpokenCaptions([thing("dog", es="Un perro.", en="A dog."), thing("cat", es="Un gato.")], SYNTHESIZER)
     assert list(captions.words) == ["a", "dog", "gato", "perro", "un"]
-    clips, words = captions.batch(32, 1, 0), list(captions.words)
+    clips, words = list(captions.takes(32, 1)), list(captions.words)
     heard = set()
     loud, quiet = [], []
     for clip in clips:
@@ -70,7 +70,7 @@ def test_clips_are_labelled_and_never_alike() -> None:
     assert torch.cat(loud).mean() > 3 * torch.cat(quiet).mean()
     for letters, said in (("umpero", "un perro"), ("uŋɡato", "un gato")):
         assert any(letters in a and said in b for a, b in heard)
-    other = captions.batch(32, 1, 1)
+    other = captions.takes(32, 2)
     assert not any(torch.equal(a.waveform, b.waveform) for a, b in zip(clips, other, strict=True))
 
 
@@ -83,11 +83,11 @@ def test_held_out_captions_are_not_spoken() -> None:
 
 def test_captions_that_cannot_be_spoken_are_passed_over() -> None:
     captions = SpokenCaptions([thing("sign", es="..."), thing("cat", es="Un gato.")], SYNTHESIZER)
-    assert len(captions.batch(4, 1, 0)) == 4
+    assert len(list(captions.takes(4, 1))) == 4
 
 
 def test_captions_of_the_wrong_length_end_with_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spoken_captions, "ATTEMPTS", 5)
     long = " ".join(["palabra"] * 40)
     with pytest.raises(ValueError, match="none of 5 captions drawn lasts 0.2 to 2 seconds"):
-        SpokenCaptions([thing("words", es=long)], SYNTHESIZER).batch(1, 1, 0)
+        list(SpokenCaptions([thing("words", es=long)], SYNTHESIZER).takes(1, 1))

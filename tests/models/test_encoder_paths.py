@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from one_peace.modalities.audio import PIECE, AudioConfig, WaveFrames, wave_convolutions
+from one_peace.modalities.audio import PIECE, AudioAdapter, AudioConfig, AudioProcessor, WaveFrames, wave_convolutions
 from one_peace.modalities.image import ImageConfig
 from one_peace.modalities.text import TextConfig
 from one_peace.models.one_peace.config import OnePeaceConfig
@@ -67,3 +67,21 @@ def test_a_clip_too_short_for_the_front_end_is_refused() -> None:
     frames = WaveFrames(wave_convolutions(4)).requires_grad_(False)
     with pytest.raises(ValueError, match="too short|shorter"):
         frames(torch.zeros(1, 20))
+
+
+def test_frames_stand_in_for_the_sounds_they_come_from(encoder: OnePeaceEncoder) -> None:
+    adapter = encoder.adapter("audio")
+    assert isinstance(adapter, AudioAdapter)
+    frames = adapter.frames(INPUTS["audio"]["waveform"])
+    assert torch.equal(encoder.embed("audio", {"frames": frames}), encoder.embed("audio", INPUTS["audio"]))
+
+
+def test_batches_of_frames_are_padded_like_batches_of_sounds() -> None:
+    processor = AudioProcessor(AudioConfig(wave_convolutions(4)))
+    frames = WaveFrames(wave_convolutions(4))
+    sounds = [{"waveform": torch.randn(samples)} for samples in (16000, 24000)]
+    heard = [{"frames": frames(sound["waveform"][None])[0]} for sound in sounds]
+    assert [processor.length(example) for example in heard] == [processor.length(sound) for sound in sounds]
+    batch = processor.collate(heard)
+    assert batch["frames"].shape == (2, processor.length(sounds[1]), 4)
+    assert torch.equal(batch["padding"], processor.collate(sounds)["padding"])

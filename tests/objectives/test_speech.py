@@ -17,10 +17,14 @@ from one_peace.objectives.speech import (
     SILENCE,
     UNKNOWN,
     label_columns,
-    label_sounds,
+    sound_spans,
     speech_sound_loss,
     word_loss,
 )
+
+
+def label_sounds(sounds: list[tuple[float, str]], seconds: float, columns: int) -> torch.Tensor:
+    return label_columns(sound_spans(sounds, seconds), columns)
 
 
 def spelled(labels: torch.Tensor) -> str:
@@ -60,24 +64,22 @@ def test_words_hold_on_until_the_next_one() -> None:
     assert label_columns([(0.02, 7), (0.06, UNKNOWN), (0.08, 3)], 6).tolist() == [UNKNOWN, 7, 7, UNKNOWN, 3, 3]
 
 
-def test_a_word_is_chosen_among_those_of_the_batch() -> None:
-    vectors = F.normalize(torch.randn(50, 8, generator=torch.Generator().manual_seed(0)))
+def test_frames_within_words_are_told_apart() -> None:
     labels = torch.tensor([[4, 4, UNKNOWN], [9, 30, 30]])
-    frames = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(1))
-    loss, recognised = word_loss(frames, vectors, labels)
-    logits = (frames @ vectors[[4, 9, 30]].T).view(6, 3)[[0, 1, 3, 4, 5]]
-    places = torch.tensor([0, 0, 1, 2, 2])
-    assert loss.item() == pytest.approx(F.cross_entropy(logits, places).item(), rel=1e-5)
-    assert recognised.item() == pytest.approx((logits.argmax(1) == places).float().mean().item())
-    right, everything = word_loss(50 * vectors[labels.clamp(min=0)], vectors, labels)
+    logits = torch.randn(2, 3, 50, generator=torch.Generator().manual_seed(1))
+    loss, recognised = word_loss(logits, labels)
+    chosen, places = logits.view(6, 50)[[0, 1, 3, 4, 5]], torch.tensor([4, 4, 9, 30, 30])
+    assert loss.item() == pytest.approx(F.cross_entropy(chosen, places).item(), rel=1e-5)
+    assert recognised.item() == pytest.approx((chosen.argmax(1) == places).float().mean().item())
+    right, everything = word_loss(50.0 * F.one_hot(labels.clamp(min=0), 50), labels)
     assert right < 1e-3 and everything == 1.0
 
 
 def test_a_batch_without_a_word_teaches_nothing() -> None:
-    frames = torch.randn(2, 3, 8, requires_grad=True)
-    loss, recognised = word_loss(frames, torch.randn(5, 8), torch.full((2, 3), UNKNOWN))
+    logits = torch.randn(2, 3, 8, requires_grad=True)
+    loss, recognised = word_loss(logits, torch.full((2, 3), UNKNOWN))
     loss.backward()
-    assert loss == recognised == 0.0 and frames.grad is not None and not frames.grad.any()
+    assert loss == recognised == 0.0 and logits.grad is not None and not logits.grad.any()
 
 
 def test_the_loss_counts_known_columns_alone() -> None:

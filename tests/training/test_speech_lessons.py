@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -10,23 +12,23 @@ from queue import Queue
 from typing import Any
 
 import pytest
-import soundfile
 import torch
 
 from one_peace.data.manifest import Item
 from one_peace.data.packages import package_folder
 from one_peace.data.pairs import DataRecipe
+from one_peace.data.recorded_speech import Recording, read_recordings
 from one_peace.data.speech_synthesis import PACKAGE
-from one_peace.data.spoken_captions import LabelledSpeech, SpokenCaptions
+from one_peace.data.spoken_captions import SpokenCaptions
 from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT
 from one_peace.training import front_end, speech_lessons
 from one_peace.training.distributed import Processes
 from one_peace.training.recipe import PretrainRecipe
 from one_peace.training.run import learn_to_hear, open_batches, run_pretraining
-from one_peace.training.speech_lessons import SpeechLessons
+from one_peace.training.speech_lessons import SpeechLessons, batches_of_like_length
 from one_peace.training.start import plan_model
-from synthetic_speech import ESPEAK, SYNTHESIZER, thing
+from synthetic_speech import ESPEAK, SYNTHESIZER, spoken, thing
 from tiny_models import tiny_model, tiny_processors
 
 PROCESSORS = tiny_processors()
@@ -34,33 +36,54 @@ SPOKEN = SpokenCaptions([thing("dog", es="Un perro."), thing("cat", es="Un gato.
 
 
 @pytest.fixture(autouse=True)
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_clips(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speech_lessons, "BATCH", 4)
+    monkeypatch.setattr(speech_lessons, "CLIPS", 4)
 
 
 def fit(
-    sounds: int, words: int, rows: list[dict[str, Any]] | None = None, spoken: SpokenCaptions = SPOKEN
+    sounds: int, words: int, rows: list[dict[str, Any]] | None = None, recordings: Sequence[Recording] = ()
 ) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
     model = tiny_model()
     stage = dataclasses.replace(AUDIO_TEXT, speech_sound_steps=sounds, word_steps=words, front_end_steps=1)
     report = ([] if rows is None else rows).append
-    return SpeechLessons(model, stage, PROCESSORS, spoken, 1, report).give(), model
+    return SpeechLessons(model, stage, PROCESSORS, SPOKEN, recordings, 1, report).give(), model
 
 
 def test_it_learns_to_recognise_them() -> None:
-    clips = SPOKEN.batch(4, 1, 0)
-
-    class Repeated(SpokenCaptions):
-        def batch(self, size: int, seed: int, step: int) -> list[LabelledSpeech]:
-            return clips
-
     rows: list[dict[str, Any]] = []
-    fit(200, 100, rows, Repeated([thing("dog", es="Un perro."), thing("cat", es="Un gato.")], SYNTHESIZER))
-    sounds, words = rows[:4], rows[4:]
-    assert [row["sounds_step"] for row in sounds] == [50, 100, 150, 200]
-    assert [row["words_step"] for row in words] == [50, 100]
+    fit(300, 150, rows)
+    sounds, words = rows[:6], rows[6:]
+    assert [row["sounds_step"] for row in sounds] == [50, 100, 150, 200, 250, 300]
+    assert [row["words_step"] for row in words] == [50, 100, 150]
     # Always the most frequent sound would be right for a quarter, and the most frequent word for half.
     assert sounds[0]["recognised"] < 0.8 < sounds[-1]["recognised"] and words[-1]["recognised"] > 0.8
+
+
+def test_recordings_take_part_once_sounds_are_known(tmp_path: Path) -> None:
+    items = [spoken(tmp_path), spoken(tmp_path, "Un gato.", name="cat")]
+    recordings = read_recordings(items, SYNTHESIZER, SPOKEN.words)
+    rows: list[dict[str, Any]] = []
+    fit(30, 1, rows, recordings)
+    assert [next(iter(row.items())) for row in rows] == [
+        ("sounds_step", 10),
+        ("recordings", 2),
+        ("sounds_step", 20),
+        ("words_step", 1),
+    ]
+    assert rows[1]["aligned"] == 2
+
+
+def test_batches_hold_clips_of_like_length() -> None:
+    lengths = [3, 90, 5, 60, 4, 63, 88, 95]
+    batches = batches_of_like_length(lengths, 2, 0)
+    seen = set()
+    for batch in itertools.islice(batches, 40):
+        spread = [lengths[i] for i in batch]
+        assert len(set(batch)) == 2 and max(spread) - min(spread) < 60
+        seen.update(batch)
+    assert seen == set(range(8))
+    assert sorted(next(batches_of_like_length([1, 2], 64, 0))) == [0, 1]
 
 
 @pytest.mark.parametrize("steps", [(2, 0), (0, 2)])
@@ -80,7 +103,13 @@ def test_only_the_audio_side_changes(steps: tuple[int, int]) -> None:
 def test_only_audio_can_learn_them() -> None:
     stage = dataclasses.replace(IMAGE_TEXT, speech_sound_steps=1)
     with pytest.raises(ValueError, match="not image"):
-        SpeechLessons(tiny_model(), stage, PROCESSORS, SPOKEN, 1, lambda row: None)
+        SpeechLessons(tiny_model(), stage, PROCESSORS, SPOKEN, [], 1, lambda row: None)
+
+
+def test_they_need_a_fitted_front_end() -> None:
+    stage = dataclasses.replace(AUDIO_TEXT, speech_sound_steps=1)
+    with pytest.raises(ValueError, match="front_end_steps above 0"):
+        SpeechLessons(tiny_model(), stage, PROCESSORS, SPOKEN, [], 1, lambda row: None)
 
 
 @pytest.fixture
@@ -92,13 +121,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Item]:
     (package / "package.json").write_text('{"name": "espeakng-loader", "version": "1", "sha256": ""}')
     monkeypatch.setattr(front_end, "BATCH", 2)
     monkeypatch.setenv("ONE_PEACE_CACHE", str(tmp_path / "cache"))
-    items = []
-    for name, word in (("dog", "Un perro."), ("cat", "Un gato.")):
-        said = SYNTHESIZER.say(word, "es", words_per_minute=120, pitch=50)
-        soundfile.write(tmp_path / f"{name}.wav", said.waveform, 16_000)
-        item = thing(name, en=f"A {name}.", es=word)
-        items.append(dataclasses.replace(item, path=tmp_path / f"{name}.wav", track="speech"))
-    return items
+    return [spoken(tmp_path), spoken(tmp_path, "Un gato.", name="cat")]
 
 
 def lessons() -> PretrainRecipe:
@@ -111,7 +134,16 @@ def test_a_run_begins_with_lessons(library: list[Item], tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = []
     run_pretraining(lessons(), library, tmp_path / "run", "cpu", rows.append)
     kinds = [next(iter(row)) for row in rows]
-    assert kinds == ["items", "front_end_step", "sounds_step", "words_step", "step", "items"]
+    assert kinds == [
+        "items",
+        "front_end_step",
+        "sounds_step",
+        "recordings",
+        "sounds_step",
+        "words_step",
+        "step",
+        "items",
+    ]
     assert from_pretrained(tmp_path / "run" / "model").encode_audio(tmp_path / "dog.wav").shape == (1, 192)
 
 
@@ -131,7 +163,7 @@ def test_other_processes_wait_for_the_lessons_of_the_first(library: list[Item]) 
         learn = partial(learn_to_hear, recipe, library, config, processors, source.batch, "cpu", rows.append)
         other = pool.submit(learn, One(rank=1))
         ours, theirs = learn(One(rank=0)), other.result(timeout=60)
-    assert len(rows) == 3 and ours.keys() == theirs.keys() and told.empty()
+    assert len(rows) == 5 and ours.keys() == theirs.keys() and told.empty()
     assert any(".ffn.audio." in name for name in ours) and any(".frames." in name for name in ours)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Sequence, Set
+from collections.abc import Callable, Container, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,10 +37,11 @@ class DataRecipe:
     with the caption in its own language, `tags` that two to four English keywords stand in for an English caption.
     Each word of a caption is left out with probability `word_dropout`: a small model would otherwise learn captions by
     heart and nothing of their words.
-    `augmentation` is its strength, 0 for none. The first step draws from `first_items` items (0: from all), and from
-    then on from more in each, until at step `all_items_by` every item takes part. `clip_seconds` and
-    `caption_tokens` bound the lengths. `crop` are the smallest and largest share of the area of a picture of `files`
-    that is shown.
+    `augmentation` is its strength, 0 for none. With `takes` every sound is augmented so many times ahead of the updates
+    and goes through a kept front end then, once and for all; with 0 anew for every batch. The first step draws from
+    `first_items` items (0: from all), and from then on from more in each, until at step `all_items_by` every item takes
+    part. `clip_seconds` and `caption_tokens` bound the lengths. `crop` are the smallest and largest share of the area
+    of a picture of `files` that is shown.
     """
 
     sources: dict[str, float] = field(default_factory=dict)
@@ -49,6 +50,7 @@ class DataRecipe:
     tags: float = 0.2
     word_dropout: float = 0.0
     augmentation: float = 1.0
+    takes: int = 0
     first_items: int = 0
     all_items_by: int = 0
     clip_seconds: float = 3.0
@@ -91,6 +93,7 @@ class PairSampler:
         self.skipped = len(items) - len(kept)
         self.items = [item for item, _ in kept]
         self.media = [media for _, media in kept]
+        self.heard: list[list[Tensor]] = []  # frames of the takes of every sound, float16
         groups: dict[tuple[str, str], list[int]] = defaultdict(list)
         for index, item in enumerate(self.items):
             groups[source_of(item, recipe.sources), item.group].append(index)
@@ -124,6 +127,8 @@ class PairSampler:
             pictures = torch.stack([self.media[i] for i in chosen])
             x = augment_pictures(pictures, self.size, generator, self.recipe.augmentation)
             partners: list[Example] = [{"pixels": p} for p in normalise_pixels(x)]
+        elif self.heard:
+            partners = [{"frames": self._any_take(i, generator).float()} for i in chosen]
         elif self.partner == "audio":
             partners = [{"waveform": self._clip(self.media[i], generator)} for i in chosen]
         else:
@@ -133,6 +138,21 @@ class PairSampler:
         if self.processor is not None:
             self.padding.add([(self.text.length(text), self.processor.length(partner)) for text, partner in pairs])
         return pairs
+
+    def hear(self, front_end: Callable[[Tensor], Tensor], seed: int) -> None:
+        """From now on batches have `frames` in place of sounds: of `recipe.takes` augmented takes of each of them.
+
+        `front_end` makes (1, frames, channels) of (1, samples).
+        """
+
+        def takes(number: int) -> list[Tensor]:
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+            with torch.no_grad():
+                clips = [self._clip(self.media[number], generator) for _ in range(self.recipe.takes)]
+                return [front_end(clip[None])[0].half() for clip in clips]
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            self.heard = list(pool.map(takes, range(len(self.media))))
 
     def _joined(self, step: int) -> list[list[int]]:
         """The members of every group that take part in a step: a number of items that grows exponentially."""
@@ -172,6 +192,9 @@ class PairSampler:
     def _of_length(self, members: list[int], target: int, generator: torch.Generator) -> int:
         """One of the few sounds of a caption whose length is nearest to the batch's target."""
         return self._any(sorted(members, key=lambda i: abs(self.media[i].shape[0] - target))[:3], generator)
+
+    def _any_take(self, index: int, generator: torch.Generator) -> Tensor:
+        return self.heard[index][int(torch.randint(len(self.heard[index]), (), generator=generator))]
 
     @staticmethod
     def _any(members: list[int], generator: torch.Generator) -> int:

@@ -1,18 +1,13 @@
-"""Captions spoken anew for every batch, with a label of what is heard when: no two clips are alike."""
+"""Captions read by synthetic voices, with a label of what is heard when: no two clips are alike."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Collection, Iterable, Iterator
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from one_peace.data.augmentation import LONGEST_SILENCE, TEMPO, change_recording, stretch
+from one_peace.data.labelled_speech import LabelledSpeech, Take
 from one_peace.data.manifest import Item, normalise_caption
 from one_peace.data.speech_synthesis import (
     ACCENTS,
@@ -26,23 +21,11 @@ from one_peace.data.speech_synthesis import (
     Utterance,
 )
 from one_peace.errors import InputError
-from one_peace.modalities.sounds import SAMPLE_RATE, prepare_waveform
-from one_peace.objectives.speech import COLUMN, UNKNOWN, label_columns, label_sounds
+from one_peace.modalities.sounds import SAMPLE_RATE
+from one_peace.objectives.speech import UNKNOWN, sound_spans
 
 SHORTEST, LONGEST = 0.2, 2.0  # seconds of speech
 ATTEMPTS = 1000  # to find a caption of such a length
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class LabelledSpeech:
-    """`waveform` (samples,) as the audio modality takes it; of every 20 ms of it the class in `sounds` (int64) and the
-    index in `words` (int64, `UNKNOWN` where there is none)."""
-
-    waveform: Tensor
-    sounds: Tensor
-    words: Tensor
 
 
 class SpokenCaptions:
@@ -71,36 +54,19 @@ class SpokenCaptions:
         self.weights = torch.tensor([float(RENDERS[language]) for language in self.languages])
         self.synthesizer = synthesizer
 
-    def batch(self, size: int, seed: int, step: int) -> list[LabelledSpeech]:
-        """`size` clips; the same seed and step give the same, but for what eSpeak NG itself leaves to chance.
+    def takes(self, count: int, seed: int) -> Iterator[Take]:
+        """`count` clips; the same seed gives the same, but for what eSpeak NG itself leaves to chance.
 
         Raises:
             ValueError: no caption lasts between `SHORTEST` and `LONGEST` seconds.
         """
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        return [self._clip(generator) for _ in range(size)]
-
-    def _clip(self, generator: torch.Generator) -> LabelledSpeech:
-        spoken = self._spoken(generator)
-        tempo, silence = torch.rand(2, generator=generator).tolist()
-        factor, before = 1 + TEMPO * (2 * tempo - 1), int(silence * LONGEST_SILENCE)
-        quiet = F.pad(stretch(torch.from_numpy(spoken.waveform), factor), (before, 0))
-        waveform = prepare_waveform(change_recording(quiet, generator, 1.0), max_seconds=None)
-        seconds = len(quiet) / SAMPLE_RATE
-        repeats = math.ceil(len(waveform) / len(quiet))  # a short sound fills a second
-        columns = int(len(waveform) / SAMPLE_RATE / COLUMN)
-
-        def times(starts: list[tuple[float, T]], silence: T) -> list[tuple[float, T]]:
-            """When something begins in the clip: of the waveform first the silence, then what is said, each time."""
-            once = [(0.0, silence), *((second / factor + before / SAMPLE_RATE, what) for second, what in starts)]
-            return [(second + turn * seconds, what) for turn in range(repeats) for second, what in once]
-
-        words = [(second, self.words.get(word.casefold(), UNKNOWN)) for second, word in spoken.words]
-        return LabelledSpeech(
-            waveform,
-            label_sounds(times(spoken.sounds, ""), repeats * seconds, columns),
-            label_columns(times(words, UNKNOWN), columns),
-        )
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(count):
+            spoken = self._spoken(generator)
+            seconds = len(spoken.waveform) / SAMPLE_RATE
+            words = [(second, self.words.get(word.casefold(), UNKNOWN)) for second, word in spoken.words]
+            waveform = torch.from_numpy(spoken.waveform)
+            yield LabelledSpeech(waveform, sound_spans(spoken.sounds, seconds), words).take(generator)
 
     def _spoken(self, generator: torch.Generator) -> Utterance:
         """Any caption by any voice."""

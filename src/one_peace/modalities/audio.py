@@ -148,8 +148,8 @@ class ConvolutionalPositions(nn.Module):
 class AudioAdapter(Adapter):
     """Waveform frames + convolutional positions + relative bias (paper, section 3.1).
 
-    Inputs: `waveform` (batch, samples) float; `padding` (batch, 1 + frames) bool, cls first, absent when all
-    clips of the batch have the same length.
+    Inputs: `waveform` (batch, samples) float, or `frames` (batch, frames, channels), what the convolutions make of it;
+    `padding` (batch, 1 + frames) bool, cls first, absent when all clips of the batch have the same length.
     """
 
     def __init__(self, config: AudioConfig, width: int, heads: int, tables: int) -> None:
@@ -167,7 +167,8 @@ class AudioAdapter(Adapter):
         self.bias = RelativeBias(sequence_rows(config.bias_buckets), heads, tables)
 
     def embed(self, inputs: Mapping[str, Tensor]) -> Embedded:
-        frames = self.frames(inputs["waveform"].to(self.cls.dtype))
+        heard = inputs.get("frames")
+        frames = self.frames(inputs["waveform"].to(self.cls.dtype)) if heard is None else heard.to(self.cls.dtype)
         padding = inputs.get("padding")
         features = self.frames_proj(self.frames_norm(frames))
         return Embedded(features, None if padding is None else padding[:, 1:], (frames.shape[1],))
@@ -182,7 +183,10 @@ class AudioAdapter(Adapter):
 
 
 class AudioProcessor(Processor):
-    """Any sound -> mono, 16 kHz, normalised over the clip, at least 1 s. Examples: `waveform` (samples,) float32."""
+    """Any sound -> mono, 16 kHz, normalised over the clip, at least 1 s. Examples: `waveform` (samples,) float32.
+
+    Where a front end is kept while a model trains, `frames` (frames, channels) take its place.
+    """
 
     def __init__(self, config: AudioConfig) -> None:
         self.config = config
@@ -196,11 +200,13 @@ class AudioProcessor(Processor):
         return [{"waveform": w} for w in windows(waveform, int(self.config.max_seconds * SAMPLE_RATE))]
 
     def length(self, example: Example) -> int:
+        if "frames" in example:
+            return example["frames"].shape[0]
         return frame_count(example["waveform"].shape[0], self.config.convs)
 
     def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        waveforms = [e["waveform"] for e in examples]
-        batch = {"waveform": nn.utils.rnn.pad_sequence(waveforms, batch_first=True)}
+        name = "frames" if "frames" in examples[0] else "waveform"
+        batch = {name: nn.utils.rnn.pad_sequence([e[name] for e in examples], batch_first=True)}
         lengths = torch.tensor([self.length(e) for e in examples])
         if lengths.min() < lengths.max():
             batch["padding"] = torch.arange(int(lengths.max()) + 1) > lengths[:, None]

@@ -21,19 +21,24 @@ UNKNOWN = -1  # a label that no loss counts
 _CLASS_OF = {letter: index for index, letter in enumerate(LETTERS, 1)} | {"ε": LETTERS.index("ɛ") + 1}
 
 
-def label_sounds(sounds: Sequence[tuple[float, str]], seconds: float, columns: int) -> Tensor:
-    """Which sound is heard in every column -> (columns,) int64, silence before the first one and after `seconds`.
+def sound_classes(name: str) -> list[int]:
+    """The classes of the letters of a sound's name in IPA: `SILENCE` alone if it has none, and `UNKNOWN` for letters
+    that are none of `LETTERS`."""
+    letters = [c for c in unicodedata.normalize("NFD", name) if unicodedata.category(c) in ("Ll", "Lo", "Lu")]
+    return [_CLASS_OF.get(letter, UNKNOWN) for letter in letters] or [SILENCE]
 
-    `sounds` are (second at which it begins, name in IPA), in their order; of a name of several letters each gets an
-    equal share, a name without letters is silence, and letters that are none of `LETTERS` are `UNKNOWN`.
+
+def sound_spans(sounds: Sequence[tuple[float, str]], seconds: float) -> list[tuple[float, int]]:
+    """Named sounds as classes: (second at which it begins, name in IPA) -> (second, class), silence before and after.
+
+    Of a name of several letters each gets an equal share of the time until the next sound, of the last until `seconds`.
     """
-    spans = []
+    spans = [(0.0, SILENCE)]
     starts = [start for start, _ in sounds]
     for (start, name), end in zip(sounds, [*starts[1:], seconds], strict=False):
-        letters = [c for c in unicodedata.normalize("NFD", name) if unicodedata.category(c) in ("Ll", "Lo", "Lu")]
-        classes = [_CLASS_OF.get(letter, UNKNOWN) for letter in letters] or [SILENCE]
+        classes = sound_classes(name)
         spans += [(start + (end - start) * part / len(classes), value) for part, value in enumerate(classes)]
-    return label_columns([(0.0, SILENCE), *spans, (seconds, SILENCE)], columns)
+    return [*spans, (seconds, SILENCE)]
 
 
 def label_columns(spans: Sequence[tuple[float, int]], columns: int) -> Tensor:
@@ -54,15 +59,13 @@ def speech_sound_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return loss, (logits.detach().argmax(dim=2) == labels)[heard].float().mean()
 
 
-def word_loss(frames: Tensor, vectors: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cross entropy of the columns within words, and which share of them is recognised (scalars each).
+def word_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean cross entropy of the frames within words, and which share of them is recognised (scalars each).
 
-    frames (batch, columns, width); vectors (words, width), one for each word; labels (batch, columns) int64. A column
-    chooses among the words that the batch has; without any both are 0.
+    logits (batch, frames, words), labels (batch, frames) int64. Without any labelled frame both are 0.
     """
     within = labels != UNKNOWN
-    words, classes = labels[within].unique(return_inverse=True)
-    if not len(words):
-        return frames.sum() * 0.0, frames.new_zeros(())
-    logits = frames[within] @ vectors[words].t()
-    return F.cross_entropy(logits, classes), (logits.detach().argmax(dim=1) == classes).float().mean()
+    if not within.any():
+        return logits.sum() * 0.0, logits.new_zeros(())
+    chosen, classes = logits[within], labels[within]
+    return F.cross_entropy(chosen, classes), (chosen.detach().argmax(dim=1) == classes).float().mean()

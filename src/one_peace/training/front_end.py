@@ -8,14 +8,14 @@ first predict the clip's log-mel spectrogram, which takes a minute and no captio
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from one_peace.modalities import get_modality
-from one_peace.modalities.audio import AudioAdapter
+from one_peace.modalities.audio import AudioAdapter, AudioConfig, WaveFrames
 from one_peace.modalities.base import Example, Processor
 from one_peace.modalities.sounds import SAMPLE_RATE
 from one_peace.models.one_peace.config import OnePeaceConfig
@@ -25,6 +25,16 @@ from one_peace.training.short_fit import fit
 
 BATCH, RATE, WARMUP = 8, 3e-3, 20
 PREFIX = "encoder.adapters.audio."
+
+
+def kept_front_end(config: OnePeaceConfig, values: Iterable[tuple[str, Tensor]]) -> WaveFrames:
+    """The waveform convolutions of a pretraining model, from its values by name."""
+    settings = config.modalities["audio"]
+    assert isinstance(settings, AudioConfig)
+    frames = WaveFrames(settings.convs).requires_grad_(False)
+    own = PREFIX + "frames."
+    frames.load_state_dict({name.removeprefix(own): value for name, value in values if name.startswith(own)})
+    return frames
 
 
 def fit_front_end(

@@ -174,6 +174,10 @@ class PretrainRecipe:
         unknown = [name for name in self.trackers if name not in TRACKERS]
         if unknown:
             raise ValueError(f"trackers: unknown {unknown[0]!r}; a list of some of {', '.join(TRACKERS)}")
+        if self.data.takes and (self.files or not self.stage.front_end_steps):
+            raise ValueError(
+                "data.takes: for sounds of the sample library and a front end that stage.front_end_steps fits"
+            )
         if self.files and self.evaluation.every and not (self.evaluation.pairs or self.evaluation.labels):
             raise ValueError("evaluation.every: the recipe's own files need held-out pairs, set evaluation.pairs")
 

@@ -22,6 +22,7 @@ from one_peace.data.opening import open_pairs
 from one_peace.data.packages import default_cache, fetch
 from one_peace.data.pairs import PairSampler
 from one_peace.data.prefetch import PrefetchedPairs, worker_death
+from one_peace.data.recorded_speech import read_recordings
 from one_peace.data.speech_synthesis import PACKAGE as SYNTHESIZER
 from one_peace.data.speech_synthesis import open_synthesizer
 from one_peace.data.spoken_captions import SpokenCaptions
@@ -31,7 +32,7 @@ from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.training.distributed import Processes
 from one_peace.training.evaluation import open_evaluator
-from one_peace.training.front_end import fit_front_end
+from one_peace.training.front_end import fit_front_end, kept_front_end
 from one_peace.training.gradients import BatchSource
 from one_peace.training.initial_values import empty_model, fill
 from one_peace.training.log import Report
@@ -105,6 +106,10 @@ def run_pretraining(
         fitted: dict[str, Tensor] = {}
         if not resumed and partner_is_new(recipe):
             fitted = learn_to_hear(recipe, items, config, processors, source.batch, device, report, processes)
+        if recipe.data.takes:
+            assert isinstance(source, PairSampler)
+            known = saved_values(folder, config, recipe.seed) if resumed else start_values(recipe, config)
+            source.hear(kept_front_end(config, itertools.chain(known, fitted.items())), recipe.seed)
 
         def begin(model: OnePeaceForPretraining) -> None:
             fill(model, itertools.chain(values, fitted.items()))
@@ -154,10 +159,12 @@ def learn_to_hear(
     if stage.speech_sound_steps or stage.word_steps:
         synthesizer = open_synthesizer(fetch(SYNTHESIZER, default_cache()))
         texts = training_items(items, stage.partner)
-        spoken = SpokenCaptions(texts, synthesizer, held_out_captions(items))
+        withheld = held_out_captions(items)
+        spoken = SpokenCaptions(texts, synthesizer, withheld)
+        recordings = read_recordings(texts, synthesizer, spoken.words, withheld)
         model = empty_model(config).to_empty(device=device)
         fill(model, itertools.chain(start_values(recipe, config), fitted.items()))
-        heard = SpeechLessons(model, stage, processors, spoken, recipe.seed, told).give()
+        heard = SpeechLessons(model, stage, processors, spoken, recordings, recipe.seed, told).give()
         fitted |= {name: value.cpu() for name, value in heard.items()}
     processes.share(True)
     return processes.share(fitted)

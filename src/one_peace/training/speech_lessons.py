@@ -1,39 +1,60 @@
 """Teaches a new audio side speech sounds and words before it has to tell captions apart.
 
 Not in the paper, whose stage 2 has far more speakers. Of a few speakers the contrast learns recordings, not words, and
-a voice that it never heard says nothing to it. Here synthetic voices read captions, always others: first the lower half
-of the audio side's blocks names the speech sound in every 20 ms, then all blocks but the last one name the word, so
-that the last one has words to put together. The rest of the model stays as it is, and the layers that name sounds and
-words are thrown away.
+a voice that it never heard says nothing to it. Synthetic voices tell what they say when: of them the lower half of the
+audio side's blocks learns to name the speech sound in every 20 ms. That is enough to find in the recordings when the
+sounds of their captions come, and then people's voices are learned from too. Next all blocks but the last one name the
+word, so that the last one has words to put together. The rest of the model stays as it is, and the layers that name
+sounds and words are thrown away.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from one_peace.data.labelled_speech import Take
+from one_peace.data.recorded_speech import Recording, align_recordings
 from one_peace.data.spoken_captions import SpokenCaptions
 from one_peace.modalities.audio import AudioAdapter
-from one_peace.modalities.base import Processor
-from one_peace.modalities.sounds import SAMPLE_RATE
+from one_peace.modalities.base import Example, Processor
+from one_peace.modalities.sounds import SAMPLE_RATE, prepare_waveform
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.objectives.speech import CLASSES, COLUMN, UNKNOWN, speech_sound_loss, word_loss
 from one_peace.tasks.pretraining import PretrainingStage, freeze_for_stage
 from one_peace.training.short_fit import fit
 
-BATCH, RATE, WARMUP = 48, 1.5e-3, 60
+BATCH, RATE, WARMUP = 64, 1.5e-3, 60
+CLIPS = 24_000  # of synthetic voices
+TAKES = 6  # of each recording
+ALONE = 1 / 3  # of the steps for sounds: before the recordings take part
+SOUNDS_TOO = 0.5  # weight of the sounds while words are learned
+SPREAD = 6  # frames that the lengths in a batch may differ by chance, beyond what is unavoidable
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the kept front end makes of a clip: `frames` (frames, channels) float16, with the labels of its columns."""
+
+    frames: Tensor
+    sounds: Tensor
+    words: Tensor
 
 
 class SpeechLessons:
     """What trains the audio side's adapter and experts, in place, for a stage's `speech_sound_steps` and `word_steps`.
 
+    Clips go through the front end once, ahead of all steps. `recordings` may be none.
+
     Raises:
-        ValueError: the stage's partner is no audio side, or its frames are no whole number of columns of 20 ms.
+        ValueError: the stage's partner is no audio side, its front end is not kept as it is, or its frames are no whole
+            number of columns of 20 ms.
     """
 
     def __init__(
@@ -42,12 +63,15 @@ class SpeechLessons:
         stage: PretrainingStage,
         processors: Mapping[str, Processor],
         spoken: SpokenCaptions,
+        recordings: Sequence[Recording],
         seed: int,
         report: Callable[[dict[str, Any]], None],
     ) -> None:
         adapter = model.encoder.adapter(stage.partner)
         if not isinstance(adapter, AudioAdapter):
             raise ValueError(f"speech_sound_steps, word_steps: audio is the stage's partner there, not {stage.partner}")
+        if not stage.front_end_steps:
+            raise ValueError("speech_sound_steps, word_steps: they need a fitted front end, front_end_steps above 0")
         stride, column = math.prod(stride for _, stride in adapter.frames.shapes), round(COLUMN * SAMPLE_RATE)
         if stride % column:
             raise ValueError(f"speech_sound_steps, word_steps: frames of {stride} samples are no multiple of {column}")
@@ -55,65 +79,121 @@ class SpeechLessons:
         model.train()
         self.stage, self.adapter, self.fusion = stage, adapter, model.encoder.fusion
         self.own = {name: p for name, p in model.named_parameters() if p.requires_grad and name.startswith("encoder.")}
-        self.processor, self.spoken, self.seed, self.report = processors[stage.partner], spoken, seed, report
-        self.width, self.columns = adapter.frames_proj.out_features, stride // column  # columns of a frame
+        self.processor, self.spoken, self.recordings = processors[stage.partner], spoken, recordings
+        self.seed, self.report = seed, report
         self.device = next(model.parameters()).device
+        self.columns = stride // column  # of a frame
+        blocks = len(self.fusion.blocks)
+        self.half, self.most = (blocks - 1) // 2, max(0, blocks - 2)  # blocks that sounds and words are named after
+        width = adapter.frames_proj.out_features
+        self.name_sounds = self._head(nn.Linear(width, self.columns * CLASSES))
+        self.name_words = self._head(nn.Linear(width, len(spoken.words), bias=False))
 
     def give(self) -> dict[str, Tensor]:
         """Gives both lessons -> all that is the audio side's own in the encoder, by its names in the model."""
-        self._sounds(self.stage.speech_sound_steps)
-        self._words(self.stage.word_steps)
+        clips = [self._hear(take) for take in self.spoken.takes(CLIPS, self.seed)]
+        alone = round(ALONE * self.stage.speech_sound_steps) if self.recordings else self.stage.speech_sound_steps
+        self._learn("sounds", alone, clips, self._sounds)
+        if self.recordings:
+            clips += self._recorded()
+            self._learn("sounds", self.stage.speech_sound_steps - alone, clips, self._sounds)
+        self._learn("words", self.stage.word_steps, clips, self._words)
         return {name: parameter.detach() for name, parameter in self.own.items()}
 
-    def _sounds(self, steps: int) -> None:
-        """The lower half of the blocks learns to name the sound of every column."""
-        names = nn.Linear(self.width, self.columns * CLASSES)
-        nn.init.zeros_(names.bias)
-        head = self._head(names)
+    def _recorded(self) -> list[Heard]:
+        """Takes of the recordings, labelled by what is recognised of them so far."""
+        speech = align_recordings(self.recordings, self._recognise)
+        self.report({"recordings": len(self.recordings), "aligned": len(speech)})
+        generator = torch.Generator().manual_seed(self.seed)
+        return [self._hear(one.take(generator)) for one in speech for _ in range(TAKES)]
 
-        def loss(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            return speech_sound_loss(head(features).unflatten(2, (self.columns, CLASSES)).flatten(1, 2), labels)
+    def _hear(self, take: Take) -> Heard:
+        return Heard(self._frames(take.waveform).half(), take.sounds.to(torch.int32), take.words.to(torch.int32))
 
-        self._learn("sounds", steps, (len(self.fusion.blocks) - 1) // 2, head, loss)
+    @torch.no_grad()
+    def _frames(self, waveform: Tensor) -> Tensor:
+        frames: Tensor = self.adapter.frames(waveform[None].to(self.device))[0]
+        return frames.cpu()
 
-    def _words(self, steps: int) -> None:
-        """All blocks but the last one learn to name the word of every frame, by the column in its middle."""
-        dictionary = nn.Linear(self.width, len(self.spoken.words), bias=False)
-        head = self._head(dictionary)
+    @torch.no_grad()
+    def _recognise(self, waveforms: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Of each waveform the log-probabilities of the sounds in its columns (columns, CLASSES)."""
+        for waveform in waveforms:
+            frames = self._frames(prepare_waveform(waveform.float(), max_seconds=None))
+            (features,) = self._features([{"frames": frames}], self.half)
+            yield self._sound_logits(features)[0].log_softmax(dim=1).cpu()
 
-        def loss(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            return word_loss(head[0](features), dictionary.weight, labels[:, self.columns // 2 :: self.columns])
+    def _features(self, examples: Sequence[Example], *blocks: int) -> list[Tensor]:
+        """What comes out of some blocks, each (batch, frames, width)."""
+        inputs = {name: value.to(self.device) for name, value in self.processor.collate(examples).items()}
+        found = self.fusion.after_blocks(self.stage.partner, self.adapter(inputs), set(blocks))
+        return [features[:, 1:] for features in found]
 
-        self._learn("words", steps, max(0, len(self.fusion.blocks) - 2), head, loss)
+    def _sound_logits(self, features: Tensor) -> Tensor:
+        """(batch, frames, width) -> (batch, columns, CLASSES)."""
+        logits: Tensor = self.name_sounds(features).unflatten(2, (self.columns, CLASSES)).flatten(1, 2)
+        return logits
+
+    def _sounds(self, clips: Sequence[Heard]) -> tuple[Tensor, Tensor]:
+        """Loss of naming the sound of every column, and the share recognised."""
+        (features,) = self._features([{"frames": clip.frames.float()} for clip in clips], self.half)
+        return self._sound_loss(features, clips)
+
+    def _words(self, clips: Sequence[Heard]) -> tuple[Tensor, Tensor]:
+        """Loss of naming the word of every frame, by the column in its middle, and the share recognised."""
+        examples = [{"frames": clip.frames.float()} for clip in clips]
+        if self.half == self.most:
+            (lower,) = (upper,) = self._features(examples, self.most)
+        else:
+            lower, upper = self._features(examples, self.half, self.most)
+        labels = self._labels([clip.words for clip in clips], upper.shape[1])[:, self.columns // 2 :: self.columns]
+        loss, recognised = word_loss(self.name_words(upper), labels)
+        return loss + SOUNDS_TOO * self._sound_loss(lower, clips)[0], recognised
+
+    def _sound_loss(self, features: Tensor, clips: Sequence[Heard]) -> tuple[Tensor, Tensor]:
+        labels = self._labels([clip.sounds for clip in clips], features.shape[1])
+        return speech_sound_loss(self._sound_logits(features), labels)
+
+    def _labels(self, rows: Sequence[Tensor], frames: int) -> Tensor:
+        """(batch, columns of as many frames) int64, `UNKNOWN` where a row ends."""
+        columns = frames * self.columns
+        cut = [F.pad(row[:columns], (0, max(0, columns - len(row))), value=UNKNOWN) for row in rows]
+        return torch.stack(cut).to(self.device, torch.int64)
 
     def _head(self, layer: nn.Linear) -> nn.Sequential:
         """The layer after a norm, with first values that the seed decides."""
         generator = torch.Generator().manual_seed(self.seed)
-        nn.init.normal_(layer.weight, std=self.width**-0.5, generator=generator)
-        return nn.Sequential(nn.LayerNorm(self.width), layer).to(self.device)
+        nn.init.normal_(layer.weight, std=layer.in_features**-0.5, generator=generator)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+        return nn.Sequential(nn.LayerNorm(layer.in_features), layer).to(self.device)
 
     def _learn(
         self,
         lesson: str,
         steps: int,
-        block: int,
-        head: nn.Module,
-        loss_of: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        clips: Sequence[Heard],
+        loss_of: Callable[[Sequence[Heard]], tuple[Tensor, Tensor]],
     ) -> None:
-        """`loss_of` takes features (batch, frames, width) after a block and the labels named `lesson` (batch, columns);
-        it says what is minimised and the share recognised."""
+        """`loss_of` says of a batch of clips what is minimised and the share recognised."""
+        batches = batches_of_like_length([len(clip.frames) for clip in clips], BATCH, self.seed)
 
         def of_step(step: int) -> Tensor:
-            clips = self.spoken.batch(BATCH, self.seed, step)
-            inputs = self.processor.collate([{"waveform": clip.waveform} for clip in clips])
-            tokens = self.adapter({name: value.to(self.device) for name, value in inputs.items()})
-            (features,) = self.fusion.after_blocks(self.stage.partner, tokens, {block})
-            known = (features.shape[1] - 1) * self.columns
-            rows = [getattr(clip, lesson)[:known] for clip in clips]
-            labels = torch.stack([F.pad(row, (0, known - len(row)), value=UNKNOWN) for row in rows])
-            loss, recognised = loss_of(features[:, 1:], labels.to(self.device))
+            loss, recognised = loss_of([clips[i] for i in next(batches)])
             if (step + 1) % 50 == 0 or step + 1 == steps:
                 self.report({f"{lesson}_step": step + 1, "recognised": round(recognised.item(), 3)})
             return loss
 
-        fit([*self.own.values(), *head.parameters()], of_step, steps, RATE, WARMUP)
+        heads = [*self.name_sounds.parameters(), *self.name_words.parameters()]
+        fit([*self.own.values(), *heads], of_step, steps, RATE, WARMUP)
+
+
+def batches_of_like_length(lengths: Sequence[int], size: int, seed: int) -> Iterator[list[int]]:
+    """Endless batches of `size` (all, if there are fewer) positions: of nearly the same length, in random order."""
+    generator = torch.Generator().manual_seed(seed)
+    size = min(size, len(lengths))
+    while True:
+        key = torch.tensor(lengths) + SPREAD * torch.rand(len(lengths), generator=generator)
+        first = int(torch.randint(len(lengths) % size + 1, (), generator=generator))
+        whole = key.argsort()[first : first + len(lengths) // size * size].view(-1, size)
+        yield from whole[torch.randperm(len(whole), generator=generator)].tolist()
