@@ -130,9 +130,10 @@ def lessons() -> PretrainRecipe:
     return PretrainRecipe(model="nano", stage=stage, steps=1, batch_size=2, vocabulary=270, data=data, log_every=1)
 
 
-def test_a_run_begins_with_lessons(library: list[Item], tmp_path: Path) -> None:
+def test_a_run_begins_with_lessons(library: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONE_PEACE_CACHE", str(tmp_path / "elsewhere"))
     rows: list[dict[str, Any]] = []
-    run_pretraining(lessons(), library, tmp_path / "run", "cpu", rows.append)
+    run_pretraining(lessons(), library, tmp_path / "run", "cpu", rows.append, library=tmp_path / "cache")
     kinds = [next(iter(row)) for row in rows]
     assert kinds == [
         "items",

@@ -52,7 +52,7 @@ def pretrain(
         _print_cost(plan_run(chosen, items(), devices))
         return
     with _joined_with(items, device) as (processes, place, found), Progress(chosen.steps) as progress:
-        run_pretraining(chosen, found, out, place, progress.report, processes, progress.tick)
+        run_pretraining(chosen, found, out, place, progress.report, processes, progress.tick, library)
 
 
 def _pretrain_by_tables(recipe: str, settings: list[str], out: Path, device: str) -> None:

@@ -151,8 +151,11 @@ class PairSampler:
                 clips = [self._clip(self.media[number], generator) for _ in range(self.recipe.takes)]
                 return [front_end(clip[None])[0].half() for clip in clips]
 
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        threads = torch.get_num_threads()
+        # A clip is too little work to share: each thread takes its own.
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             self.heard = list(pool.map(takes, range(len(self.media))))
+        torch.set_num_threads(threads)
 
     def _joined(self, step: int) -> list[list[int]]:
         """The members of every group that take part in a step: a number of items that grows exponentially."""

@@ -75,8 +75,11 @@ def run_pretraining(
     report: Report,
     processes: Processes | None = None,
     tick: Callable[[int], None] | None = None,
+    library: Path | None = None,
 ) -> OnePeaceForPretraining:
     """Trains and leaves the run folder `out`; run again after an interruption, it continues.
+
+    `library` is the root of the sample library's cache, for what the stage fetches besides; None: the usual one.
 
     Every one of several `processes` calls it, with a folder that all of them see; the first one writes and reports,
     and tells `tick` how many updates are done.
@@ -105,7 +108,7 @@ def run_pretraining(
         )
         fitted: dict[str, Tensor] = {}
         if not resumed and partner_is_new(recipe):
-            fitted = learn_to_hear(recipe, items, config, processors, source.batch, device, report, processes)
+            fitted = learn_to_hear(recipe, items, config, processors, source.batch, device, report, processes, library)
         if recipe.data.takes:
             assert isinstance(source, PairSampler)
             known = saved_values(folder, config, recipe.seed) if resumed else start_values(recipe, config)
@@ -136,6 +139,7 @@ def learn_to_hear(
     device: str,
     report: Report,
     processes: Processes,
+    library: Path | None = None,
 ) -> dict[str, Tensor]:
     """What the recipe has a new partner learn ahead of its updates -> values by name. See `front_end_steps`,
     `speech_sound_steps` and `word_steps` of the stage.
@@ -157,7 +161,7 @@ def learn_to_hear(
     if stage.front_end_steps:
         fitted |= fit_front_end(config, processors, batches, stage.front_end_steps, recipe.seed, told)
     if stage.speech_sound_steps or stage.word_steps:
-        synthesizer = open_synthesizer(fetch(SYNTHESIZER, default_cache()))
+        synthesizer = open_synthesizer(fetch(SYNTHESIZER, default_cache() if library is None else library))
         texts = training_items(items, stage.partner)
         withheld = held_out_captions(items)
         spoken = SpokenCaptions(texts, synthesizer, withheld)
