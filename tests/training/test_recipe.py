@@ -160,6 +160,14 @@ def test_a_setting_needs_an_equals_sign(basic: str) -> None:
         load_recipe(basic, ["steps"])
 
 
+@pytest.mark.parametrize(
+    "settings", [["data.takes=2"], ["data.takes=2", "stage.front_end_steps=1", "files.a.path=a.tar"]]
+)
+def test_takes_need_a_kept_front_end_and_the_sample_library(basic: str, settings: list[str]) -> None:
+    with pytest.raises(ValueError, match="data.takes: for sounds of the sample library and a front end that"):
+        load_recipe(basic, settings)
+
+
 def test_a_setting_inside_of_a_plain_value_is_refused(basic: str) -> None:
     with pytest.raises(ValueError, match="steps.more=1.*steps"):
         load_recipe(basic, ["steps.more=1"])

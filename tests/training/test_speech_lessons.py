@@ -126,7 +126,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Item]:
 
 def lessons() -> PretrainRecipe:
     stage = dataclasses.replace(AUDIO_TEXT, front_end_steps=1, speech_sound_steps=2, word_steps=1)
-    data = DataRecipe(sources={"speech": 1.0})
+    data = DataRecipe(sources={"speech": 1.0}, takes=2)
     return PretrainRecipe(model="nano", stage=stage, steps=1, batch_size=2, vocabulary=270, data=data, log_every=1)
 
 
@@ -146,6 +146,10 @@ def test_a_run_begins_with_lessons(library: list[Item], tmp_path: Path, monkeypa
         "items",
     ]
     assert from_pretrained(tmp_path / "run" / "model").encode_audio(tmp_path / "dog.wav").shape == (1, 192)
+    rows.clear()
+    longer = dataclasses.replace(lessons(), steps=2)
+    run_pretraining(longer, library, tmp_path / "run", "cpu", rows.append, library=tmp_path / "cache")
+    assert [next(iter(row)) for row in rows] == ["items", "step", "items"] and rows[1]["step"] == 2
 
 
 def test_other_processes_wait_for_the_lessons_of_the_first(library: list[Item]) -> None:

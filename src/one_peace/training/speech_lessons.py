@@ -77,7 +77,7 @@ class SpeechLessons:
             raise ValueError(f"speech_sound_steps, word_steps: frames of {stride} samples are no multiple of {column}")
         freeze_for_stage(model, stage)
         model.train()
-        self.stage, self.adapter, self.fusion = stage, adapter, model.encoder.fusion
+        self.model, self.stage, self.adapter, self.fusion = model, stage, adapter, model.encoder.fusion
         self.own = {name: p for name, p in model.named_parameters() if p.requires_grad and name.startswith("encoder.")}
         self.processor, self.spoken, self.recordings = processors[stage.partner], spoken, recordings
         self.seed, self.report = seed, report
@@ -102,7 +102,9 @@ class SpeechLessons:
 
     def _recorded(self) -> list[Heard]:
         """Takes of the recordings, labelled by what is recognised of them so far."""
+        self.model.eval()
         speech = align_recordings(self.recordings, self._recognise)
+        self.model.train()
         self.report({"recordings": len(self.recordings), "aligned": len(speech)})
         generator = torch.Generator().manual_seed(self.seed)
         return [self._hear(one.take(generator)) for one in speech for _ in range(TAKES)]
