@@ -102,6 +102,15 @@ def test_the_bound_holds_and_is_nearly_reached() -> None:
     assert worst > 0.5
 
 
+@pytest.mark.parametrize("integer", [0, 4])
+def test_vectors_of_one_number(integer: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "_INTEGER", integer)
+    scan = scan_of(np.array([[1.0], [-2.0], [3.0]], dtype=np.float32))
+    for query, order in ((1.0, [2, 0, 1]), (-1.0, [1, 0, 2])):
+        [(rows, scores)] = scan.search(np.array([[query]], dtype=np.float32), 3)
+        assert rows.tolist() == order and scores.tolist() == sorted([query, -2 * query, 3 * query], reverse=True)
+
+
 def test_wide_vectors_whose_sums_float32_rounds() -> None:
     rng = np.random.default_rng(2)
     vectors = (1 + 1e-4 * rng.standard_normal((300, 4096))).astype(np.float32)

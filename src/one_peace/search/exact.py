@@ -131,7 +131,7 @@ class _Product:
 
     def __init__(self, codes: np.ndarray) -> None:
         dim = codes.shape[1]
-        self._integer = len(codes) <= _INTEGER
+        self._integer = len(codes) <= _INTEGER and dim > 1  # of width 1 PyTorch's integer product computes nothing
         exact = self._integer or _LEVELS**2 * dim < 2**24
         self.rounding = (dim + 16) * _DOUBLE_STEP + (0.0 if exact else dim * _SINGLE_STEP)
         self._queries = torch.from_numpy(codes).t() if self._integer else torch.from_numpy(codes).float()
