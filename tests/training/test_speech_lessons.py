@@ -1,4 +1,4 @@
-"""A new audio side learns the sounds of synthetic speech, and nothing else of the model changes."""
+"""A new audio side learns the sounds and words of speech, and nothing else of the model changes."""
 
 from __future__ import annotations
 
@@ -72,6 +72,12 @@ def test_recordings_take_part_once_sounds_are_known(tmp_path: Path) -> None:
         ("words_step", 1),
     ]
     assert rows[1]["aligned"] == 2
+
+
+def test_recordings_take_no_part_where_no_sound_is_known(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    fit(0, 1, rows, read_recordings([spoken(tmp_path)], SYNTHESIZER, SPOKEN.words))
+    assert [next(iter(row)) for row in rows] == ["words_step"]
 
 
 def test_batches_hold_clips_of_like_length() -> None:

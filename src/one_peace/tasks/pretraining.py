@@ -26,7 +26,7 @@ class PretrainingStage:
     With `train_anchor` both unimodal students learn from the unimodal teachers. Without it the anchor is frozen,
     has no student of its own, and the partner's teacher is the joint encoding, as published. With
     `front_end_steps` a new audio front end is first fitted to spectrograms for so many steps; it is kept as it is then.
-    A new audio side is then taught the sounds of synthetic speech for `speech_sound_steps`, its words for `word_steps`.
+    A new audio side is then taught the sounds of speech for `speech_sound_steps`, its words for `word_steps`.
     """
 
     partner: str

@@ -50,7 +50,8 @@ class Heard:
 class SpeechLessons:
     """What trains the audio side's adapter and experts, in place, for a stage's `speech_sound_steps` and `word_steps`.
 
-    Clips go through the front end once, ahead of all steps. `recordings` may be none.
+    Clips go through the front end once, ahead of all steps. `recordings` may be none, and without a
+    lesson of sounds they take no part: nobody could tell when they say what.
 
     Raises:
         ValueError: the stage's partner is no audio side, its front end is not kept as it is, or its frames are no whole
@@ -92,11 +93,12 @@ class SpeechLessons:
     def give(self) -> dict[str, Tensor]:
         """Gives both lessons -> all that is the audio side's own in the encoder, by its names in the model."""
         clips = [self._hear(take) for take in self.spoken.takes(CLIPS, self.seed)]
-        alone = round(ALONE * self.stage.speech_sound_steps) if self.recordings else self.stage.speech_sound_steps
+        steps = self.stage.speech_sound_steps
+        alone = round(ALONE * steps) if self.recordings else steps
         self._learn("sounds", alone, clips, self._sounds)
-        if self.recordings:
+        if alone < steps:
             clips += self._recorded()
-            self._learn("sounds", self.stage.speech_sound_steps - alone, clips, self._sounds)
+            self._learn("sounds", steps - alone, clips, self._sounds)
         self._learn("words", self.stage.word_steps, clips, self._words)
         return {name: parameter.detach() for name, parameter in self.own.items()}
 
