@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from one_peace.data.labelled_speech import LabelledSpeech
+from one_peace.data.pronunciation import Pronunciation
 from one_peace.data.recorded_speech import LONGEST, Recording, align_recordings, read_recordings
-from one_peace.objectives.speech import CLASSES, COLUMN, LETTERS, SILENCE, UNKNOWN, label_columns, sound_spans
+from one_peace.objectives.speech import CLASSES, COLUMN, SILENCE, UNKNOWN, label_columns, sound_spans
 from synthetic_speech import PITCH, RATE, SPEED, SYNTHESIZER, spoken
 
 WORDS = {"un": 0, "perro": 1}
@@ -27,9 +28,7 @@ def heard_by(labels: Tensor) -> Tensor:
 
 def test_sounds_and_words_are_found_where_they_are(tmp_path: Path) -> None:
     (recording,) = read_recordings([spoken(tmp_path)], SYNTHESIZER, WORDS)
-    letters = "".join("_" if x == SILENCE else LETTERS[x - 1] for x in recording.sounds)
-    assert letters == "_um_pero_" and [x == SILENCE for x in recording.sounds] == recording.optional
-    assert recording.words == [UNKNOWN, 0, 0, UNKNOWN, 1, 1, 1, 1, UNKNOWN]
+    assert (recording.caption, recording.speaker) == ("dog", "es")
 
     said = SYNTHESIZER.say("Un perro.", "es", words_per_minute=SPEED, pitch=PITCH)
     columns = int(len(said.waveform) / RATE / COLUMN)
@@ -68,7 +67,8 @@ def test_recordings_of_something_else_are_left_out(tmp_path: Path) -> None:
         """The third one says something else."""
         for number, waveform in enumerate(waveforms):
             assert waveform.dtype == torch.float16
-            sequence = [s for s in recordings[0].sounds for _ in range(columns // len(recordings[0].sounds) + 1)]
+            sounds = recordings[0].said.sounds
+            sequence = [s for s in sounds for _ in range(columns // len(sounds) + 1)]
             heard = torch.tensor(sequence[:columns])
             yield heard_by(heard.flip(0) if number == 2 else heard)
 
@@ -84,12 +84,14 @@ def test_takes_carry_their_labels() -> None:
         torch.cat([torch.zeros(4000), tone, torch.zeros(4000)]).half(),
         [(0.0, SILENCE), (0.25, 5), (0.5, SILENCE)],
         [(0.0, UNKNOWN), (0.25, 3), (0.5, UNKNOWN)],
+        "A tone.",
     )
     generator = torch.Generator().manual_seed(0)
     lengths = set()
     for _ in range(20):
         take = speech.take(generator)
         lengths.add(len(take.waveform))
+        assert take.caption == "A tone."
         assert len(take.waveform) >= RATE and len(take.sounds) == len(take.words) == len(take.waveform) // 320
         assert torch.equal(take.sounds == 5, take.words == 3) and set(take.sounds.tolist()) == {SILENCE, 5}
         power = take.waveform[: len(take.sounds) * 320].view(-1, 320).square().mean(dim=1)
@@ -98,5 +100,5 @@ def test_takes_carry_their_labels() -> None:
 
 
 def test_a_recording_too_short_for_its_sounds_is_not_aligned() -> None:
-    recording = Recording(torch.zeros(640).half(), [1, 2, 3], [False] * 3, [0, 0, 0])
+    recording = Recording(torch.zeros(640).half(), Pronunciation([1, 2, 3], [False] * 3, [0, 0, 0]), "A dog.", "me")
     assert recording.align(torch.zeros(10, CLASSES)) is None

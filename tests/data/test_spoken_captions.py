@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from one_peace.data import spoken_captions
+from one_peace.data.labelled_speech import LabelledSpeech
 from one_peace.data.speech_synthesis import SAMPLE_RATE, Synthesizer
 from one_peace.data.spoken_captions import LONGEST, SpokenCaptions
 from one_peace.errors import InputError
@@ -63,6 +64,7 @@ def test_clips_are_labelled_and_never_alike() -> None:
         letters = [LETTERS[x - 1] for x in torch.unique_consecutive(sounds).tolist() if x != SILENCE]
         said = [words[x] for x in torch.unique_consecutive(clip.words).tolist() if x != UNKNOWN]
         heard.add(("".join(letters), " ".join(said)))
+        assert clip.caption == ("cat" if "gato" in said else "A dog.")
         power = waveform[: len(sounds) * 320].view(-1, 320).square().mean(dim=1)
         loud.append(power[sounds != SILENCE])
         quiet.append(power[sounds == SILENCE])
@@ -76,7 +78,7 @@ def test_clips_are_labelled_and_never_alike() -> None:
 
 def test_held_out_captions_are_not_spoken() -> None:
     items = [thing("dog", es="Un perro."), thing("cat", es="Un gato.")]
-    assert SpokenCaptions(items, SYNTHESIZER, {"un gato"}).texts["es"] == ["Un perro."]
+    assert SpokenCaptions(items, SYNTHESIZER, {"un gato"}).texts["es"] == [("Un perro.", "dog")]
     with pytest.raises(ValueError, match="no caption to speak"):
         SpokenCaptions(items, SYNTHESIZER, {"un gato", "un perro"})
 
@@ -91,3 +93,17 @@ def test_captions_of_the_wrong_length_end_with_a_message(monkeypatch: pytest.Mon
     long = " ".join(["palabra"] * 40)
     with pytest.raises(ValueError, match="none of 5 captions drawn lasts 0.2 to 2 seconds"):
         list(SpokenCaptions([thing("words", es=long)], SYNTHESIZER).takes(1, 1))
+
+
+def test_captions_are_spoken_in_voices_that_never_read_them() -> None:
+    """Somebody said each of the sounds of one caption, in another order; nobody those of the other caption."""
+    captions = SpokenCaptions([thing("dog", es="Un perro."), thing("fish", es="Ajo.")], SYNTHESIZER)
+    sounds = [SILENCE, *(LETTERS.index(letter) + 1 for letter in "orepmu"), SILENCE]
+    starts = [(0.1 * n, sound) for n, sound in enumerate(sounds)]
+    noise = torch.randn(int(0.1 * len(sounds) * SAMPLE_RATE), generator=torch.Generator().manual_seed(0)).half()
+    speech = [LabelledSpeech(noise, starts, [(0.0, UNKNOWN)], "Something.", "ann")]
+    clips = list(captions.spliced_takes(speech, 40, 1))
+    assert 10 < len(clips) < 30 and {clip.caption for clip in clips} == {"dog"}
+    letters = [LETTERS[x - 1] for x in torch.unique_consecutive(clips[0].sounds).tolist() if x != SILENCE]
+    assert "umpero" in "".join(letters)
+    assert list(captions.spliced_takes([], 40, 1)) == []

@@ -39,13 +39,20 @@ SPOKEN = SpokenCaptions([thing("dog", es="Un perro."), thing("cat", es="Un gato.
 def few_clips(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speech_lessons, "BATCH", 4)
     monkeypatch.setattr(speech_lessons, "CLIPS", 4)
+    monkeypatch.setattr(speech_lessons, "SPLICED", 4)
 
 
 def fit(
-    sounds: int, words: int, rows: list[dict[str, Any]] | None = None, recordings: Sequence[Recording] = ()
+    sounds: int,
+    words: int,
+    rows: list[dict[str, Any]] | None = None,
+    recordings: Sequence[Recording] = (),
+    captions: int = 0,
 ) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
     model = tiny_model()
-    stage = dataclasses.replace(AUDIO_TEXT, speech_sound_steps=sounds, word_steps=words, front_end_steps=1)
+    stage = dataclasses.replace(
+        AUDIO_TEXT, front_end_steps=1, speech_sound_steps=sounds, word_steps=words, caption_steps=captions
+    )
     report = ([] if rows is None else rows).append
     return SpeechLessons(model, stage, PROCESSORS, SPOKEN, recordings, 1, report).give(), model
 
@@ -71,13 +78,27 @@ def test_recordings_take_part_once_sounds_are_known(tmp_path: Path) -> None:
         ("sounds_step", 20),
         ("words_step", 1),
     ]
-    assert rows[1]["aligned"] == 2
+    assert rows[1]["aligned"] == 2 and 0 < rows[1]["spliced"] <= 4
 
 
 def test_recordings_take_no_part_where_no_sound_is_known(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = []
     fit(0, 1, rows, read_recordings([spoken(tmp_path)], SYNTHESIZER, SPOKEN.words))
     assert [next(iter(row)) for row in rows] == ["words_step"]
+
+
+def test_it_learns_to_tell_captions_apart() -> None:
+    rows: list[dict[str, Any]] = []
+    before = dict(tiny_model().named_parameters())
+    fitted, model = fit(0, 0, rows, captions=100)
+    assert [row["captions_step"] for row in rows] == [50, 100]
+    assert rows[-1]["recognised"] == 1.0  # of two captions
+    assert all(parameter.requires_grad for name, parameter in model.named_parameters() if name in fitted)
+    changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    blocks = len(model.encoder.fusion.blocks)
+    told = {f"encoder.fusion.blocks.{n}.ffn.audio." for n in range(max(0, blocks - 2), blocks)}
+    assert all(any(name.startswith(part) for name in changed) for part in told | {"encoder.projections.audio."})
+    assert not any("adapters" in name for name in changed)  # what names sounds and words stays as it is
 
 
 def test_batches_hold_clips_of_like_length() -> None:

@@ -17,20 +17,26 @@ from one_peace.objectives.speech import COLUMN, SILENCE, UNKNOWN, label_columns
 @dataclass(frozen=True)
 class Take:
     """`waveform` (samples,) as the audio modality takes it; of every 20 ms of it the class in `sounds` (int64) and the
-    index in `words` (int64, `UNKNOWN` where there is none)."""
+    index in `words` (int64, `UNKNOWN` where there is none); `caption` says in English what is said."""
 
     waveform: Tensor
     sounds: Tensor
     words: Tensor
+    caption: str
 
 
 @dataclass(frozen=True)
 class LabelledSpeech:
-    """`waveform` (samples,) at 16 kHz; `sounds` and `words` are (second of its beginning, class or index), in order."""
+    """`waveform` (samples,) at 16 kHz; `sounds` and `words` are (second of its beginning, class or index), in order.
+
+    `caption` says in English what is said, `speaker` whose voice it is, where that is a person's.
+    """
 
     waveform: Tensor
     sounds: list[tuple[float, int]]
     words: list[tuple[float, int]]
+    caption: str
+    speaker: str = ""
 
     def take(self, generator: torch.Generator) -> Take:
         """The same at another tempo and pitch, by another microphone, in another room (`change_recording`)."""
@@ -48,4 +54,4 @@ class LabelledSpeech:
             turns = [(second + turn * seconds, label) for turn in range(repeats) for second, label in once]
             return label_columns(turns, columns)
 
-        return Take(waveform, labels(self.sounds, SILENCE), labels(self.words, UNKNOWN))
+        return Take(waveform, labels(self.sounds, SILENCE), labels(self.words, UNKNOWN), self.caption)

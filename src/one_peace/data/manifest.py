@@ -54,6 +54,11 @@ class Item:
     item: str | None = None
     duration: float | None = None
 
+    @property
+    def english(self) -> str:
+        """The first English caption; without one the group."""
+        return self.texts.get("en", [self.group])[0]
+
 
 @lru_cache(maxsize=1 << 18)  # the same captions come with every sound of a picture
 def normalise_caption(caption: str) -> str:

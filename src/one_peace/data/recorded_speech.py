@@ -10,40 +10,39 @@ from torch import Tensor
 
 from one_peace.data.labelled_speech import LabelledSpeech
 from one_peace.data.manifest import Item, normalise_caption
-from one_peace.data.speech_synthesis import Synthesizer, Utterance
+from one_peace.data.pronunciation import Pronunciation, pronounce
+from one_peace.data.speech_synthesis import Synthesizer
 from one_peace.errors import InputError
 from one_peace.modalities.sounds import SAMPLE_RATE, decode_sound
 from one_peace.objectives.forced_alignment import forced_alignment
-from one_peace.objectives.speech import COLUMN, SILENCE, UNKNOWN, sound_classes
+from one_peace.objectives.speech import COLUMN
 
 LONGEST = 3.0  # seconds; longer recordings are left out
 WORST = 0.1  # of the recordings is left out: those whose sounds fit least, as they say something else
-WORDS_PER_MINUTE, PITCH = 140, 50  # eSpeak NG's, when it tells which sounds a caption has
 
 
 @dataclass(frozen=True)
 class Recording:
-    """`waveform` (samples,) float16 at 16 kHz, and in their order the sounds of what is said: their classes, whether
-    one may be missing (pauses between words), and the index of the word that each belongs to."""
+    """`waveform` (samples,) float16 at 16 kHz of what `speaker` says; `caption` says the same in English."""
 
     waveform: Tensor
-    sounds: list[int]
-    optional: list[bool]
-    words: list[int]
+    said: Pronunciation
+    caption: str
+    speaker: str
 
     def align(self, log_probabilities: Tensor) -> tuple[float, LabelledSpeech] | None:
         """Of every 20 ms the log-probability of every class (columns, CLASSES) -> the mean log-likelihood of the best
         alignment and the labels by it; None if the recording is too short for all of its sounds."""
         columns = int(len(self.waveform) / SAMPLE_RATE / COLUMN)
         try:
-            states, likelihood = forced_alignment(log_probabilities[:columns], self.sounds, self.optional)
+            states, likelihood = forced_alignment(log_probabilities[:columns], self.said.sounds, self.said.optional)
         except ValueError:
             return None
         starts = torch.cat([torch.zeros(1, dtype=torch.int64), states.diff().nonzero().squeeze(1) + 1]).tolist()
         heard = [(start * COLUMN, int(states[start])) for start in starts]
-        sounds = [(second, self.sounds[state]) for second, state in heard]
-        words = [(second, self.words[state]) for second, state in heard]
-        return likelihood / len(states), LabelledSpeech(self.waveform, sounds, words)
+        sounds = [(second, self.said.sounds[state]) for second, state in heard]
+        words = [(second, self.said.words[state]) for second, state in heard]
+        return likelihood / len(states), LabelledSpeech(self.waveform, sounds, words, self.caption, self.speaker)
 
 
 def read_recordings(
@@ -60,11 +59,12 @@ def read_recordings(
             continue
         assert item.language is not None
         try:
-            said = synthesizer.say(captions[0], item.language, words_per_minute=WORDS_PER_MINUTE, pitch=PITCH)
+            said = pronounce(synthesizer, captions[0], item.language, words)
             waveform = decode_sound(item.path, max_seconds=LONGEST)
         except InputError:
             continue
-        found.append(Recording(torch.from_numpy(waveform).half(), *_sequence(said, words)))
+        speaker = item.speaker or item.language
+        found.append(Recording(torch.from_numpy(waveform).half(), said, item.english, speaker))
     return found
 
 
@@ -77,29 +77,3 @@ def align_recordings(
     fitting = [found for found in aligned if found is not None]
     order = sorted(range(len(fitting)), key=lambda i: fitting[i][0])
     return [fitting[i][1] for i in sorted(order[int(WORST * len(order)) :])]
-
-
-def _sequence(said: Utterance, words: Mapping[str, int]) -> tuple[list[int], list[bool], list[int]]:
-    """Classes, which of them are optional, and words: the sounds of each word, pauses between words and around them."""
-    starts = [second for second, _ in said.words]
-    sequence: list[tuple[int, bool, int]] = [(SILENCE, True, UNKNOWN)]
-
-    def pause() -> None:
-        if sequence[-1][0] != SILENCE:
-            sequence.append((SILENCE, True, UNKNOWN))
-
-    before = -1
-    for second, name in said.sounds:
-        word = sum(start <= second + COLUMN / 2 for start in starts) - 1
-        if word != before:
-            pause()
-        before = word
-        index = UNKNOWN if word < 0 else words.get(said.words[word][1].casefold(), UNKNOWN)
-        for sound in sound_classes(name):
-            if sound == SILENCE:
-                pause()
-            elif sound != UNKNOWN:
-                sequence.append((sound, False, index))
-    pause()
-    classes, optional, indices = zip(*sequence, strict=True)
-    return list(classes), list(optional), list(indices)

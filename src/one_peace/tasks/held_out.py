@@ -113,7 +113,7 @@ def captions_of(items: Iterable[Item]) -> list[Read]:
     """Each item with its first English caption."""
 
     def pair(item: Item) -> Read:
-        return lambda: RawPair(str(item.path), item.texts.get("en", [item.group])[0], item.path)
+        return lambda: RawPair(str(item.path), item.english, item.path)
 
     return [pair(item) for item in items]
 

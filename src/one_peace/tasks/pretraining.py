@@ -26,7 +26,8 @@ class PretrainingStage:
     With `train_anchor` both unimodal students learn from the unimodal teachers. Without it the anchor is frozen,
     has no student of its own, and the partner's teacher is the joint encoding, as published. With
     `front_end_steps` a new audio front end is first fitted to spectrograms for so many steps; it is kept as it is then.
-    A new audio side is then taught the sounds of speech for `speech_sound_steps`, its words for `word_steps`.
+    A new audio side is then taught the sounds of speech for `speech_sound_steps`, its words for `word_steps`,
+    and to tell captions apart by them for `caption_steps`.
     """
 
     partner: str
@@ -45,6 +46,7 @@ class PretrainingStage:
     front_end_steps: int = 0
     speech_sound_steps: int = 0
     word_steps: int = 0
+    caption_steps: int = 0
 
 
 IMAGE_TEXT = PretrainingStage("image", True, partner_mask=0.75, joint_anchor_mask=0.4, joint_partner_mask=0.6875)

@@ -142,7 +142,7 @@ def learn_to_hear(
     library: Path | None = None,
 ) -> dict[str, Tensor]:
     """What the recipe has a new partner learn ahead of its updates -> values by name. See `front_end_steps`,
-    `speech_sound_steps` and `word_steps` of the stage.
+    `speech_sound_steps`, `word_steps` and `caption_steps` of the stage.
 
     The first of several processes learns, and tells the others with each report that it is not done: they would give
     up waiting before long.
@@ -160,7 +160,7 @@ def learn_to_hear(
     fitted: dict[str, Tensor] = {}
     if stage.front_end_steps:
         fitted |= fit_front_end(config, processors, batches, stage.front_end_steps, recipe.seed, told)
-    if stage.speech_sound_steps or stage.word_steps:
+    if stage.speech_sound_steps or stage.word_steps or stage.caption_steps:
         synthesizer = open_synthesizer(fetch(SYNTHESIZER, default_cache() if library is None else library))
         texts = training_items(items, stage.partner)
         withheld = held_out_captions(items)

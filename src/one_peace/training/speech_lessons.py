@@ -1,11 +1,12 @@
-"""Teaches a new audio side speech sounds and words before it has to tell captions apart.
+"""Teaches a new audio side speech sounds, words and captions before it hears anything else.
 
 Not in the paper, whose stage 2 has far more speakers. Of a few speakers the contrast learns recordings, not words, and
 a voice that it never heard says nothing to it. Synthetic voices tell what they say when: of them the lower half of the
 audio side's blocks learns to name the speech sound in every 20 ms. That is enough to find in the recordings when the
-sounds of their captions come, and then people's voices are learned from too. Next all blocks but the last one name the
-word, so that the last one has words to put together. The rest of the model stays as it is, and the layers that name
-sounds and words are thrown away.
+sounds of their captions come, and then people's voices are learned from too, as they are and saying what they never
+said (`data/spliced_speech.py`). Next all blocks but the last one name the word, and then the last two put words
+together: they tell which of all captions a clip says, by its frozen text. The rest of the model stays as it is, and
+the layers that name sounds and words are thrown away.
 """
 
 from __future__ import annotations
@@ -33,22 +34,27 @@ from one_peace.training.short_fit import fit
 BATCH, RATE, WARMUP = 64, 1.5e-3, 60
 CLIPS = 24_000  # of synthetic voices
 TAKES = 6  # of each recording
+SPLICED = 16_000  # attempts to put a caption together from recordings
 ALONE = 1 / 3  # of the steps for sounds: before the recordings take part
+LESSONS = "speech_sound_steps, word_steps, caption_steps"
 SOUNDS_TOO = 0.5  # weight of the sounds while words are learned
 SPREAD = 6  # frames that the lengths in a batch may differ by chance, beyond what is unavoidable
 
 
 @dataclass(frozen=True)
 class Heard:
-    """What the kept front end makes of a clip: `frames` (frames, channels) float16, with the labels of its columns."""
+    """What the kept front end makes of a clip: `frames` (frames, channels) float16, with the labels of its columns and
+    what it says in English."""
 
     frames: Tensor
     sounds: Tensor
     words: Tensor
+    caption: str
 
 
 class SpeechLessons:
-    """What trains the audio side's adapter and experts, in place, for a stage's `speech_sound_steps` and `word_steps`.
+    """What trains the audio side's adapter and experts, in place, for a stage's `speech_sound_steps`, `word_steps`
+    and `caption_steps`.
 
     Clips go through the front end once, ahead of all steps. `recordings` may be none, and without a
     lesson of sounds they take no part: nobody could tell when they say what.
@@ -70,17 +76,17 @@ class SpeechLessons:
     ) -> None:
         adapter = model.encoder.adapter(stage.partner)
         if not isinstance(adapter, AudioAdapter):
-            raise ValueError(f"speech_sound_steps, word_steps: audio is the stage's partner there, not {stage.partner}")
+            raise ValueError(f"{LESSONS}: audio is the stage's partner there, not {stage.partner}")
         if not stage.front_end_steps:
-            raise ValueError("speech_sound_steps, word_steps: they need a fitted front end, front_end_steps above 0")
+            raise ValueError(f"{LESSONS}: they need a fitted front end, front_end_steps above 0")
         stride, column = math.prod(stride for _, stride in adapter.frames.shapes), round(COLUMN * SAMPLE_RATE)
         if stride % column:
-            raise ValueError(f"speech_sound_steps, word_steps: frames of {stride} samples are no multiple of {column}")
+            raise ValueError(f"{LESSONS}: frames of {stride} samples are no multiple of {column}")
         freeze_for_stage(model, stage)
         model.train()
         self.model, self.stage, self.adapter, self.fusion = model, stage, adapter, model.encoder.fusion
         self.own = {name: p for name, p in model.named_parameters() if p.requires_grad and name.startswith("encoder.")}
-        self.processor, self.spoken, self.recordings = processors[stage.partner], spoken, recordings
+        self.processors, self.spoken, self.recordings = processors, spoken, recordings
         self.seed, self.report = seed, report
         self.device = next(model.parameters()).device
         self.columns = stride // column  # of a frame
@@ -91,7 +97,7 @@ class SpeechLessons:
         self.name_words = self._head(nn.Linear(width, len(spoken.words), bias=False))
 
     def give(self) -> dict[str, Tensor]:
-        """Gives both lessons -> all that is the audio side's own in the encoder, by its names in the model."""
+        """Gives all lessons -> all that is the audio side's own in the encoder, by its names in the model."""
         clips = [self._hear(take) for take in self.spoken.takes(CLIPS, self.seed)]
         steps = self.stage.speech_sound_steps
         alone = round(ALONE * steps) if self.recordings else steps
@@ -100,19 +106,23 @@ class SpeechLessons:
             clips += self._recorded()
             self._learn("sounds", steps - alone, clips, self._sounds)
         self._learn("words", self.stage.word_steps, clips, self._words)
+        self._tell_captions(clips)
         return {name: parameter.detach() for name, parameter in self.own.items()}
 
     def _recorded(self) -> list[Heard]:
-        """Takes of the recordings, labelled by what is recognised of them so far."""
+        """Takes of the recordings, labelled by what is recognised of them so far, and of what is spliced from them."""
         self.model.eval()
         speech = align_recordings(self.recordings, self._recognise)
         self.model.train()
-        self.report({"recordings": len(self.recordings), "aligned": len(speech)})
         generator = torch.Generator().manual_seed(self.seed)
-        return [self._hear(one.take(generator)) for one in speech for _ in range(TAKES)]
+        takes = [self._hear(one.take(generator)) for one in speech for _ in range(TAKES)]
+        spliced = [self._hear(take) for take in self.spoken.spliced_takes(speech, SPLICED, self.seed)]
+        self.report({"recordings": len(self.recordings), "aligned": len(speech), "spliced": len(spliced)})
+        return takes + spliced
 
     def _hear(self, take: Take) -> Heard:
-        return Heard(self._frames(take.waveform).half(), take.sounds.to(torch.int32), take.words.to(torch.int32))
+        frames = self._frames(take.waveform).half()
+        return Heard(frames, take.sounds.to(torch.int32), take.words.to(torch.int32), take.caption)
 
     @torch.no_grad()
     def _frames(self, waveform: Tensor) -> Tensor:
@@ -129,9 +139,13 @@ class SpeechLessons:
 
     def _features(self, examples: Sequence[Example], *blocks: int) -> list[Tensor]:
         """What comes out of some blocks, each (batch, frames, width)."""
-        inputs = {name: value.to(self.device) for name, value in self.processor.collate(examples).items()}
+        inputs = self._collated(examples)
         found = self.fusion.after_blocks(self.stage.partner, self.adapter(inputs), set(blocks))
         return [features[:, 1:] for features in found]
+
+    def _collated(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        batch = self.processors[self.stage.partner].collate(examples)
+        return {name: value.to(self.device) for name, value in batch.items()}
 
     def _sound_logits(self, features: Tensor) -> Tensor:
         """(batch, frames, width) -> (batch, columns, CLASSES)."""
@@ -153,6 +167,45 @@ class SpeechLessons:
         labels = self._labels([clip.words for clip in clips], upper.shape[1])[:, self.columns // 2 :: self.columns]
         loss, recognised = word_loss(self.name_words(upper), labels)
         return loss + SOUNDS_TOO * self._sound_loss(lower, clips)[0], recognised
+
+    def _tell_captions(self, clips: Sequence[Heard]) -> None:
+        """The lesson that puts words together. What names sounds and words by then stays as it is."""
+        captions = sorted({clip.caption for clip in clips})
+        index, texts = {caption: i for i, caption in enumerate(captions)}, self._read(captions)
+        encoder = self.model.encoder
+
+        def loss_of(clips: Sequence[Heard]) -> tuple[Tensor, Tensor]:
+            """Contrast of every clip with all captions, and the share of clips that are nearest to their own."""
+            inputs = self._collated([{"frames": clip.frames.float()} for clip in clips])
+            logits = encoder.temperature() * encoder.embed(self.stage.partner, inputs) @ texts.T
+            own = torch.tensor([index[clip.caption] for clip in clips], device=self.device)
+            return F.cross_entropy(logits, own), (logits.detach().argmax(dim=1) == own).float().mean()
+
+        lower = [p for name, p in self.own.items() if not self._puts_together(name)]
+        for parameter in lower:
+            parameter.requires_grad_(False)
+        self._learn("captions", self.stage.caption_steps, clips, loss_of)
+        for parameter in lower:
+            parameter.requires_grad_(True)
+
+    def _puts_together(self, name: str) -> bool:
+        """Whether a parameter of the audio side's own comes after the words: of the last two blocks, or behind them."""
+        blocks = len(self.fusion.blocks)
+        behind = ("encoder.adapters.", *(f"encoder.fusion.blocks.{n}." for n in range(max(0, blocks - 2))))
+        return not name.startswith(behind)
+
+    @torch.no_grad()
+    def _read(self, captions: Sequence[str]) -> Tensor:
+        """Captions as the frozen text side has them: (captions, width of the shared space)."""
+        self.model.eval()
+        text = self.processors[self.stage.anchor]
+        read = []
+        for first in range(0, len(captions), BATCH):
+            batch = text.collate([text(caption) for caption in captions[first : first + BATCH]])
+            inputs = {name: value.to(self.device) for name, value in batch.items()}
+            read.append(self.model.encoder.embed(self.stage.anchor, inputs))
+        self.model.train()
+        return torch.cat(read)
 
     def _sound_loss(self, features: Tensor, clips: Sequence[Heard]) -> tuple[Tensor, Tensor]:
         labels = self._labels([clip.sounds for clip in clips], features.shape[1])
@@ -189,7 +242,8 @@ class SpeechLessons:
             return loss
 
         heads = [*self.name_sounds.parameters(), *self.name_words.parameters()]
-        fit([*self.own.values(), *heads], of_step, steps, RATE, WARMUP)
+        trained = [parameter for parameter in (*self.own.values(), *heads) if parameter.requires_grad]
+        fit(trained, of_step, steps, RATE, WARMUP)
 
 
 def batches_of_like_length(lengths: Sequence[int], size: int, seed: int) -> Iterator[list[int]]:
