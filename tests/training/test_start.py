@@ -178,6 +178,14 @@ def test_an_unknown_source_of_experts_is_refused(plain: Path) -> None:
         start_model(recipe(plain, expert_from="smell"), [])
 
 
+def test_a_trained_partner_is_not_overwritten(plain: Path, tmp_path: Path) -> None:
+    """Somebody who goes on with the same recipe would lose all of it, and learn so from the losses alone."""
+    save_for_training(*start_model(recipe(plain, expert_from="image"), []), tmp_path / "model")
+    with pytest.raises(ValueError, match="would overwrite the trained audio side of .*; leave expert_from out"):
+        start_model(recipe(tmp_path / "model", expert_from="image"), [])
+    start_model(recipe(tmp_path / "model"), [])
+
+
 def test_an_official_file_starts_a_run_with_a_vocabulary(plain: Path, tmp_path: Path) -> None:
     official = tmp_path / "official.pt"
     convert(plain, official)

@@ -173,11 +173,13 @@ class SpeechLessons:
         captions = sorted({clip.caption for clip in clips})
         index, texts = {caption: i for i, caption in enumerate(captions)}, self._read(captions)
         encoder = self.model.encoder
+        # Trained along it grew fivefold, and the updates after the lessons learned little.
+        temperature = encoder.temperature().detach().clone()
 
         def loss_of(clips: Sequence[Heard]) -> tuple[Tensor, Tensor]:
             """Contrast of every clip with all captions, and the share of clips that are nearest to their own."""
             inputs = self._collated([{"frames": clip.frames.float()} for clip in clips])
-            logits = encoder.temperature() * encoder.embed(self.stage.partner, inputs) @ texts.T
+            logits = temperature * encoder.embed(self.stage.partner, inputs) @ texts.T
             own = torch.tensor([index[clip.caption] for clip in clips], device=self.device)
             return F.cross_entropy(logits, own), (logits.detach().argmax(dim=1) == own).float().mean()
 

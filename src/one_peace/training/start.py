@@ -55,13 +55,18 @@ def start_values(recipe: PretrainRecipe, config: OnePeaceConfig) -> Iterator[tup
 
     Raises:
         CheckpointError: names every tensor of a saved model that does not fit, before the first value comes.
-        ValueError: `expert_from` names no modality of the model.
+        ValueError: `expert_from` names no modality of the model, or would overwrite a partner that it has already.
     """
     source, partner = recipe.expert_from, recipe.stage.partner
     saved = None if recipe.model in list_models() else open_for_training(_saved_path(recipe))
     known = config.modalities if saved is None else saved.config.modalities
     if source is not None and source not in known:
         raise ValueError(f"expert_from={source!r}: the model has {', '.join(known)}")
+    if source is not None and saved is not None and partner in known:
+        raise ValueError(
+            f"expert_from={source!r} would overwrite the trained {partner} side of {recipe.model}; leave expert_from "
+            f"out to go on training it, or start from a model without {partner}"
+        )
     copies = {} if source is None else _expert_copies(config, source, partner)
     renewed = (TEMPERATURE,) if recipe.reset_temperature else ()
     values = values_of(config, recipe.seed, saved, copies, renewed)
