@@ -99,7 +99,7 @@ def test_it_learns_to_tell_captions_apart() -> None:
     told = {f"encoder.fusion.blocks.{n}.ffn.audio." for n in range(max(0, blocks - 2), blocks)}
     assert all(any(name.startswith(part) for name in changed) for part in told | {"encoder.projections.audio."})
     assert "encoder.logit_scale" not in changed
-    assert not any("adapters" in name for name in changed)  # what names sounds and words stays as it is
+    assert not any("adapters" in name for name in changed)  # what comes before these blocks stays as it is
 
 
 def test_batches_hold_clips_of_like_length() -> None:

@@ -41,7 +41,7 @@ class Splicer:
     def say(self, text: Pronunciation, caption: str, speaker: str, generator: torch.Generator) -> LabelledSpeech | None:
         """A text without pauses in a speaker's voice, put together from the longest runs of sounds ever said in it.
 
-        Sounds that no word of the speaker's language has are somebody else's. None if nobody ever said one of them.
+        Sounds that the speaker never said are somebody else's. None if nobody ever said one of them.
         """
         fluent, said_by, waveform = text.fluent(), self.said_by[speaker], torch.zeros(0)
         heard: list[tuple[float, int]] = []

@@ -73,7 +73,7 @@ class SpokenCaptions:
     def spliced_takes(self, speech: Sequence[LabelledSpeech], attempts: int, seed: int) -> Iterator[Take]:
         """Clips put together from recordings: any caption, of any language, in the voice of any recording.
 
-        An attempt gives nothing if nobody ever said one of the caption's sounds, or if the clip is too long.
+        An attempt gives nothing if nobody ever said one of the caption's sounds, or if the clip is too short or long.
         """
         generator, splicer = torch.Generator().manual_seed(seed), Splicer(speech)
         for _ in range(attempts if speech else 0):

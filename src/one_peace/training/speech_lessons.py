@@ -106,7 +106,8 @@ class SpeechLessons:
             clips += self._recorded()
             self._learn("sounds", steps - alone, clips, self._sounds)
         self._learn("words", self.stage.word_steps, clips, self._words)
-        self._tell_captions(clips)
+        if self.stage.caption_steps:
+            self._tell_captions(clips)
         return {name: parameter.detach() for name, parameter in self.own.items()}
 
     def _recorded(self) -> list[Heard]:
@@ -139,12 +140,12 @@ class SpeechLessons:
 
     def _features(self, examples: Sequence[Example], *blocks: int) -> list[Tensor]:
         """What comes out of some blocks, each (batch, frames, width)."""
-        inputs = self._collated(examples)
+        inputs = self._collated(self.stage.partner, examples)
         found = self.fusion.after_blocks(self.stage.partner, self.adapter(inputs), set(blocks))
         return [features[:, 1:] for features in found]
 
-    def _collated(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        batch = self.processors[self.stage.partner].collate(examples)
+    def _collated(self, modality: str, examples: Sequence[Example]) -> dict[str, Tensor]:
+        batch = self.processors[modality].collate(examples)
         return {name: value.to(self.device) for name, value in batch.items()}
 
     def _sound_logits(self, features: Tensor) -> Tensor:
@@ -169,7 +170,7 @@ class SpeechLessons:
         return loss + SOUNDS_TOO * self._sound_loss(lower, clips)[0], recognised
 
     def _tell_captions(self, clips: Sequence[Heard]) -> None:
-        """The lesson that puts words together. What names sounds and words by then stays as it is."""
+        """The lesson that puts words together. What comes before the last two blocks stays as it is."""
         captions = sorted({clip.caption for clip in clips})
         index, texts = {caption: i for i, caption in enumerate(captions)}, self._read(captions)
         encoder = self.model.encoder
@@ -178,7 +179,7 @@ class SpeechLessons:
 
         def loss_of(clips: Sequence[Heard]) -> tuple[Tensor, Tensor]:
             """Contrast of every clip with all captions, and the share of clips that are nearest to their own."""
-            inputs = self._collated([{"frames": clip.frames.float()} for clip in clips])
+            inputs = self._collated(self.stage.partner, [{"frames": clip.frames.float()} for clip in clips])
             logits = temperature * encoder.embed(self.stage.partner, inputs) @ texts.T
             own = torch.tensor([index[clip.caption] for clip in clips], device=self.device)
             return F.cross_entropy(logits, own), (logits.detach().argmax(dim=1) == own).float().mean()
@@ -191,21 +192,18 @@ class SpeechLessons:
             parameter.requires_grad_(True)
 
     def _puts_together(self, name: str) -> bool:
-        """Whether a parameter of the audio side's own comes after the words: of the last two blocks, or behind them."""
-        blocks = len(self.fusion.blocks)
-        behind = ("encoder.adapters.", *(f"encoder.fusion.blocks.{n}." for n in range(max(0, blocks - 2))))
-        return not name.startswith(behind)
+        """Whether a parameter of the audio side's own is of the last two blocks, or comes after them."""
+        before = ("encoder.adapters.", *(f"encoder.fusion.blocks.{n}." for n in range(self.most)))
+        return not name.startswith(before)
 
     @torch.no_grad()
     def _read(self, captions: Sequence[str]) -> Tensor:
         """Captions as the frozen text side has them: (captions, width of the shared space)."""
         self.model.eval()
-        text = self.processors[self.stage.anchor]
-        read = []
+        anchor, read = self.stage.anchor, []
         for first in range(0, len(captions), BATCH):
-            batch = text.collate([text(caption) for caption in captions[first : first + BATCH]])
-            inputs = {name: value.to(self.device) for name, value in batch.items()}
-            read.append(self.model.encoder.embed(self.stage.anchor, inputs))
+            texts = [self.processors[anchor](caption) for caption in captions[first : first + BATCH]]
+            read.append(self.model.encoder.embed(anchor, self._collated(anchor, texts)))
         self.model.train()
         return torch.cat(read)
 
