@@ -48,7 +48,8 @@ def test_every_shipped_pretraining_recipe_loads(name: str) -> None:
     assert all(isinstance(language, str) for language in recipe.data.languages)
     published = {"image": IMAGE_TEXT, "audio": AUDIO_TEXT}
     if recipe.stage.partner in published:
-        assert dataclasses.replace(recipe.stage, front_end_steps=0) == published[recipe.stage.partner]
+        first = ("front_end_steps", "speech_sound_steps", "word_steps", "caption_steps")  # ours, ahead of the updates
+        assert dataclasses.replace(recipe.stage, **dict.fromkeys(first, 0)) == published[recipe.stage.partner]
 
 
 def test_there_is_a_shipped_recipe_for_each_stage() -> None:
