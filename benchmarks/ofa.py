@@ -22,7 +22,8 @@ from one_peace.data.sample_tasks import make_sample_task
 from one_peace.data.task_rows import TaskRows
 from one_peace.models import from_pretrained
 from one_peace.nn.allocator import keep_freed_memory
-from one_peace.tasks.evaluation import load_evaluation, run_evaluation
+from one_peace.tasks.evaluation import run_evaluation
+from one_peace.tasks.evaluation_recipe import load_evaluation
 from one_peace.tasks.sequence.figures import figures_of
 from one_peace.tasks.task import MEDIA
 from one_peace.training.finetune import finetune

@@ -10,12 +10,13 @@ import pytest
 import soundfile
 from PIL import Image
 
-from one_peace.data import sample_tasks
+from one_peace.data import sample_tasks, stamps
 from one_peace.data.manifest import Item
 from one_peace.data.packages import Fetched, Package
 from one_peace.data.published.conversion import write_tables
 from one_peace.data.sample_library import Library
-from one_peace.data.sample_tasks import Sources, make_sample_task
+from one_peace.data.sample_tasks import composed_scenes, make_sample_task, pictures, sounds
+from one_peace.data.sample_tasks.sources import Sources
 from one_peace.data.task_rows import TaskRows
 from one_peace.modalities.base import Processor
 from one_peace.tasks.grounding import Grounding
@@ -42,16 +43,17 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sources:
         Image.new("RGBA", (40, 30), (10 * number, 100, 200, 255)).save(path)
         split = "val" if number % 3 == 2 else "train"
         values = {"kind": "image", "path": path, "group": name, "split": split, "texts": {"en": [f"A {name}."]}}
-        named = {"source": sample_tasks.stamps.PACKAGE.name, "version": "1", "licence": "", "category": "things/x"}
+        named = {"source": stamps.PACKAGE.name, "version": "1", "licence": "", "category": "things/x"}
         items.append(Item(id=f"stamps/things/{number}", **values, **named))
 
     def fetch(wanted: Package, cache: Path, progress: object = None) -> Fetched:
         return Fetched("debian", wanted.name, "", "1", "0", package)
 
-    monkeypatch.setattr(sample_tasks, "fetch", fetch)
-    monkeypatch.setattr(sample_tasks, "TRAINING_SCENES", 12)
-    monkeypatch.setattr(sample_tasks, "TEST_SCENES", 6)
-    monkeypatch.setattr(sample_tasks, "CATEGORY_SIZE", 3)
+    for makers in (composed_scenes, sounds):
+        monkeypatch.setattr(makers, "fetch", fetch)
+    monkeypatch.setattr(composed_scenes, "TRAINING_SCENES", 12)
+    monkeypatch.setattr(composed_scenes, "TEST_SCENES", 6)
+    monkeypatch.setattr(pictures, "CATEGORY_SIZE", 3)
     return Sources(tmp_path, items, lambda line: None)
 
 
@@ -70,32 +72,32 @@ def processors() -> dict[str, Processor]:
 
 
 def test_boxes(sources: Sources, tmp_path: Path) -> None:
-    report = write_tables(sample_tasks.scene_boxes(sources, tmp_path / "out"), tmp_path, tmp_path / "out")
+    report = write_tables(composed_scenes.scene_boxes(sources, tmp_path / "out"), tmp_path, tmp_path / "out")
     assert dict(report.written) == {"train": 12, "test": 6, "unseen": 6}
     trained = {i.group for i in sources.stamps("train")}
     for split in report.written:
         for row in read(tmp_path / "out", split, Grounding(processors())):
             named = next(n for n in NAMES if n in row["text"])
             assert (named in trained) == (split != "unseen")
-    again = write_tables(sample_tasks.scene_boxes(sources, tmp_path / "again"), tmp_path, tmp_path / "again")
+    again = write_tables(composed_scenes.scene_boxes(sources, tmp_path / "again"), tmp_path, tmp_path / "again")
     assert again.written == report.written
     texts = [(tmp_path / out / "test.tsv").read_text().replace(out, "") for out in ("out", "again")]
     assert texts[0] == texts[1]
 
 
 def test_pairs_and_questions(sources: Sources, tmp_path: Path) -> None:
-    write_tables(sample_tasks.scene_pairs(sources, tmp_path / "pairs"), tmp_path, tmp_path / "pairs")
+    write_tables(composed_scenes.scene_pairs(sources, tmp_path / "pairs"), tmp_path, tmp_path / "pairs")
     rows = read(tmp_path / "pairs", "train", Reasoning(processors()))
     assert len(rows) == 12 and {row["label"] for row in rows} == {"True", "False"}
     assert all(row["image1"] != row["image2"] for row in rows)
-    write_tables(sample_tasks.scene_questions(sources, tmp_path / "questions"), tmp_path, tmp_path / "questions")
+    write_tables(composed_scenes.scene_questions(sources, tmp_path / "questions"), tmp_path, tmp_path / "questions")
     answers = LabelMap.read(tmp_path / "questions/answers.json")
     task = TaskSettings("visual-question-answering", labels=answers.names).build(processors())
     assert len(read(tmp_path / "questions", "test", task)) == 6
 
 
 def test_categories_need_enough_pictures(sources: Sources, tmp_path: Path) -> None:
-    write_tables(sample_tasks.stamp_categories(sources, tmp_path / "out"), tmp_path, tmp_path / "out")
+    write_tables(pictures.stamp_categories(sources, tmp_path / "out"), tmp_path, tmp_path / "out")
     assert LabelMap.read(tmp_path / "out/labels.json").names == ("things",)
     task = TaskSettings("classification", labels=("things",)).build(processors())
     assert len(read(tmp_path / "out", "train", task)) == 12 and len(read(tmp_path / "out", "test", task)) == 6
@@ -105,7 +107,7 @@ def test_keywords_are_several_labels(sources: Sources, tmp_path: Path) -> None:
     for number, item in enumerate(sources.items):
         item.tags[:] = ["thing"] * (number != 4) + ["round"] * (number % 2) + ["rare"] * (number == 1)
     emoji = [dataclasses.replace(item, source="@iconify-json/noto") for item in sources.items]
-    made = sample_tasks.emoji_keywords(dataclasses.replace(sources, items=emoji), tmp_path / "out")
+    made = pictures.emoji_keywords(dataclasses.replace(sources, items=emoji), tmp_path / "out")
     write_tables(made, tmp_path, tmp_path / "out")
     labels = LabelMap.read(tmp_path / "out/labels.json")
     assert labels.names == ("round", "thing")
@@ -118,7 +120,7 @@ def test_keywords_are_several_labels(sources: Sources, tmp_path: Path) -> None:
 def test_emoji_with_their_names(sources: Sources, tmp_path: Path) -> None:
     """Of one style, and a name that is trained on is not tested on."""
     emoji = [dataclasses.replace(item, source="@iconify-json/noto") for item in sources.items[:9]]
-    made = sample_tasks.emoji_captions(dataclasses.replace(sources, items=emoji + sources.items[9:]), tmp_path)
+    made = pictures.emoji_captions(dataclasses.replace(sources, items=emoji + sources.items[9:]), tmp_path)
     assert dict(write_tables(made, tmp_path, tmp_path / "out").written) == {"train": 6, "test": 3}
     rows = TaskRows(tmp_path / "out/test.tsv", ("image", "caption"), ("image",), tmp_path / "cache")
     rows.check_ids()
@@ -127,13 +129,13 @@ def test_emoji_with_their_names(sources: Sources, tmp_path: Path) -> None:
 
 def test_drums_as_questions(sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["kick 1", "snare 1", "tom 1", "hihat 1", "ride 1"]
-    kits = ["a kit", sample_tasks.HELD_OUT_KITS[0]]
+    kits = ["a kit", sounds.HELD_OUT_KITS[0]]
     for kit in kits:
         for name in names:
             path = tmp_path / "package" / kit / f"{name}.wav"
             path.parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(path, np.zeros(1600), 16000)
-    write_tables(sample_tasks.drum_answers(sources, tmp_path / "out"), tmp_path, tmp_path / "out")
+    write_tables(sounds.drum_answers(sources, tmp_path / "out"), tmp_path, tmp_path / "out")
     task = TaskSettings("audio-question-answering").build(processors())
     for split in ("train", "test"):
         for row in read(tmp_path / "out", split, task):
@@ -165,5 +167,5 @@ def test_an_unknown_task(tmp_path: Path) -> None:
 def test_drums_are_told_by_their_names(name: str, drum: str | None) -> None:
     import re
 
-    found = next((d for d, pattern in sample_tasks.DRUMS.items() if re.search(pattern, name.lower())), None)
+    found = next((d for d, pattern in sounds.DRUMS.items() if re.search(pattern, name.lower())), None)
     assert found == drum

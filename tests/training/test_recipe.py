@@ -11,7 +11,7 @@ import pytest
 
 from one_peace.modalities import list_modalities
 from one_peace.models.one_peace.presets import list_models
-from one_peace.tasks.evaluation import TASKS, load_evaluation
+from one_peace.tasks.evaluation_recipe import TASKS, load_evaluation
 from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT
 from one_peace.training.recipe import PretrainRecipe, load_recipe, read_recipe, recipe_to_yaml
 

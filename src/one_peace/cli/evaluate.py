@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from one_peace.tasks.evaluation import EvaluationRecipe
+    from one_peace.tasks.evaluation_recipe import EvaluationRecipe
 
 SHOWN = 5  # of what was left out
 
@@ -27,7 +27,8 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Also write the figures to this JSON file.")] = None,
 ) -> None:
     """Measure a model: figures with confidence intervals, beside what shuffled answers and one fixed answer give."""
-    from one_peace.tasks.evaluation import SAMPLE_LIBRARY, load_evaluation, run_evaluation
+    from one_peace.tasks.evaluation import run_evaluation
+    from one_peace.tasks.evaluation_recipe import SAMPLE_LIBRARY, load_evaluation
 
     chosen = load_evaluation(recipe, settings or [])
     if chosen.kind == SAMPLE_LIBRARY:

@@ -1,19 +1,17 @@
-"""Evaluation recipes: which task, which model, which tables; and the figures that come of one, each beside controls."""
+"""The figures that come of an evaluation recipe, each beside controls."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from one_peace.checkpoints.registry import resolve
-from one_peace.data.packages import default_cache
 from one_peace.data.permutation import permute
-from one_peace.data.task_rows import SUFFIXES, TaskRows
+from one_peace.data.task_rows import TaskRows
 from one_peace.errors import CheckpointError, InputError
 from one_peace.modalities.audio import listening_for
 from one_peace.models.embedding import EmbeddingModel
@@ -22,8 +20,9 @@ from one_peace.models.mico.interface import MiCo
 from one_peace.models.one_peace.config import build_dataclass
 from one_peace.models.one_peace.embedding import OnePeace
 from one_peace.tasks.controls import BestConstant, ShuffledFigures
+from one_peace.tasks.evaluation_recipe import EvaluationRecipe, EvaluationTables
 from one_peace.tasks.evaluation_report import SHARES, EvaluationReport, Measurement
-from one_peace.tasks.kinds import KINDS, TaskSettings, read_settings
+from one_peace.tasks.kinds import TaskSettings, read_settings
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.omni.evaluation import ANSWERING, WritingSettings, measure_answers, measure_captions
 from one_peace.tasks.omni.evaluation import WRITING as WRITTEN
@@ -40,90 +39,9 @@ from one_peace.tasks.retrieval_evaluation import (
 from one_peace.tasks.retrieval_pairs import RETRIEVAL, RetrievalSettings, read_captions, read_retrieval_set
 from one_peace.tasks.sequence.kinds import SEQUENCE_KINDS, WRITING, SequenceSettings, read_sequence_settings
 from one_peace.tasks.sequence.predictor import SequencePredictor
-from one_peace.tasks.task import MEDIA, Row
-from one_peace.training.recipe import read_recipe
+from one_peace.tasks.task import Row
 
-SAMPLE_LIBRARY = "sample-library"
-TASKS = (SAMPLE_LIBRARY, RETRIEVAL, ZERO_SHOT, OMNI_RETRIEVAL, WRITTEN, ANSWERING, *KINDS, *SEQUENCE_KINDS)
-SHORTHANDS = {"data": "tables.root", "checkpoint": "model"}  # of the command line
 SEED = 3407  # of the order in which a table is read
-
-
-@dataclass(frozen=True)
-class EvaluationTables:
-    """What is measured on: tables by the name of their split, and for retrieval the captions of each by the key of a
-    picture or sound. Paths are relative to `root`, and so are those of media. columns: as in fine-tuning."""
-
-    splits: Mapping[str, str]
-    texts: Mapping[str, str] = field(default_factory=dict)
-    root: str = "."
-    columns: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for key in ("splits", "texts", "columns"):
-            if not isinstance(getattr(self, key), Mapping):
-                raise ValueError(f"tables.{key} is a mapping of names, not {getattr(self, key)!r}")
-        if not self.splits:
-            raise ValueError("tables.splits: no table is named")
-        if unknown := [name for name in self.texts if name not in self.splits]:
-            raise ValueError(f"tables.texts: there is no split {unknown[0]!r}; known: {', '.join(self.splits)}")
-
-    def open(self, split: str, columns: Sequence[str]) -> TaskRows:
-        """The rows of a split, which must have `columns`. Errors as of `TaskRows`."""
-        path, root = Path(self.root) / self.splits[split], Path(self.root)
-        return TaskRows(path, columns, MEDIA, default_cache() / "tables", renamed=self.columns, root=root)
-
-
-@dataclass(frozen=True)
-class EvaluationRecipe:
-    """A run of an evaluation. `task` has a `kind`, one of `TASKS`, and its settings; `model` is a name or path.
-
-    A fine-tuned model in our format knows its own settings, of which only the kind must be the recipe's. `published`
-    has published figures by split, to be shown beside. `tokenizer` and `dtype` as in `from_pretrained`; `seconds` of
-    a sound are listened to.
-    """
-
-    task: Mapping[str, Any]
-    model: str
-    tables: EvaluationTables | None = None
-    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    tokenizer: str | None = None
-    dtype: str = "float32"
-    seconds: float | None = None
-    batch_size: int = 16
-
-    def __post_init__(self) -> None:
-        if isinstance(self.task, str):
-            object.__setattr__(self, "task", {"kind": self.task})
-        if self.kind not in TASKS:
-            raise ValueError(f"recipe: unknown task {self.kind!r}; known: {', '.join(TASKS)}")
-        if self.tables is None and self.kind != SAMPLE_LIBRARY:
-            raise ValueError(f"recipe: {self.kind} needs tables")
-
-    @property
-    def kind(self) -> str:
-        """The kind of task."""
-        return str(self.task.get("kind"))
-
-
-def load_evaluation(name_or_path: str, settings: Sequence[str] = ()) -> EvaluationRecipe:
-    """An evaluation recipe from a file, or a shipped one by name, with `key=value` settings applied.
-
-    `data` is a folder of tables, or one table, which then is the only split.
-    """
-    given = []
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if key == "data" and Path(value).suffix in SUFFIXES:
-            path = Path(value)
-            given += [f"tables.root={path.parent}", f"tables.splits={{{path.stem}: {path.name}}}", "tables.texts={}"]
-        else:
-            given.append(f"{SHORTHANDS.get(key, key)}{equals}{value}")
-    values = read_recipe("evaluate", name_or_path, given)
-    if values.get("tables") is not None:
-        values["tables"] = build_dataclass(EvaluationTables, values["tables"], "tables")
-    recipe: EvaluationRecipe = build_dataclass(EvaluationRecipe, values, "recipe")
-    return recipe
 
 
 def run_evaluation(recipe: EvaluationRecipe, device: str = "cpu", on_error: OnError = "raise") -> EvaluationReport:

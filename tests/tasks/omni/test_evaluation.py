@@ -15,7 +15,9 @@ from PIL import Image
 
 from one_peace.errors import CheckpointError, InputError
 from one_peace.models.mico.interface import MiCo
-from one_peace.tasks.evaluation import EvaluationReport, load_evaluation, run_evaluation
+from one_peace.tasks.evaluation import run_evaluation
+from one_peace.tasks.evaluation_recipe import load_evaluation
+from one_peace.tasks.evaluation_report import EvaluationReport
 from one_peace.tasks.retrieval_evaluation import rerank_by_matching
 from tiny_mico import CAPTIONS, tiny_mico, write_clips
 

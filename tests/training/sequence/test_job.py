@@ -25,7 +25,8 @@ from one_peace.models.ofa.processor import OfaProcessor
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.objectives.sequence import SequenceLoss, SequenceLossSettings, kept_tokens, token_loss
 from one_peace.tasks.caption_metrics.cider import DocumentFrequency, reward_words
-from one_peace.tasks.evaluation import load_evaluation, run_evaluation
+from one_peace.tasks.evaluation import run_evaluation
+from one_peace.tasks.evaluation_recipe import load_evaluation
 from one_peace.tasks.sequence.kinds import SEQUENCE_KINDS
 from one_peace.training.finetune import finetune
 from one_peace.training.finetune_recipe import FinetuneRecipe, load_finetune_recipe
