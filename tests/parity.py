@@ -86,7 +86,10 @@ Check = Callable[[Fixture, Comparison], None]
 
 MODULES = (  # each with its CHECKS, by the beginning of a fixture's name
     "parity_one_peace",
+    "parity_one_peace_inputs",
+    "parity_one_peace_pretraining",
     "parity_one_peace_tasks",
+    "parity_one_peace_updates",
     "parity_ofa",
     "parity_ofa_generation",
     "parity_ofa_losses",
@@ -94,6 +97,8 @@ MODULES = (  # each with its CHECKS, by the beginning of a fixture's name
     "parity_ofa_vqgan",
     "parity_ofa_items",
     "parity_mico",
+    "parity_mico_pretraining",
+    "parity_mico_weights",
 )
 
 

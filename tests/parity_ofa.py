@@ -33,7 +33,7 @@ from one_peace.models.ofa.vocabulary import OfaVocabulary, clean_text
 from one_peace.nn.grid_positions import code_positions, image_buckets
 from one_peace.nn.relative_position import offset_buckets
 from parity import Check, Comparison, Fixture
-from parity_one_peace import published_words, vocabulary_folder
+from parity_one_peace_inputs import published_words, vocabulary_folder
 
 
 def close(compare: Comparison, name: str, ours: Tensor, theirs: Tensor) -> None:

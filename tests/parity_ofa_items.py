@@ -23,7 +23,7 @@ from one_peace.tasks.sequence.sentences import QUESTIONS, SentenceAnswering
 from one_peace.tasks.sequence.summarization import Summarization
 from one_peace.tasks.sequence.task import PictureForm, SequenceTask
 from parity import Check, Comparison, Fixture
-from parity_one_peace import vocabulary_folder
+from parity_one_peace_inputs import vocabulary_folder
 
 COLUMNS = {
     "caption": ("uniq_id", "image", "caption"),

@@ -16,7 +16,8 @@ from one_peace.objectives.boxes import grounding_loss, valid_boxes
 from one_peace.objectives.classification import classification_loss, count_right
 from one_peace.objectives.hinge import answer_hinge
 from parity import Check, Comparison, Fixture
-from parity_one_peace import check_gradients, load, read, reference_config
+from parity_one_peace import load, read, reference_config
+from parity_one_peace_pretraining import check_gradients
 
 
 def inputs_of(fixture: Fixture) -> dict[str, dict[str, Tensor]]:

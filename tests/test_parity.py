@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import parity
-import parity_one_peace
+import parity_one_peace_inputs
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = [path for path in parity.fixtures(GOLDEN) if parity.find_check(path.stem)]
@@ -19,7 +19,7 @@ FILES = [path for path in parity.fixtures(GOLDEN) if parity.find_check(path.stem
 def test_matches_the_reference(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parity_ofa_metrics.has_meteor", lambda: False)  # ten seconds of Java
     worded = any(word in path.stem for word in ("tokenizer", "dataset_items"))
-    if worded and not parity_one_peace.vocabulary_folder().exists():
+    if worded and not parity_one_peace_inputs.vocabulary_folder().exists():
         pytest.skip("the published vocabulary is not here; set ONE_PEACE_VOCAB to its folder")
     result = parity.run_check(path, parity.find_check(path.stem))
     assert result.count and not result.failures, result.failures
