@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from one_peace.data import scenes
-from one_peace.data.scenes import SIDE, Scene, Thing, compose, referring_phrase, relation, statement
+from one_peace.data.sample_tasks import scenes
+from one_peace.data.sample_tasks.scenes import SIDE, Scene, Thing, compose, referring_phrase, relation, statement
 
 COLOURS = {"red ball": (255, 0, 0), "green box": (0, 255, 0), "blue pen": (0, 0, 255), "black cat": (0, 0, 0)}
 CUT_OUTS = {

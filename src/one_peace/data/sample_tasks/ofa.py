@@ -6,8 +6,8 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from one_peace.data import scenes
 from one_peace.data.published.conversion import Converted, SplitRow
+from one_peace.data.sample_tasks import scenes
 from one_peace.data.sample_tasks.composed_scenes import ANSWERS, compose_scenes, short_names
 from one_peace.data.sample_tasks.sources import Sources, side_of
 
