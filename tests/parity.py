@@ -88,6 +88,7 @@ MODULES = (  # each with its CHECKS, by the beginning of a fixture's name
     "parity_one_peace",
     "parity_one_peace_inputs",
     "parity_one_peace_pretraining",
+    "parity_one_peace_shapes",
     "parity_one_peace_tasks",
     "parity_one_peace_updates",
     "parity_ofa",

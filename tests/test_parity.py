@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -40,3 +41,13 @@ def test_a_wrong_number_fails(tmp_path: Path) -> None:
 
 def test_a_folder_without_fixtures_fails(tmp_path: Path) -> None:
     assert parity.main(tmp_path) == 1
+
+
+def test_a_wrong_shape_fails(tmp_path: Path) -> None:
+    """So do those of a state dict, where one entry has a row too many."""
+    path = tmp_path / "state_dict_4b_pretrain_stage2_al.json"
+    values = json.loads((GOLDEN / "one_peace" / path.name).read_text())
+    values["tensors"]["audio_mask_head.bias"]["shape"][0] += 1
+    path.write_text(json.dumps(values))
+    failures = parity.run_check(path, parity.find_check(path.stem)).failures
+    assert any("decoder.outputs.audio.bias" in failure for failure in failures)
