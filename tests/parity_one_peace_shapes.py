@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
 import torch
+from torch import nn
 
 from one_peace.checkpoints.name_table import Target
 from one_peace.checkpoints.names import Kind, bare_name, modality_of, to_native, to_official
@@ -15,50 +17,65 @@ from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
+from one_peace.tasks.pretraining import AUDIO_TEXT, freeze_for_stage
 from parity import Check, Comparison, Fixture, load_fixture
 
 Shapes = dict[str, tuple[int, ...]]
 
 
-def native_shapes(listed: dict[str, Any]) -> Shapes:
+def native_shapes(official: Mapping[str, tuple[int, ...]]) -> Shapes:
     """Shapes of our tensors, the thirds of one that stand alone in the official file put together."""
     shapes: Shapes = {}
-    for official, entry in listed.items():
-        target = to_native(official)
+    for name, shape in official.items():
+        target = to_native(name)
         if isinstance(target, Target):
-            first, *rest = entry["shape"] or (None,)
-            before = shapes[target.name][0] if target.name in shapes else 0
-            shapes[target.name] = () if first is None else (before + first, *rest)
+            before = shapes.get(target.name)
+            shapes[target.name] = shape if before is None else (before[0] + shape[0], *shape[1:])
     return shapes
 
 
-def our_shapes(name: str, shapes: Shapes) -> Shapes:
-    """Shapes of the parameters of the model that these shapes tell, by the names of files."""
+def listed_shapes(listed: Mapping[str, Any]) -> Shapes:
+    """Those of the official tensors that a file lists."""
+    return {name: tuple(entry["shape"]) for name, entry in listed.items()}
+
+
+def our_model(name: str, shapes: Shapes) -> nn.Module:
+    """The model that these shapes tell; one that is pretrained on sounds frozen as in stage 2."""
     config = OnePeaceConfig.from_dict(infer_config(name, shapes, {}))
     kind = OnePeaceForPretraining if config.decoder else OnePeaceForPrediction if config.head else OnePeaceEncoder
     with torch.device("meta"):
         model = kind(config)
-    return {bare_name(name): tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    if isinstance(model, OnePeaceForPretraining) and AUDIO_TEXT.partner in config.modalities:
+        freeze_for_stage(model, AUDIO_TEXT)
+    return model
 
 
-def counts(ours: Shapes, listed: dict[str, Any]) -> dict[str, Any]:
-    """Parameters in all and by group, those that the published model has and never reads included."""
+def counts(model: nn.Module, listed: dict[str, Any]) -> dict[str, Any]:
+    """Parameters in all, trained, and by group, those that the published model has and never reads included."""
     groups: Counter[str] = Counter()
-    for name, shape in ours.items():  # mask tokens and what stands behind the decoder count to their modality
-        decoder = to_official(name)[0].startswith("decoder")
-        groups["decoder" if decoder else modality_of(name) or "shared"] += prod(shape)
+    for name, parameter in model.named_parameters():  # mask tokens and outputs of the decoder count to their modality
+        decoder = to_official(bare_name(name))[0].startswith("decoder")
+        groups["decoder" if decoder else modality_of(bare_name(name)) or "shared"] += parameter.numel()
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     for official, entry in listed.items():
         if to_native(official) is Kind.UNUSED and entry["kind"] == "param":
             group = "decoder" if official.startswith("decoder") else official.split("_adapter")[0].rpartition(".")[2]
             groups[group] += prod(entry["shape"])
-    return {"total_params": groups.total(), "by_group": dict(groups), "entries": len(listed)}
+            trained += prod(entry["shape"])
+    return {
+        "total_params": groups.total(),
+        "trainable_params": trained,
+        "by_group": dict(groups),
+        "entries": len(listed),
+    }
 
 
 def check_state_dict(fixture: Fixture, compare: Comparison) -> None:
     """Every entry: known, read under the name that leads back to it, and of the shape that our model has."""
     listed = fixture.meta["tensors"]
-    shapes = native_shapes(listed)
-    ours = our_shapes(fixture.path.stem, shapes)
+    shapes = native_shapes(listed_shapes(listed))
+    model = our_model(fixture.path.stem, shapes)
+    ours = {bare_name(name): tuple(parameter.shape) for name, parameter in model.named_parameters()}
     compare.exact("names", sorted(ours), sorted(shapes))
     for name, shape in ours.items():
         compare.exact(f"shape of {name}", shape, shapes.get(name))
@@ -67,7 +84,7 @@ def check_state_dict(fixture: Fixture, compare: Comparison) -> None:
         compare.exact(f"{official} is known", target is not None, True)
         if isinstance(target, Target):
             compare.exact(f"{official} and back", to_official(target.name)[target.part or 0], official)
-    for name, number in counts(ours, listed).items():
+    for name, number in counts(model, listed).items():
         compare.exact(name, number, fixture.meta[name])
 
 
@@ -78,7 +95,7 @@ def check_summary(fixture: Fixture, compare: Comparison) -> None:
         beside = fixture.path.with_name(f"{prefix}{name}.json")
         if beside.exists():
             listed = load_fixture(beside).meta["tensors"]
-            for key, number in counts(our_shapes(name, native_shapes(listed)), listed).items():
+            for key, number in counts(our_model(name, native_shapes(listed_shapes(listed))), listed).items():
                 compare.exact(f"{key} of {name}", number, expected[key])
 
 

@@ -12,18 +12,15 @@ import torch
 from one_peace.checkpoints.names import (
     Kind,
     Target,
+    bare_name,
     from_vision,
     modality_of,
-    prefixed_name,
     to_native,
     to_official,
     to_vision,
 )
-from one_peace.checkpoints.official_config import infer_config
-from one_peace.models.one_peace.config import OnePeaceConfig
-from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction
-from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
+from parity_one_peace_shapes import native_shapes, our_model
 
 # rows: name with {} for a running number, shape, dtype, how often; listings: the rows of each published 4B model
 FILE = json.loads((Path(__file__).parents[1] / "golden/one_peace/official_tensors_4b.json").read_text())
@@ -35,17 +32,6 @@ def listing(name: str) -> dict[str, tuple[int, ...]]:
     rows = [FILE["rows"][i] for i in FILE["listings"][name]["rows"]]
     shapes = {row[0].format(i): tuple(row[1]) for row in rows for i in range(row[3])}
     assert len(shapes) == FILE["listings"][name]["entries"]
-    return shapes
-
-
-def native_shapes(official: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Our names -> joined shapes."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, shape in official.items():
-        target = to_native(name)
-        if isinstance(target, Target):
-            before = shapes.get(target.name)
-            shapes[target.name] = shape if before is None else (before[0] + shape[0], *shape[1:])
     return shapes
 
 
@@ -76,13 +62,9 @@ def test_shapes_are_those_of_our_model(name: str) -> None:
         r"encoder_wrapper\.fusion_model\.layers\.(\d\d|[2-9])\..*|.*rel_pos_table_list\.(\d\d|[2-9])\..*"
     )
     shapes = native_shapes({n: s for n, s in listing(name).items() if not deeper.fullmatch(n)})
-    config = OnePeaceConfig.from_dict(infer_config(name, shapes, {}))
-    kind = OnePeaceForPretraining if config.decoder else OnePeaceForPrediction if config.head else OnePeaceEncoder
-    assert (kind is OnePeaceForPrediction) == name.startswith("classify")
-    with torch.device("meta"):
-        model = kind(config)
-    ours = {n: tuple(p.shape) for n, p in model.named_parameters()}
-    assert ours == {(n if kind is OnePeaceEncoder else prefixed_name(n)): s for n, s in shapes.items()}
+    model = our_model(name, shapes)
+    assert isinstance(model, OnePeaceForPrediction) == name.startswith("classify")
+    assert {bare_name(n): tuple(p.shape) for n, p in model.named_parameters()} == shapes
 
 
 def test_published_parameter_count() -> None:
