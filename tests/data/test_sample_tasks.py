@@ -15,7 +15,7 @@ from one_peace.data.manifest import Item
 from one_peace.data.packages import Fetched, Package
 from one_peace.data.published.conversion import write_tables
 from one_peace.data.sample_library import Library
-from one_peace.data.sample_tasks import composed_scenes, make_sample_task, pictures, sounds
+from one_peace.data.sample_tasks import make_sample_task, pictures, scenes, sounds
 from one_peace.data.sample_tasks.sources import Sources
 from one_peace.data.task_rows import TaskRows
 from one_peace.modalities.base import Processor
@@ -49,10 +49,10 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sources:
     def fetch(wanted: Package, cache: Path, progress: object = None) -> Fetched:
         return Fetched("debian", wanted.name, "", "1", "0", package)
 
-    for makers in (composed_scenes, sounds):
+    for makers in (scenes, sounds):
         monkeypatch.setattr(makers, "fetch", fetch)
-    monkeypatch.setattr(composed_scenes, "TRAINING_SCENES", 12)
-    monkeypatch.setattr(composed_scenes, "TEST_SCENES", 6)
+    monkeypatch.setattr(scenes, "TRAINING_SCENES", 12)
+    monkeypatch.setattr(scenes, "TEST_SCENES", 6)
     monkeypatch.setattr(pictures, "CATEGORY_SIZE", 3)
     return Sources(tmp_path, items, lambda line: None)
 
@@ -72,25 +72,25 @@ def processors() -> dict[str, Processor]:
 
 
 def test_boxes(sources: Sources, tmp_path: Path) -> None:
-    report = write_tables(composed_scenes.scene_boxes(sources, tmp_path / "out"), tmp_path, tmp_path / "out")
+    report = write_tables(scenes.scene_boxes(sources, tmp_path / "out"), tmp_path, tmp_path / "out")
     assert dict(report.written) == {"train": 12, "test": 6, "unseen": 6}
     trained = {i.group for i in sources.stamps("train")}
     for split in report.written:
         for row in read(tmp_path / "out", split, Grounding(processors())):
             named = next(n for n in NAMES if n in row["text"])
             assert (named in trained) == (split != "unseen")
-    again = write_tables(composed_scenes.scene_boxes(sources, tmp_path / "again"), tmp_path, tmp_path / "again")
+    again = write_tables(scenes.scene_boxes(sources, tmp_path / "again"), tmp_path, tmp_path / "again")
     assert again.written == report.written
     texts = [(tmp_path / out / "test.tsv").read_text().replace(out, "") for out in ("out", "again")]
     assert texts[0] == texts[1]
 
 
 def test_pairs_and_questions(sources: Sources, tmp_path: Path) -> None:
-    write_tables(composed_scenes.scene_pairs(sources, tmp_path / "pairs"), tmp_path, tmp_path / "pairs")
+    write_tables(scenes.scene_pairs(sources, tmp_path / "pairs"), tmp_path, tmp_path / "pairs")
     rows = read(tmp_path / "pairs", "train", Reasoning(processors()))
     assert len(rows) == 12 and {row["label"] for row in rows} == {"True", "False"}
     assert all(row["image1"] != row["image2"] for row in rows)
-    write_tables(composed_scenes.scene_questions(sources, tmp_path / "questions"), tmp_path, tmp_path / "questions")
+    write_tables(scenes.scene_questions(sources, tmp_path / "questions"), tmp_path, tmp_path / "questions")
     answers = LabelMap.read(tmp_path / "questions/answers.json")
     task = TaskSettings("visual-question-answering", labels=answers.names).build(processors())
     assert len(read(tmp_path / "questions", "test", task)) == 6

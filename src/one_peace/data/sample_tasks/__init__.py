@@ -12,7 +12,7 @@ from pathlib import Path
 from one_peace.data.packages import default_cache
 from one_peace.data.published.conversion import ConversionReport, write_tables
 from one_peace.data.sample_library import build_sample_library
-from one_peace.data.sample_tasks import composed_scenes, ofa, pictures, sounds
+from one_peace.data.sample_tasks import ofa, pictures, scenes, sounds
 from one_peace.data.sample_tasks.sources import Maker, Sources
 
 SAMPLE_TASKS: dict[str, Maker] = {
@@ -25,9 +25,9 @@ SAMPLE_TASKS: dict[str, Maker] = {
     "drum-answers": sounds.drum_answers,
     "easy-vqa": pictures.easy_vqa,
     "spoken-answers": sounds.spoken_answers,
-    "scene-boxes": composed_scenes.scene_boxes,
-    "scene-questions": composed_scenes.scene_questions,
-    "scene-pairs": composed_scenes.scene_pairs,
+    "scene-boxes": scenes.scene_boxes,
+    "scene-questions": scenes.scene_questions,
+    "scene-pairs": scenes.scene_pairs,
     "ofa-nano": ofa.ofa_nano,
 }
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from one_peace.data.published.conversion import Converted, SplitRow
-from one_peace.data.sample_tasks import scenes
-from one_peace.data.sample_tasks.composed_scenes import ANSWERS, compose_scenes, short_names
+from one_peace.data.sample_tasks import scene_composition
+from one_peace.data.sample_tasks.scenes import ANSWERS, compose_scenes, short_names
 from one_peace.data.sample_tasks.sources import Sources, side_of
 
 SEEN_EVERY = 25  # trained pictures of which one is also measured on
@@ -41,20 +41,20 @@ def ofa_nano(sources: Sources, out: Path) -> Converted:
 
 
 def _of_scene(
-    split: str, number: int, scene: scenes.Scene, rng: random.Random, path: Path, names: Sequence[str]
+    split: str, number: int, scene: scene_composition.Scene, rng: random.Random, path: Path, names: Sequence[str]
 ) -> Iterator[SplitRow]:
     """Everything that can be asked of a scene: a box of each thing, two questions, all things."""
     prefix = "" if split == "train" else f"{split}_"
     common = {"image": str(path)}
     for place, thing in enumerate(scene.things if split == "train" else [rng.choice(scene.things)]):
-        phrase, box = scenes.referring_phrase(scene, thing, rng), ",".join(map(str, thing.box))
+        phrase, box = scene_composition.referring_phrase(scene, thing, rng), ",".join(map(str, thing.box))
         told = {"type": "visual_grounding", "caption": phrase, "text": phrase, "region_coord": box}
         yield SplitRow(f"{prefix}boxes", {"uniq_id": f"{split}/{number}/{place}", **common, **told}, ("image",))
     if split == "unseen":
         return
     present = {thing.name for thing in scene.things}
     for place in range(2):
-        text, answer = scenes.question(scene, rng.choice([n for n in names if n not in present]), rng)
+        text, answer = scene_composition.question(scene, rng.choice([n for n in names if n not in present]), rng)
         told = {"type": "qa", "question": text, "answer": answer}
         yield SplitRow(f"{prefix}questions", {"uniq_id": f"{split}/{number}/{place}", **common, **told}, ("image",))
     if split == "train":

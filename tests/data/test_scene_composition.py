@@ -10,8 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from one_peace.data.sample_tasks import scenes
-from one_peace.data.sample_tasks.scenes import SIDE, Scene, Thing, compose, referring_phrase, relation, statement
+from one_peace.data.sample_tasks import scene_composition
+from one_peace.data.sample_tasks.scene_composition import (
+    SIDE,
+    Scene,
+    Thing,
+    compose,
+    referring_phrase,
+    relation,
+    statement,
+)
 
 COLOURS = {"red ball": (255, 0, 0), "green box": (0, 255, 0), "blue pen": (0, 0, 255), "black cat": (0, 0, 0)}
 CUT_OUTS = {
@@ -67,7 +75,7 @@ def test_phrases_mean_one_thing(seed: int) -> None:
         phrase = referring_phrase(made, thing, rng)
         if phrase == f"the {thing.name}":
             continue
-        where = next(r for r in scenes.RELATIONS if f" {r} the " in phrase)
+        where = next(r for r in scene_composition.RELATIONS if f" {r} the " in phrase)
         other = made.thing(phrase.partition(f" {where} the ")[2])
         assert [t for t in made.things if t is not other and relation(t, other) == where] == [thing]
 
@@ -88,5 +96,5 @@ def test_statements_are_as_true_as_they_say(seed: int) -> None:
 def test_half_of_the_statements_are_true_and_answers_vary() -> None:
     truths = [statement(scene(k), scene(k + 500), "absent thing", random.Random(k))[1] for k in range(300)]
     assert 0.4 < sum(truths) / 300 < 0.6
-    answers = {scenes.question(scene(k), "absent thing", random.Random(k))[1] for k in range(200)}
-    assert answers >= {"yes", "no", "2", "3", *scenes.RELATIONS}
+    answers = {scene_composition.question(scene(k), "absent thing", random.Random(k))[1] for k in range(200)}
+    assert answers >= {"yes", "no", "2", "3", *scene_composition.RELATIONS}
