@@ -34,9 +34,9 @@ def native_shapes(official: Mapping[str, tuple[int, ...]]) -> Shapes:
     return shapes
 
 
-def listed_shapes(listed: Mapping[str, Any]) -> Shapes:
+def official_shapes(fixture: Fixture) -> Shapes:
     """Those of the official tensors that a file lists."""
-    return {name: tuple(entry["shape"]) for name, entry in listed.items()}
+    return {name: tuple(entry["shape"]) for name, entry in fixture.meta["tensors"].items()}
 
 
 def our_model(name: str, shapes: Shapes) -> nn.Module:
@@ -50,42 +50,42 @@ def our_model(name: str, shapes: Shapes) -> nn.Module:
     return model
 
 
-def counts(model: nn.Module, listed: dict[str, Any]) -> dict[str, Any]:
+def counts(model: nn.Module, official: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """Parameters in all, trained, and by group, those that the published model has and never reads included."""
     groups: Counter[str] = Counter()
     for name, parameter in model.named_parameters():  # mask tokens and outputs of the decoder count to their modality
         decoder = to_official(bare_name(name))[0].startswith("decoder")
         groups["decoder" if decoder else modality_of(bare_name(name)) or "shared"] += parameter.numel()
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    for official, entry in listed.items():
-        if to_native(official) is Kind.UNUSED and entry["kind"] == "param":
-            group = "decoder" if official.startswith("decoder") else official.split("_adapter")[0].rpartition(".")[2]
-            groups[group] += prod(entry["shape"])
-            trained += prod(entry["shape"])
+    for name, shape in official.items():
+        if to_native(name) is Kind.UNUSED:
+            group = "decoder" if name.startswith("decoder") else name.split("_adapter")[0].rpartition(".")[2]
+            groups[group] += prod(shape)
+            trained += prod(shape)
     return {
         "total_params": groups.total(),
         "trainable_params": trained,
         "by_group": dict(groups),
-        "entries": len(listed),
+        "entries": len(official),
     }
 
 
 def check_state_dict(fixture: Fixture, compare: Comparison) -> None:
     """Every entry: known, read under the name that leads back to it, and of the shape that our model has."""
-    listed = fixture.meta["tensors"]
-    shapes = native_shapes(listed_shapes(listed))
+    official = official_shapes(fixture)
+    shapes = native_shapes(official)
     model = our_model(fixture.path.stem, shapes)
     ours = {bare_name(name): tuple(parameter.shape) for name, parameter in model.named_parameters()}
     compare.exact("names", sorted(ours), sorted(shapes))
     for name, shape in ours.items():
         compare.exact(f"shape of {name}", shape, shapes.get(name))
-    for official in listed:
-        target = to_native(official)
-        compare.exact(f"{official} is known", target is not None, True)
+    for name in official:
+        target = to_native(name)
+        compare.exact(f"{name} is known", target is not None, True)
         if isinstance(target, Target):
-            compare.exact(f"{official} and back", to_official(target.name)[target.part or 0], official)
-    for name, number in counts(model, listed).items():
-        compare.exact(name, number, fixture.meta[name])
+            compare.exact(f"{name} and back", to_official(target.name)[target.part or 0], name)
+    for key, number in counts(model, official).items():
+        compare.exact(key, number, fixture.meta[key])
 
 
 def check_summary(fixture: Fixture, compare: Comparison) -> None:
@@ -94,8 +94,8 @@ def check_summary(fixture: Fixture, compare: Comparison) -> None:
     for name, expected in fixture.meta.items():
         beside = fixture.path.with_name(f"{prefix}{name}.json")
         if beside.exists():
-            listed = load_fixture(beside).meta["tensors"]
-            for key, number in counts(our_model(name, native_shapes(listed_shapes(listed))), listed).items():
+            official = official_shapes(load_fixture(beside))
+            for key, number in counts(our_model(name, native_shapes(official)), official).items():
                 compare.exact(f"{key} of {name}", number, expected[key])
 
 

@@ -45,9 +45,15 @@ def test_a_folder_without_fixtures_fails(tmp_path: Path) -> None:
 
 def test_a_wrong_shape_fails(tmp_path: Path) -> None:
     """So do those of a state dict, where one entry has a row too many."""
-    path = tmp_path / "state_dict_4b_pretrain_stage2_al.json"
-    values = json.loads((GOLDEN / "one_peace" / path.name).read_text())
-    values["tensors"]["audio_mask_head.bias"]["shape"][0] += 1
+    listed = json.loads((GOLDEN / "one_peace/official_tensors_4b.json").read_text())
+    told = listed["listings"]["retrieval_text"]
+    rows = [listed["rows"][number] for number in told["rows"]]
+    tensors = {name.format(i): {"shape": shape} for name, shape, _, times in rows for i in range(times)}
+    values = {"tensors": tensors, "entries": told["entries"], "by_group": told["groups"]}
+    values |= {"total_params": told["parameters"], "trainable_params": told["trained"]}
+    path = tmp_path / "state_dict_4b_retrieval_text.json"
     path.write_text(json.dumps(values))
-    failures = parity.run_check(path, parity.find_check(path.stem)).failures
-    assert any("decoder.outputs.audio.bias" in failure for failure in failures)
+    assert not parity.run_check(path, parity.find_check(path.stem)).failures
+    tensors["text_proj.bias"] = {"shape": [1537]}
+    path.write_text(json.dumps(values))
+    assert any("projections.text.bias" in one for one in parity.run_check(path, parity.find_check(path.stem)).failures)

@@ -20,7 +20,7 @@ from one_peace.checkpoints.names import (
     to_vision,
 )
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction
-from parity_one_peace_shapes import native_shapes, our_model
+from parity_one_peace_shapes import counts, native_shapes, our_model
 
 # rows: name with {} for a running number, shape, dtype, how often; listings: the rows of each published 4B model
 FILE = json.loads((Path(__file__).parents[1] / "golden/one_peace/official_tensors_4b.json").read_text())
@@ -65,6 +65,15 @@ def test_shapes_are_those_of_our_model(name: str) -> None:
     model = our_model(name, shapes)
     assert isinstance(model, OnePeaceForPrediction) == name.startswith("classify")
     assert {bare_name(n): tuple(p.shape) for n, p in model.named_parameters()} == shapes
+
+
+@pytest.mark.parametrize("name", LISTINGS)
+def test_counts_by_part(name: str) -> None:
+    """In all, trained (in stage 2 not all are), and of every modality, at full depth."""
+    official, told = listing(name), FILE["listings"][name]
+    found = counts(our_model(name, native_shapes(official)), official)
+    assert found["total_params"] == told["parameters"] and found["trainable_params"] == told["trained"]
+    assert found["by_group"] == told["groups"]
 
 
 def test_published_parameter_count() -> None:
