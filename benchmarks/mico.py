@@ -24,7 +24,7 @@ from one_peace.models import from_pretrained
 from one_peace.models.mico.interface import MiCo
 from one_peace.tasks.caption_metrics.cider import cider_d
 from one_peace.tasks.caption_metrics.ptb import tokenize
-from one_peace.tasks.omni.retrieval import OmniRetrievalSettings, measure_tuples
+from one_peace.tasks.mico.retrieval import MiCoRetrievalSettings, measure_tuples
 from one_peace.tasks.retrieval import wilson_interval
 from one_peace.tasks.retrieval_pairs import RetrievalSet
 
@@ -82,11 +82,11 @@ def pictures_of(items: Sequence[Item]) -> list[tuple[Clip, Item]]:
     return [({"image": i.path, "caption": i.texts["en"][0]}, i) for i in shown if i.texts.get("en")]
 
 
-def sets_of(items: Sequence[Item], seen: bool) -> list[tuple[str, OmniRetrievalSettings, list[Clip]]]:
+def sets_of(items: Sequence[Item], seen: bool) -> list[tuple[str, MiCoRetrievalSettings, list[Clip]]]:
     """What is looked up by what, of captions that were trained on or of others."""
 
-    def settings(modalities: tuple[str, ...], tuples: str) -> OmniRetrievalSettings:
-        return OmniRetrievalSettings("omni-retrieval", modalities, tuples)  # type: ignore[arg-type]
+    def settings(modalities: tuple[str, ...], tuples: str) -> MiCoRetrievalSettings:
+        return MiCoRetrievalSettings("omni-retrieval", modalities, tuples)  # type: ignore[arg-type]
 
     def wanted(item: Item) -> bool:
         return (item.split == "train") == seen and not item.heldout_speaker
@@ -123,11 +123,11 @@ def asked_of(clips: Sequence[Clip], modalities: Sequence[str]) -> RetrievalSet:
 
 
 def retrieval_rows(
-    model: MiCo, asked: RetrievalSet, settings: OmniRetrievalSettings, name: str
+    model: MiCo, asked: RetrievalSet, settings: MiCoRetrievalSettings, name: str
 ) -> list[dict[str, Any]]:
     """A row per tuple and direction: recall by embeddings, and recall@1 with the first ones by matching."""
     plain, asked = measure_tuples(model, asked, settings, "skip")
-    matching = OmniRetrievalSettings(settings.kind, settings.modalities, settings.tuples, RERANKED)
+    matching = MiCoRetrievalSettings(settings.kind, settings.modalities, settings.tuples, RERANKED)
     reranked, _ = measure_tuples(model, asked, matching)
     return [
         {"set": name, "direction": way, "at_1": asdict(one), "at_10": asdict(ten), "matched": asdict(reranked[way][0])}

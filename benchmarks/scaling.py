@@ -34,15 +34,15 @@ from one_peace.modalities.wordpiece import WordPieces, train_word_pieces
 from one_peace.models.mico.config import MiCoConfig
 from one_peace.models.mico.loading import open_processors
 from one_peace.models.mico.model import MiCoModel
-from one_peace.tasks.omni.clips import ClipReader
-from one_peace.tasks.omni.pretraining import OmniTask, parse_tasks
-from one_peace.tasks.omni.remembered import Remembered
+from one_peace.tasks.mico.clips import ClipReader
+from one_peace.tasks.mico.pretraining import MiCoTask, parse_tasks
+from one_peace.tasks.mico.remembered import Remembered
 from one_peace.training.distributed import Processes, prepare_model
 from one_peace.training.examples import Examples
 from one_peace.training.loop import LoopSettings, run_updates
-from one_peace.training.omni.evaluation import OmniEvaluator
-from one_peace.training.omni.recipe import SAMPLE_LIBRARY, ClipSource, OmniRecipe
-from one_peace.training.omni.update import ClipBatches, OmniLosses, OmniUpdate
+from one_peace.training.mico.evaluation import MiCoEvaluator
+from one_peace.training.mico.recipe import SAMPLE_LIBRARY, ClipSource, MiCoRecipe
+from one_peace.training.mico.update import ClipBatches, MiCoLosses, MiCoUpdate
 from one_peace.training.run import held_out_captions
 
 LIBRARY = ("stamps", "emoji", "animations")
@@ -133,12 +133,12 @@ class World:
         return {name: p if name == "text" else Remembered(p) for name, p in made.items()}
 
     @cached_property
-    def evaluator(self) -> OmniEvaluator:
-        task = OmniTask("retrieval", (("vision",),))
+    def evaluator(self) -> MiCoEvaluator:
+        task = MiCoTask("retrieval", (("vision",),))
         reader = ClipReader(self.processors, self.config("middle"), ("image",), [task], strength=0.0)
         held_out = [dataclasses.replace(i, split="val") for i in self.items if i.split != "train"]
         rows = LibraryClips(held_out, ("image",), split="val", only=PICTURES)
-        return OmniEvaluator(reader, rows, [("vision",)], self.scale.held_out)
+        return MiCoEvaluator(reader, rows, [("vision",)], self.scale.held_out)
 
     def config(self, size: str) -> MiCoConfig:
         width, layers = SIZES[size]
@@ -165,7 +165,7 @@ class World:
         )
 
 
-def tasks_of(source: str, objectives: str) -> tuple[OmniTask, ...]:
+def tasks_of(source: str, objectives: str) -> tuple[MiCoTask, ...]:
     """Retrieval, and where it is asked for captions, of all tuples of a source."""
     more = OBJECTIVES[objectives]
     return parse_tasks(f"ret%{TUPLES[source]}" + (f"_cap%{TUPLES[source]}" if "cap" in more else ""))
@@ -183,7 +183,7 @@ def train(world: World, arm: Arm, seed: int) -> tuple[MiCoModel, int]:
         name: ClipSource(SAMPLE_LIBRARY, READ[name], tasks_of(name, arm.objectives), weight=WEIGHT[name])
         for name in names
     }
-    recipe = OmniRecipe.from_dict(
+    recipe = MiCoRecipe.from_dict(
         {
             "model": "study",  # not looked up
             "sources": {name: dataclasses.asdict(source) for name, source in sources.items()},
@@ -201,8 +201,8 @@ def train(world: World, arm: Arm, seed: int) -> tuple[MiCoModel, int]:
     torch.manual_seed(seed)
     model = MiCoModel(config)
     model.initialise()
-    losses = prepare_model(OmniLosses(model.train(), Processes()), recipe.engine, Processes(), "cpu")
-    update = OmniUpdate(losses, recipe, readers, ClipBatches(recipe, examples), Processes(), "cpu")
+    losses = prepare_model(MiCoLosses(model.train(), Processes()), recipe.engine, Processes(), "cpu")
+    update = MiCoUpdate(losses, recipe, readers, ClipBatches(recipe, examples), Processes(), "cpu")
     settings = LoopSettings(total, recipe.schedule(), total, total, groups=recipe.groups())
     with tempfile.TemporaryDirectory() as folder:
         _, over = run_updates(model, settings, update.gradients, Path(folder), Processes())
@@ -234,7 +234,7 @@ def run_study(
                 if arm not in done:
                     began = time.process_time()
                     model, updates = train(world, arm, seed)
-                    figures = world.evaluator(OmniLosses(model, Processes()))
+                    figures = world.evaluator(MiCoLosses(model, Processes()))
                     done[arm] = {
                         "updates": updates,
                         "parameters": sum(p.numel() for p in model.parameters()),

@@ -17,8 +17,8 @@ from one_peace.checkpoints.name_table import Target
 from one_peace.models.mico.model import MiCoModel
 from one_peace.objectives.masked_words import hide_words
 from one_peace.objectives.matching import negative_weights
-from one_peace.tasks.omni.pretraining import HiddenWords, OmniBatch, format_tasks, omni_losses, parse_tasks
-from one_peace.training.omni.recipe import ClipSource, OmniRecipe
+from one_peace.tasks.mico.pretraining import HiddenWords, MiCoBatch, format_tasks, mico_losses, parse_tasks
+from one_peace.training.mico.recipe import ClipSource, MiCoRecipe
 from one_peace.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from one_peace.training.recipe import OptimizerRecipe
 from parity import Check, Comparison, Fixture
@@ -43,7 +43,7 @@ def part(target: Target, tensor: Tensor) -> Tensor:
     return tensor if target.part is None else tensor.chunk(len(to_official(target.name)))[target.part]
 
 
-def loss_batch(fixture: Fixture, form: str, parts: set[str]) -> OmniBatch:
+def loss_batch(fixture: Fixture, form: str, parts: set[str]) -> MiCoBatch:
     """The batch of 04 in the form of one caption per clip (`plain`) or of three."""
     texts, config = facts(fixture)["texts"], settings(fixture)
     hidden = {name: HiddenWords(fixture[f"mask.{name}.input_ids"], fixture[f"mask.{name}.labels"]) for name in MASKED}
@@ -58,7 +58,7 @@ def loss_batch(fixture: Fixture, form: str, parts: set[str]) -> OmniBatch:
         captions["joint"] = padded(texts["ocap"], joint)
         words = {"vision": hidden["vcap"], "audio": hidden["acap"], "joint": hidden["ocap"]}
     subtitles, questions = padded(texts["sub"], config["max_subtitle_len"]), padded(texts["q"], length)
-    return OmniBatch(given, captions, words, subtitles, questions, hidden["ans"])
+    return MiCoBatch(given, captions, words, subtitles, questions, hidden["ans"])
 
 
 def check_losses(fixture: Fixture, compare: Comparison) -> None:
@@ -74,7 +74,7 @@ def check_losses(fixture: Fixture, compare: Comparison) -> None:
         drawn = forced(meta["negatives"], len(tasks) * max(len(one.tuples) for one in tasks))
         parts = {name for one in tasks for names in one.tuples for name in names}
         with torch.set_grad_enabled(graded):
-            losses = omni_losses(model, loss_batch(fixture, form, parts), tasks, draw=lambda _, d=drawn: next(d))
+            losses = mico_losses(model, loss_batch(fixture, form, parts), tasks, draw=lambda _, d=drawn: next(d))
         for name, value in expected.items():
             compare.gradient(f"{key} {name}", losses[TERMS[name]], torch.tensor(value))
         if graded:
@@ -152,7 +152,7 @@ def check_groups(recipe: dict[str, Any], compare: Comparison, model: MiCoModel) 
     """Which parameters decay, and at which rate they learn, as training builds its optimizer."""
     run, named = recipe["run_cfg"], dict(model.named_parameters())
     settings = OptimizerRecipe(run["learning_rate"], weight_decay=run["weight_decay"], betas=run["betas"])
-    ours = OmniRecipe("mico-nano", {"clips": CLIPS}, 1, 2, settings, run["clip_lr"])
+    ours = MiCoRecipe("mico-nano", {"clips": CLIPS}, 1, 2, settings, run["clip_lr"])
     optimizer = build_optimizer(model, settings, ours.groups())
     set_learning_rate(optimizer, run["learning_rate"])
     found = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}

@@ -165,12 +165,12 @@ def parse_command(words: list[str], where: str) -> None:
 
 
 def check_recipe(block: CodeBlock) -> None:
-    from one_peace.training.omni.recipe import OmniRecipe
+    from one_peace.training.mico.recipe import MiCoRecipe
     from one_peace.training.recipe import PretrainRecipe, read_recipe
 
     Path("block.yaml").write_text(block.code, encoding="utf-8")  # in the current folder of a test
     values = read_recipe("pretrain", "block.yaml")
-    (OmniRecipe if values.get("family") == "mico" else PretrainRecipe).from_dict(values)
+    (MiCoRecipe if values.get("family") == "mico" else PretrainRecipe).from_dict(values)
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=in_page)

@@ -112,7 +112,6 @@ def whole_or_share(parameter: Tensor) -> Tensor:
 
 
 def main(folder: Path, source: str, settings: tuple[str, ...]) -> None:
-    torch.set_num_threads(1)
     recipe = changed(dataclasses.replace(RECIPE, engine=EngineRecipe()), settings)
     if source == "sounds":
         recipe = dataclasses.replace(recipe, stage=AUDIO_TEXT)
@@ -140,13 +139,13 @@ def main(folder: Path, source: str, settings: tuple[str, ...]) -> None:
 
 def run_mico_slowly(words: list[str]) -> None:
     """`one-peace WORDS`, a run of MiCo whose updates take long enough to be killed between them."""
-    from one_peace.training.omni.update import OmniUpdate
+    from one_peace.training.mico.update import MiCoUpdate
 
-    gradients = OmniUpdate.gradients
+    gradients = MiCoUpdate.gradients
 
-    def slowly(self: OmniUpdate, step: int) -> dict[str, Tensor]:
+    def slowly(self: MiCoUpdate, step: int) -> dict[str, Tensor]:
         time.sleep(0.1)
         return gradients(self, step)
 
-    OmniUpdate.gradients = slowly  # type: ignore[method-assign]
+    MiCoUpdate.gradients = slowly  # type: ignore[method-assign]
     run_command(words)

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 _PLACES = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "src")]
 
 
@@ -76,6 +78,7 @@ def _call(target: Callable[..., None], arguments: tuple, environment: dict[str, 
     written = os.open(errors, os.O_WRONLY | os.O_APPEND)
     os.dup2(written, 2)
     os.environ.update(environment)
+    torch.set_num_threads(1)  # as in conftest: sums over several threads differ in their last digits
     target(*arguments)
 
 

@@ -41,8 +41,8 @@ def clips(
     """Cut videos into clips with their frames, sound, captions, depth and normals, as shards for pretraining."""
     from one_peace.data.bulk_work import cores, work_here
     from one_peace.data.bulk_work_ray import work_on_ray
-    from one_peace.data.omni import ClipSettings, prepare_clips
-    from one_peace.data.omni.clips import ClipRules
+    from one_peace.data.clip_shards import ClipSettings, prepare_clips
+    from one_peace.data.clip_shards.cutting import ClipRules
 
     if engine not in ("local", "ray"):
         raise typer.BadParameter(f"--engine must be local or ray, got {engine}")

@@ -73,20 +73,20 @@ def train_mico(
     """A run of MiCo, or with a number of `devices` only what a step would cost."""
     import yaml
 
-    from one_peace.training.omni.dry_run import plan_omni_run
-    from one_peace.training.omni.recipe import OmniRecipe
-    from one_peace.training.omni.run import run_omni
+    from one_peace.training.mico.dry_run import plan_mico_run
+    from one_peace.training.mico.recipe import MiCoRecipe
+    from one_peace.training.mico.run import run_mico
     from one_peace.training.progress import Progress
 
-    chosen = OmniRecipe.from_dict(values)
+    chosen = MiCoRecipe.from_dict(values)
 
     items = partial(_library_items, library, chosen.library_sources if chosen.needs_library else None)
     if devices is not None:
         typer.echo(yaml.safe_dump(chosen.values(), sort_keys=False))
-        typer.echo(plan_omni_run(chosen, items(), devices).as_text())
+        typer.echo(plan_mico_run(chosen, items(), devices).as_text())
         return
     with _joined_with(items, device) as (processes, place, found), Progress(chosen.steps) as progress:
-        run_omni(chosen, found, out, place, progress.report, processes, progress.tick)
+        run_mico(chosen, found, out, place, progress.report, processes, progress.tick)
 
 
 def _library_items(library: Path | None, names: Collection[str] | None) -> list[Item]:

@@ -24,9 +24,9 @@ from one_peace.tasks.evaluation_recipe import EvaluationRecipe, EvaluationTables
 from one_peace.tasks.evaluation_report import SHARES, EvaluationReport, Measurement
 from one_peace.tasks.kinds import TaskSettings, read_settings
 from one_peace.tasks.labels import LabelMap
-from one_peace.tasks.omni.evaluation import ANSWERING, WritingSettings, measure_answers, measure_captions
-from one_peace.tasks.omni.evaluation import WRITING as WRITTEN
-from one_peace.tasks.omni.retrieval import OMNI_RETRIEVAL, OmniRetrievalSettings, measure_tuples
+from one_peace.tasks.mico.evaluation import ANSWERING, WritingSettings, measure_answers, measure_captions
+from one_peace.tasks.mico.evaluation import WRITING as WRITTEN
+from one_peace.tasks.mico.retrieval import OMNI_RETRIEVAL, MiCoRetrievalSettings, measure_tuples
 from one_peace.tasks.predictor import Predictor
 from one_peace.tasks.retrieval import Recall
 from one_peace.tasks.retrieval_evaluation import (
@@ -96,7 +96,7 @@ def _of_embeddings(recipe: EvaluationRecipe, device: str, on_error: OnError) -> 
 
 def _of_tuples(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
     assert recipe.tables is not None
-    settings = build_dataclass(OmniRetrievalSettings, recipe.task, "task")
+    settings = build_dataclass(MiCoRetrievalSettings, recipe.task, "task")
     model = _mico(recipe, tuple(settings.modalities), device)
     rows: list[Measurement] = []
     left_out: list[str] = []

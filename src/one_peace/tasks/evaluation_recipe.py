@@ -11,9 +11,9 @@ from one_peace.data.packages import default_cache
 from one_peace.data.task_rows import SUFFIXES, TaskRows
 from one_peace.models.one_peace.config import build_dataclass
 from one_peace.tasks.kinds import KINDS
-from one_peace.tasks.omni.evaluation import ANSWERING
-from one_peace.tasks.omni.evaluation import WRITING as WRITTEN
-from one_peace.tasks.omni.retrieval import OMNI_RETRIEVAL
+from one_peace.tasks.mico.evaluation import ANSWERING
+from one_peace.tasks.mico.evaluation import WRITING as WRITTEN
+from one_peace.tasks.mico.retrieval import OMNI_RETRIEVAL
 from one_peace.tasks.retrieval_evaluation import ZERO_SHOT
 from one_peace.tasks.retrieval_pairs import RETRIEVAL
 from one_peace.tasks.sequence.kinds import SEQUENCE_KINDS

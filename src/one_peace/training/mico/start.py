@@ -25,15 +25,15 @@ from one_peace.models.mico.config import FAMILY, MiCoConfig
 from one_peace.models.mico.loading import build_mico, find_pieces, open_processors, open_saved, with_image_size
 from one_peace.models.mico.model import MiCoModel
 from one_peace.models.mico.presets import list_models, preset
-from one_peace.tasks.omni.clips import captions_of
+from one_peace.tasks.mico.clips import captions_of
 from one_peace.tasks.task import MEDIA
-from one_peace.training.omni.recipe import SAMPLE_LIBRARY, OmniRecipe
+from one_peace.training.mico.recipe import SAMPLE_LIBRARY, MiCoRecipe
 
 TRAINED_ON = 20_000  # captions that a vocabulary is trained on, evenly from all sources
 
 
 @dataclass(frozen=True)
-class OmniPlan:
+class MiCoPlan:
     """The shape of a model, its vocabulary, and the place of its weights, None for fresh ones."""
 
     config: MiCoConfig
@@ -45,7 +45,7 @@ class OmniPlan:
         return open_processors(self.config, self.pieces)
 
 
-def plan_omni(recipe: OmniRecipe, rows: Mapping[str, Rows], saved: Path | None = None) -> OmniPlan:
+def plan_mico(recipe: MiCoRecipe, rows: Mapping[str, Rows], saved: Path | None = None) -> MiCoPlan:
     """What the recipe trains; `saved` is a run's own model, which it goes on with.
 
     Raises:
@@ -54,7 +54,7 @@ def plan_omni(recipe: OmniRecipe, rows: Mapping[str, Rows], saved: Path | None =
     """
     if saved is None and recipe.model in list_models():
         pieces = _vocabulary(recipe, rows)
-        return OmniPlan(_fresh(recipe, pieces), pieces, None)
+        return MiCoPlan(_fresh(recipe, pieces), pieces, None)
     if saved is None and (recipe.frames or recipe.caption_tokens):
         raise ValueError(f"frames and caption_tokens are those of presets; {recipe.model} has its own")
     try:
@@ -69,10 +69,10 @@ def plan_omni(recipe: OmniRecipe, rows: Mapping[str, Rows], saved: Path | None =
     found = find_pieces(path, None if saved is not None else recipe.tokenizer)
     if found is None:
         raise CheckpointError(f"{path}: no vocabulary beside it; give tokenizer=FILE, the vocab.txt of its text model")
-    return OmniPlan(_while_training(MiCoConfig.from_dict(values), recipe), found, path)
+    return MiCoPlan(_while_training(MiCoConfig.from_dict(values), recipe), found, path)
 
 
-def start_omni(plan: OmniPlan, seed: int) -> MiCoModel:
+def start_mico(plan: MiCoPlan, seed: int) -> MiCoModel:
     """The model with its values, whole on the CPU: saved ones, or fresh ones that depend on the seed.
 
     Raises:
@@ -110,7 +110,7 @@ def open_clips(
     return TaskRows(Path(path), modalities, MEDIA, cache)
 
 
-def _fresh(recipe: OmniRecipe, pieces: WordPieces) -> MiCoConfig:
+def _fresh(recipe: MiCoRecipe, pieces: WordPieces) -> MiCoConfig:
     config = preset(recipe.model)
     size = recipe.image_size or config.tower.image_size
     unknown = [name for name in recipe.frames if name not in config.frames]
@@ -129,7 +129,7 @@ def _fresh(recipe: OmniRecipe, pieces: WordPieces) -> MiCoConfig:
     return _while_training(MiCoConfig.from_dict(values), recipe)
 
 
-def _while_training(config: MiCoConfig, recipe: OmniRecipe) -> MiCoConfig:
+def _while_training(config: MiCoConfig, recipe: MiCoRecipe) -> MiCoConfig:
     if recipe.drop_path is not None:
         config = dataclasses.replace(config, tower=dataclasses.replace(config.tower, drop_path=recipe.drop_path))
     if recipe.dropout is not None:
@@ -137,7 +137,7 @@ def _while_training(config: MiCoConfig, recipe: OmniRecipe) -> MiCoConfig:
     return config
 
 
-def _vocabulary(recipe: OmniRecipe, rows: Mapping[str, Rows]) -> WordPieces:
+def _vocabulary(recipe: MiCoRecipe, rows: Mapping[str, Rows]) -> WordPieces:
     """The given vocabulary, or one of the training captions."""
     if recipe.tokenizer is not None:
         found = WordPieces.find(Path(recipe.tokenizer))

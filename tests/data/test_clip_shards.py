@@ -20,12 +20,12 @@ import soundfile
 from PIL import Image
 
 from one_peace.data.bulk_work import BulkError
+from one_peace.data.clip_shards import ClipSettings, prepare_clips
+from one_peace.data.clip_shards.captions import CaptionTable
+from one_peace.data.clip_shards.cutting import ClipRules
+from one_peace.data.clip_shards.scene_cuts import scene_cuts
+from one_peace.data.clip_shards.videos import seconds, videos_in, videos_of_hdvila
 from one_peace.data.depth_to_normals import depth_to_normals
-from one_peace.data.omni import ClipSettings, prepare_clips
-from one_peace.data.omni.captions import CaptionTable
-from one_peace.data.omni.clips import ClipRules
-from one_peace.data.omni.scene_cuts import scene_cuts
-from one_peace.data.omni.videos import seconds, videos_in, videos_of_hdvila
 from one_peace.data.shard_cache import ShardCache
 from one_peace.data.shards import ShardSource, media_endings
 from one_peace.errors import InputError

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from PIL import Image
 
-from one_peace.data.omni.annotators import Captioner, MapMaker
-from one_peace.data.omni.captions import CaptionTable
-from one_peace.data.omni.media import film, fitted, flac, jpeg
-from one_peace.data.omni.scene_cuts import scene_cuts
-from one_peace.data.omni.videos import Video
+from one_peace.data.clip_shards.annotators import Captioner, MapMaker
+from one_peace.data.clip_shards.captions import CaptionTable
+from one_peace.data.clip_shards.media import film, fitted, flac, jpeg
+from one_peace.data.clip_shards.scene_cuts import scene_cuts
+from one_peace.data.clip_shards.videos import Video
 from one_peace.errors import InputError
 from one_peace.modalities.containers import NO_SOUND
 from one_peace.modalities.frame_choice import even_frames

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from one_peace.data.bulk_work import BulkError, Load, Notes, kept_plan, work_here, write_whole
+from one_peace.data.clip_shards.annotators import FROM_DEPTH, MapMaker, find_function, is_function, load_function
+from one_peace.data.clip_shards.captions import CaptionTable
+from one_peace.data.clip_shards.cutting import ClipMaker, ClipRules, Dropped
+from one_peace.data.clip_shards.videos import Video, videos_in, videos_of_hdvila
 from one_peace.data.lock import writer_lock
-from one_peace.data.omni.annotators import FROM_DEPTH, MapMaker, find_function, is_function, load_function
-from one_peace.data.omni.captions import CaptionTable
-from one_peace.data.omni.clips import ClipMaker, ClipRules, Dropped
-from one_peace.data.omni.videos import Video, videos_in, videos_of_hdvila
 from one_peace.data.shards import SIZES
 from one_peace.errors import InputError
 

@@ -23,11 +23,11 @@ from one_peace.data.shard_cache import ShardCache
 from one_peace.errors import InputError
 from one_peace.models.mico.model import MiCoModel
 from one_peace.models.mico.presets import preset
-from one_peace.tasks.omni.clips import ClipReader
-from one_peace.tasks.omni.pretraining import parse_tasks
-from one_peace.training.omni.recipe import OmniRecipe
-from one_peace.training.omni.run import run_omni
-from one_peace.training.omni.update import draw_by
+from one_peace.tasks.mico.clips import ClipReader
+from one_peace.tasks.mico.pretraining import parse_tasks
+from one_peace.training.mico.recipe import MiCoRecipe
+from one_peace.training.mico.run import run_mico
+from one_peace.training.mico.update import draw_by
 from one_peace.training.recipe import read_recipe
 from tiny_mico import tiny_mico, write_clips, write_recipe
 from training_runs import run_mico_slowly, wait_for
@@ -35,7 +35,7 @@ from warm_processes import WarmProcess, finish, run_command, start_together
 
 
 def run(path: Path, out: Path, **options: Any) -> MiCoModel:
-    return run_omni(OmniRecipe.from_dict(read_recipe("pretrain", str(path))), [], out, "cpu", lambda _: None, **options)
+    return run_mico(MiCoRecipe.from_dict(read_recipe("pretrain", str(path))), [], out, "cpu", lambda _: None, **options)
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
@@ -111,8 +111,8 @@ def test_tower_and_temperature_have_rates_of_their_own(tmp_path: Path) -> None:
     path = str(write_recipe(tmp_path))
     settings = ["optimizer.lr=1e-3", "tower_lr=1e-4"]
     scalar = torch.nn.Parameter(torch.ones(()))
-    plain = OmniRecipe.from_dict(read_recipe("pretrain", path, settings)).groups()
-    slow = OmniRecipe.from_dict(read_recipe("pretrain", path, [*settings, "temperature_lr=5e-5"])).groups()
+    plain = MiCoRecipe.from_dict(read_recipe("pretrain", path, settings)).groups()
+    slow = MiCoRecipe.from_dict(read_recipe("pretrain", path, [*settings, "temperature_lr=5e-5"])).groups()
     assert plain("tower.cls", scalar) == slow("tower.cls", scalar) == (True, pytest.approx(0.1))
     assert plain("temperature", scalar) == (True, 1.0) and slow("temperature", scalar) == (True, pytest.approx(0.05))
     assert slow("text.words.weight", scalar) == (True, 1.0)
@@ -206,7 +206,7 @@ def test_recipes_that_are_wrong(changes: dict[str, Any], message: str) -> None:
     values = yaml.safe_load("{family: mico, model: mico-nano, steps: 2, batch_size: 4}")
     values["sources"] = {"a": {"path": "a.csv", "modalities": ["image"], "tasks": "ret%tv"}}
     with pytest.raises(ValueError, match=message):
-        OmniRecipe.from_dict(values | changes)
+        MiCoRecipe.from_dict(values | changes)
 
 
 def test_a_dry_run_says_what_a_step_costs(tmp_path: Path) -> None:
@@ -219,8 +219,8 @@ def test_a_dry_run_says_what_a_step_costs(tmp_path: Path) -> None:
         tower = MiCoModel(preset("mico-nano")).tower
     assert lines["tower"] == [f"{sum(p.numel() for p in tower.parameters()):,}", "5.0e-07"]
     assert lines["text"][1] == "1.0e-04" and "TFLOP" in said.output
-    nano = OmniRecipe.from_dict(read_recipe("pretrain", "mico-nano"))
-    assert OmniRecipe.from_dict(nano.values()) == nano and nano.needs_library
+    nano = MiCoRecipe.from_dict(read_recipe("pretrain", "mico-nano"))
+    assert MiCoRecipe.from_dict(nano.values()) == nano and nano.needs_library
 
 
 def test_fine_tuning_starts_from_weights_and_pretraining_from_a_shape(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,6 +236,6 @@ def test_rows_that_cannot_be_used_are_passed_over(tmp_path: Path) -> None:
     path = write_recipe(tmp_path, steps=2, evaluation=None)
     (tmp_path / "1.png").write_bytes(b"no picture")
     said: list[Any] = []
-    recipe = OmniRecipe.from_dict(read_recipe("pretrain", str(path), ["batch_size=12"]))
-    run_omni(recipe, [], tmp_path / "out", "cpu", said.append)
+    recipe = MiCoRecipe.from_dict(read_recipe("pretrain", str(path), ["batch_size=12"]))
+    run_mico(recipe, [], tmp_path / "out", "cpu", said.append)
     assert "1 rows" in said[-1]["warning"] or "1 rows" in said[-2]["warning"]

@@ -18,17 +18,17 @@ from one_peace.data.permutation import mix
 from one_peace.models.mico.config import branch_of
 from one_peace.models.mico.model import MiCoModel
 from one_peace.models.mico.tower import TowerBlock
-from one_peace.tasks.omni.clips import ClipReader, OmniExample
-from one_peace.tasks.omni.pretraining import OmniBatch, OmniTask, Parts, omni_losses
+from one_peace.tasks.mico.clips import ClipReader, MiCoExample
+from one_peace.tasks.mico.pretraining import MiCoBatch, MiCoTask, Parts, mico_losses
 from one_peace.training.distributed import ForwardPass, Processes
 from one_peace.training.examples import Examples
-from one_peace.training.omni.recipe import OmniRecipe
+from one_peace.training.mico.recipe import MiCoRecipe
 
 Uniform = Callable[[int], Tensor]
 """A number of rows -> as many numbers from 0 to 1, another time others."""
 
 
-class OmniLosses(ForwardPass):
+class MiCoLosses(ForwardPass):
     """The losses of a batch. Of the layers only the tower's are sharded one by one: those of the text model are also
     entered to project memories, which sharding would not see."""
 
@@ -40,7 +40,7 @@ class OmniLosses(ForwardPass):
         super().__init__(model)
         self.processes = processes
 
-    def forward(self, batch: OmniBatch, tasks: Sequence[OmniTask], uniform: Uniform) -> dict[str, Tensor]:
+    def forward(self, batch: MiCoBatch, tasks: Sequence[MiCoTask], uniform: Uniform) -> dict[str, Tensor]:
         rows = len(next(iter(batch.captions.values())))
         offset = self.processes.rank * rows
         share = slice(offset, offset + rows)
@@ -49,7 +49,7 @@ class OmniLosses(ForwardPass):
             return draw_by(weights, uniform(self.processes.count * rows)[share].to(weights.device))
 
         with self.precision:
-            return omni_losses(self.model, batch, tasks, draw, self._gather, offset, self._count)
+            return mico_losses(self.model, batch, tasks, draw, self._gather, offset, self._count)
 
     def embed(self, inputs: Mapping[str, Mapping[str, Tensor]], parts: Parts) -> Tensor:
         """Unit-length embeddings (batch, dim) of inputs by modality, or of texts."""
@@ -84,7 +84,7 @@ def draw_by(weights: Tensor, uniform: Tensor) -> Tensor:
 class ClipBatches:
     """Which source an update takes its clips from, and which clips: sources take turns by weight."""
 
-    def __init__(self, recipe: OmniRecipe, sources: Mapping[str, Examples[OmniExample]]) -> None:
+    def __init__(self, recipe: MiCoRecipe, sources: Mapping[str, Examples[MiCoExample]]) -> None:
         self.names, self.sources, self.size = list(sources), sources, recipe.batch_size
         weights = {name: recipe.sources[name].weight for name in self.names}
         self.shares = shares_of(self.names, weights)
@@ -94,7 +94,7 @@ class ClipBatches:
         """The source of an update."""
         return self.names[int(self.pattern[step % CYCLE])]
 
-    def batch(self, step: int, rank: int = 0, world: int = 1) -> list[OmniExample]:
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> list[MiCoExample]:
         """The clips of one process in an update."""
         cycle, slot = divmod(step, CYCLE)
         number = int(self.pattern[slot])
@@ -102,13 +102,13 @@ class ClipBatches:
         return self.sources[self.names[number]].batch(self.size, turn, rank, world)
 
 
-class OmniUpdate:
+class MiCoUpdate:
     """Computes gradients of a recipe's losses; a process takes its share of the batch at once."""
 
     def __init__(
         self,
-        losses: OmniLosses,
-        recipe: OmniRecipe,
+        losses: MiCoLosses,
+        recipe: MiCoRecipe,
         readers: Mapping[str, ClipReader],
         batches: ClipBatches,
         processes: Processes,

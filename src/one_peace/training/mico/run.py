@@ -16,24 +16,24 @@ import yaml
 from one_peace.checkpoints.native import is_native
 from one_peace.data.manifest import Item
 from one_peace.models.mico.model import TEXT, MiCoModel
-from one_peace.tasks.omni.clips import ClipReader
-from one_peace.tasks.omni.remembered import Remembered
+from one_peace.tasks.mico.clips import ClipReader
+from one_peace.tasks.mico.remembered import Remembered
 from one_peace.training.distributed import Processes, prepare_model
 from one_peace.training.examples import Examples
 from one_peace.training.log import Report
 from one_peace.training.loop import Judge, LoopSettings, run_updates
-from one_peace.training.omni.evaluation import BEST_BY, open_omni_evaluator
-from one_peace.training.omni.recipe import SAMPLE_LIBRARY, OmniRecipe
-from one_peace.training.omni.start import open_clips, plan_omni, start_omni
-from one_peace.training.omni.update import ClipBatches, OmniLosses, OmniUpdate
+from one_peace.training.mico.evaluation import BEST_BY, open_mico_evaluator
+from one_peace.training.mico.recipe import SAMPLE_LIBRARY, MiCoRecipe
+from one_peace.training.mico.start import open_clips, plan_mico, start_mico
+from one_peace.training.mico.update import ClipBatches, MiCoLosses, MiCoUpdate
 from one_peace.training.run import held_out_captions
 from one_peace.training.start import save_for_training
 from one_peace.training.throughput import Throughput
 from one_peace.training.trackers import require_trackers
 
 
-def run_omni(
-    recipe: OmniRecipe,
+def run_mico(
+    recipe: MiCoRecipe,
     items: Sequence[Item],
     out: Path,
     device: str,
@@ -62,7 +62,7 @@ def run_omni(
     }
     resumed = processes.any(is_native(folder))
     # one process trains the vocabulary; the others are told
-    plan = processes.share(plan_omni(recipe, rows, folder if resumed else None) if processes.first else None)
+    plan = processes.share(plan_mico(recipe, rows, folder if resumed else None) if processes.first else None)
     assert plan is not None
     processors = plan.processors()
     remembered = {name: one if name == TEXT else Remembered(one) for name, one in processors.items()}
@@ -80,17 +80,17 @@ def run_omni(
     examples = {
         name: Examples(rows[name], readers[name], recipe.seed, workers=recipe.workers) for name in recipe.sources
     }
-    evaluator = open_omni_evaluator(recipe, plan, items, device, processes)
-    model = start_omni(plan, recipe.seed)
+    evaluator = open_mico_evaluator(recipe, plan, items, device, processes)
+    model = start_mico(plan, recipe.seed)
     save = partial(save_for_training, processors=processors, processes=processes)
     if processes.first:
         (out / "recipe.yaml").write_text(yaml.safe_dump(recipe.values(), sort_keys=False), encoding="utf-8")
         report({"clips": {name: len(source) for name, source in rows.items()}, "vocabulary": plan.pieces.vocab_size})
-    losses = prepare_model(OmniLosses(model.train(), processes), recipe.engine, processes, device)
+    losses = prepare_model(MiCoLosses(model.train(), processes), recipe.engine, processes, device)
     if not resumed:
         save(model, folder=folder)
     processes.wait()
-    update = OmniUpdate(losses, recipe, readers, ClipBatches(recipe, examples), processes, device)
+    update = MiCoUpdate(losses, recipe, readers, ClipBatches(recipe, examples), processes, device)
     judge = None
     if evaluator is not None and recipe.evaluation is not None:
         every = recipe.evaluation.every

@@ -9,9 +9,9 @@ from typing import Any
 from one_peace.errors import InputError
 from one_peace.models.mico.config import BRANCH_OF, SUBTITLE, branch_of
 from one_peace.models.mico.interface import MiCo
-from one_peace.tasks.omni.clips import check_tasks
-from one_peace.tasks.omni.evaluation import readable
-from one_peace.tasks.omni.pretraining import OmniTask, Parts, parse_tasks
+from one_peace.tasks.mico.clips import check_tasks
+from one_peace.tasks.mico.evaluation import readable
+from one_peace.tasks.mico.pretraining import MiCoTask, Parts, parse_tasks
 from one_peace.tasks.retrieval import Recall
 from one_peace.tasks.retrieval_evaluation import OnError, as_trained, measure_vectors
 from one_peace.tasks.retrieval_pairs import RetrievalSet
@@ -20,7 +20,7 @@ OMNI_RETRIEVAL = "omni-retrieval"  # the kind of task
 
 
 @dataclass(frozen=True)
-class OmniRetrievalSettings:
+class MiCoRetrievalSettings:
     """Texts against each of `tuples`, both ways.
 
     modalities: what is read of a clip, a list of columns, or a mapping from modalities to columns: `{video: video,
@@ -44,7 +44,7 @@ class OmniRetrievalSettings:
                 raise ValueError(f"task.tuples: {tuples!r} names several objectives; tuples are such as tv%tva")
             (task,) = parse_tasks(f"ret%{tuples}")
         else:
-            task = OmniTask("retrieval", tuple((p,) if isinstance(p, str) else tuple(p) for p in tuples))
+            task = MiCoTask("retrieval", tuple((p,) if isinstance(p, str) else tuple(p) for p in tuples))
         if any(SUBTITLE in parts for parts in task.tuples):
             raise ValueError("task.tuples: subtitles are learnt from, and not looked up")
         check_tasks([task], list(columns))
@@ -59,7 +59,7 @@ class OmniRetrievalSettings:
 
 
 def measure_tuples(
-    model: MiCo, asked: RetrievalSet, settings: OmniRetrievalSettings, on_error: OnError = "raise"
+    model: MiCo, asked: RetrievalSet, settings: MiCoRetrievalSettings, on_error: OnError = "raise"
 ) -> tuple[dict[str, list[Recall]], RetrievalSet]:
     """recall@1, 5 and 10 by tuple and direction -> ({"video+audio_to_text": [...], ...}, what was measured).
 

@@ -33,7 +33,7 @@ Parts = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class OmniTask:
+class MiCoTask:
     """An objective and its tuples. Its loss is the mean over them.
 
     retrieval: contrast and matching. captioning: a caption's hidden words. answering: an answer's, after its question.
@@ -51,7 +51,7 @@ class OmniTask:
         object.__setattr__(self, "tuples", ordered)
 
 
-def parse_tasks(text: str) -> tuple[OmniTask, ...]:
+def parse_tasks(text: str) -> tuple[MiCoTask, ...]:
     """Tasks as the published code writes them. ValueError says what is not understood."""
     tasks = []
     for entry in text.split("_"):
@@ -62,11 +62,11 @@ def parse_tasks(text: str) -> tuple[OmniTask, ...]:
             known = letters[:1] == "t" and all(letter in _LETTERS for letter in letters[1:])
             if not known or len(set(letters)) != len(letters) or len(letters) < 2 or {"i", "v"} <= set(letters):
                 raise ValueError(f"task {text!r}: {letters!r} is not t followed by some of v (or i), a, s, d")
-        tasks.append(OmniTask(_OBJECTIVES[name], tuple(tuple(_LETTERS[x] for x in t[1:]) for t in tuples)))
+        tasks.append(MiCoTask(_OBJECTIVES[name], tuple(tuple(_LETTERS[x] for x in t[1:]) for t in tuples)))
     return tuple(tasks)
 
 
-def format_tasks(tasks: Iterable[OmniTask]) -> str:
+def format_tasks(tasks: Iterable[MiCoTask]) -> str:
     """Inverse of `parse_tasks`."""
     names = {objective: name for name, objective in _OBJECTIVES.items()}
     letters = {part: letter for letter, part in reversed(_LETTERS.items())}
@@ -91,7 +91,7 @@ class HiddenWords:
 
 
 @dataclass
-class OmniBatch:
+class MiCoBatch:
     """Collated inputs. Rows of all parts belong together.
 
     inputs: by modality, as `MiCoModel.encode` takes them. captions: token ids (batch, length), padded with 0; one
@@ -113,9 +113,9 @@ class OmniBatch:
             return "caption"
         return parts[0] if parts in (("vision",), ("audio",)) else "joint"
 
-    def to(self, device: torch.device) -> OmniBatch:
+    def to(self, device: torch.device) -> MiCoBatch:
         """The batch on a device."""
-        return OmniBatch(
+        return MiCoBatch(
             {name: {key: value.to(device) for key, value in given.items()} for name, given in self.inputs.items()},
             {name: tokens.to(device) for name, tokens in self.captions.items()},
             {name: words.to(device) for name, words in self.hidden_captions.items()},
@@ -135,10 +135,10 @@ Count = Callable[[Tensor], Tensor]
 """A number of hidden words (scalar) -> its mean over processes."""
 
 
-def omni_losses(
+def mico_losses(
     model: MiCoModel,
-    batch: OmniBatch,
-    tasks: Sequence[OmniTask],
+    batch: MiCoBatch,
+    tasks: Sequence[MiCoTask],
     draw: Draw = draw_negatives,
     gather: Gather = lambda rows: rows,
     offset: int = 0,
@@ -175,7 +175,7 @@ def omni_losses(
 class _Encoded:
     """Features of a batch, and what is made of them when it is first asked for."""
 
-    def __init__(self, model: MiCoModel, batch: OmniBatch, parts: set[str]) -> None:
+    def __init__(self, model: MiCoModel, batch: MiCoBatch, parts: set[str]) -> None:
         self.model, self.batch = model, batch
         self.features: dict[str, Tensor] = {}
         self.pooled: dict[str, Tensor] = {}
@@ -256,7 +256,7 @@ def _words(model: MiCoModel, hidden: HiddenWords, seen: Tensor, memory: Memory, 
     return word_loss(model.text.predict(states[asked]), hidden.labels[asked]) * (words / count(words))
 
 
-def _answering(model: MiCoModel, batch: OmniBatch, memory: Memory, count: Count) -> Tensor:
+def _answering(model: MiCoModel, batch: MiCoBatch, memory: Memory, count: Count) -> Tensor:
     questions, answers = _given(batch.questions, "questions"), _given(batch.hidden_answers, "hidden_answers")
     tokens = torch.cat([questions, answers.tokens], dim=1)
     labels = torch.cat([torch.full_like(questions, IGNORED), answers.labels], dim=1)

@@ -11,20 +11,20 @@ from one_peace.data.manifest import Item, normalise_caption
 from one_peace.data.task_rows import Rows
 from one_peace.errors import InputError
 from one_peace.tasks.held_out import retrieval_figures
-from one_peace.tasks.omni.clips import CAPTION_COLUMNS, ClipReader, OmniExample, captions_of
-from one_peace.tasks.omni.pretraining import OmniTask, Parts
+from one_peace.tasks.mico.clips import CAPTION_COLUMNS, ClipReader, MiCoExample, captions_of
+from one_peace.tasks.mico.pretraining import MiCoTask, Parts
 from one_peace.training.distributed import Processes
 from one_peace.training.ema import WeightAverage, measured
 from one_peace.training.evaluation import GROUP
-from one_peace.training.omni.recipe import OmniRecipe
-from one_peace.training.omni.start import OmniPlan, open_clips
-from one_peace.training.omni.update import OmniLosses
+from one_peace.training.mico.recipe import MiCoRecipe
+from one_peace.training.mico.start import MiCoPlan, open_clips
+from one_peace.training.mico.update import MiCoLosses
 
 AT_ONCE = 16  # clips
 BEST_BY = f"{GROUP}recall"
 
 
-class OmniEvaluator:
+class MiCoEvaluator:
     """Measures a model on held-out clips, decoded once; each process embeds its share. A clip has its first caption;
     those that are equal but for case, punctuation and a leading article are one text."""
 
@@ -40,7 +40,7 @@ class OmniEvaluator:
         self.reader, self.tuples = reader, tuples
         self.device, self.processes = torch.device(device), processes or Processes()
         wanted = min(len(rows), size)
-        self.examples: list[OmniExample] = []
+        self.examples: list[MiCoExample] = []
         captions: list[str] = []
         self.unusable: list[InputError] = []
         for number in range(wanted):
@@ -65,7 +65,7 @@ class OmniEvaluator:
         self.relevant = torch.tensor(own)[:, None] == torch.arange(len(self.texts))
 
     @torch.no_grad()
-    def __call__(self, losses: OmniLosses, average: WeightAverage | None = None) -> dict[str, float]:
+    def __call__(self, losses: MiCoLosses, average: WeightAverage | None = None) -> dict[str, float]:
         """recall@k of every tuple both ways and the mean of all, `recall`; every process has to call it."""
         figures: dict[str, float] = {}
         with measured(losses, average):
@@ -76,7 +76,7 @@ class OmniEvaluator:
         mean = sum(figures.values()) / len(figures)
         return {f"{GROUP}{name}": value for name, value in figures.items()} | {BEST_BY: mean}
 
-    def embed(self, losses: OmniLosses, parts: Parts) -> Tensor:
+    def embed(self, losses: MiCoLosses, parts: Parts) -> Tensor:
         """(clips, dim) float32 on the CPU of every process."""
         names = list(self.examples[0].inputs)
 
@@ -88,7 +88,7 @@ class OmniEvaluator:
 
         return self._all(len(self.examples), some)
 
-    def embed_texts(self, losses: OmniLosses) -> Tensor:
+    def embed_texts(self, losses: MiCoLosses) -> Tensor:
         """(texts, dim), as `embed`."""
 
         def some(first: int) -> Tensor:
@@ -111,14 +111,14 @@ class OmniEvaluator:
         return self.processes.sum(rows)
 
 
-def open_omni_evaluator(
-    recipe: OmniRecipe, plan: OmniPlan, items: Sequence[Item], device: str, processes: Processes
-) -> OmniEvaluator | None:
+def open_mico_evaluator(
+    recipe: MiCoRecipe, plan: MiCoPlan, items: Sequence[Item], device: str, processes: Processes
+) -> MiCoEvaluator | None:
     """What the recipe's `evaluation` asks for, if it does."""
     asked = recipe.evaluation
     if asked is None or not asked.every:
         return None
     rows = open_clips(asked.path, asked.modalities, items, only=asked.only, split="val")
-    task = OmniTask("retrieval", asked.tuples)
+    task = MiCoTask("retrieval", asked.tuples)
     reader = ClipReader(plan.processors(), plan.config, asked.modalities, [task], strength=0.0)
-    return OmniEvaluator(reader, rows, asked.tuples, asked.size, device, processes)
+    return MiCoEvaluator(reader, rows, asked.tuples, asked.size, device, processes)

@@ -15,17 +15,17 @@ from one_peace.models.mico.config import SUBTITLE, MiCoConfig, branch_of
 from one_peace.models.mico.model import TEXT, MiCoModel
 from one_peace.models.mico.presets import list_models
 from one_peace.models.mico.text import Memory
-from one_peace.tasks.omni.pretraining import Parts
+from one_peace.tasks.mico.pretraining import Parts
 from one_peace.training.distributed import shards_over
 from one_peace.training.dry_run import ADAM, FP32, FlopCount
-from one_peace.training.omni.recipe import ClipSource, OmniRecipe
-from one_peace.training.omni.start import open_clips, plan_omni
+from one_peace.training.mico.recipe import ClipSource, MiCoRecipe
+from one_peace.training.mico.start import open_clips, plan_mico
 
 BACKWARD = 2  # times the arithmetic of a forward pass
 
 
 @dataclass(frozen=True)
-class OmniCost:
+class MiCoCost:
     """Parameters and learning rate by part; by source the arithmetic of an update, all devices together; bytes per
     device of weights, gradients and optimizer state."""
 
@@ -47,7 +47,7 @@ class OmniCost:
         return "\n".join(lines)
 
 
-def plan_omni_run(recipe: OmniRecipe, items: Sequence[Item], devices: int = 1) -> OmniCost:
+def plan_mico_run(recipe: MiCoRecipe, items: Sequence[Item], devices: int = 1) -> MiCoCost:
     """The cost of a recipe. Reads the vocabulary, or the captions that one is trained on, and no media.
 
     Raises:
@@ -61,7 +61,7 @@ def plan_omni_run(recipe: OmniRecipe, items: Sequence[Item], devices: int = 1) -
     if recipe.tokenizer is None and recipe.model in list_models():  # whose vocabulary is that of the captions
         for name, source in recipe.sources.items():
             rows[name] = open_clips(source.path, source.modalities, items, only=source.only)
-    config = plan_omni(recipe, rows).config
+    config = plan_mico(recipe, rows).config
     with torch.device("meta"):
         model = MiCoModel(replace(config, tower=replace(config.tower, drop_path=0.0)))
     parts: Counter[str] = Counter()
@@ -80,7 +80,7 @@ def plan_omni_run(recipe: OmniRecipe, items: Sequence[Item], devices: int = 1) -
     if recipe.engine.precision == "bfloat16":
         memory["working copies"] = 2 * count
     flops = {name: recipe.batch_size * _flops(model, source) for name, source in recipe.sources.items()}
-    return OmniCost(dict(parts), rates, flops, memory, devices)
+    return MiCoCost(dict(parts), rates, flops, memory, devices)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from one_peace.models.mico.config import SUBTITLE, MiCoConfig, branch_of
 from one_peace.models.mico.model import TEXT
 from one_peace.models.mico.writing import ANSWER_TOKENS
 from one_peace.objectives.masked_words import ANSWER_RATIO, CAPTION_RATIO, IGNORED, hide_words
-from one_peace.tasks.omni.pretraining import HiddenWords, OmniBatch, OmniTask
+from one_peace.tasks.mico.pretraining import HiddenWords, MiCoBatch, MiCoTask
 from one_peace.tasks.task import BadRow, Row, column, prepare
 from one_peace.training.examples import DrawingReader
 
@@ -27,7 +27,7 @@ SPECIAL = 3  # ids after the mask token that never stand in for a hidden word: 1
 
 
 @dataclass
-class OmniExample:
+class MiCoExample:
     """One clip: inputs by modality, tokens (length,) int64 of its texts and, of those to be predicted, with labels."""
 
     inputs: dict[str, Example]
@@ -38,7 +38,7 @@ class OmniExample:
     hidden_answer: HiddenWords | None = None
 
 
-class ClipReader(DrawingReader[OmniExample]):
+class ClipReader(DrawingReader[MiCoExample]):
     """Rows with the columns of `modalities` and a caption, as some tasks need them.
 
     Of several captions, or several clips of one row, one is drawn. With `kinds` a row has captions of its picture, of
@@ -51,7 +51,7 @@ class ClipReader(DrawingReader[OmniExample]):
         processors: Mapping[str, Processor],
         config: MiCoConfig,
         modalities: Sequence[str],
-        tasks: Sequence[OmniTask],
+        tasks: Sequence[MiCoTask],
         *,
         kinds: bool = False,
         strength: float = 1.0,
@@ -73,7 +73,7 @@ class ClipReader(DrawingReader[OmniExample]):
         """Columns that a table must have."""
         return self.modalities
 
-    def draw(self, row: Row, key: str, generator: torch.Generator) -> OmniExample:
+    def draw(self, row: Row, key: str, generator: torch.Generator) -> MiCoExample:
         if clips := row.get("clips"):
             row = clips[int(torch.randint(len(clips), (), generator=generator))]
         hidden = random.Random(int(torch.randint(2**62, (), generator=generator)))
@@ -81,7 +81,7 @@ class ClipReader(DrawingReader[OmniExample]):
             name: self._tokens(_one_of(texts, generator), self._limit(name), key)
             for name, texts in self._captions(row, key).items()
         }
-        example = OmniExample({}, captions, {})
+        example = MiCoExample({}, captions, {})
         if "captioning" in self.objectives:
             example.hidden_captions = {name: self._hide(t, CAPTION_RATIO, hidden) for name, t in captions.items()}
         if self.with_subtitles:
@@ -94,7 +94,7 @@ class ClipReader(DrawingReader[OmniExample]):
             example.inputs[name] = self._input(name, column(row, name, key), key, generator)
         return example
 
-    def collate(self, examples: Sequence[OmniExample], whole: bool = False) -> OmniBatch:
+    def collate(self, examples: Sequence[MiCoExample], whole: bool = False) -> MiCoBatch:
         """A batch; texts are padded to the longest, or with `whole` to the limits, which all processes share."""
 
         def padded(rows: Sequence[Tensor | None], limit: int, value: int = 0, to_limit: bool = whole) -> Tensor:
@@ -111,7 +111,7 @@ class ClipReader(DrawingReader[OmniExample]):
             )
 
         first = examples[0]
-        return OmniBatch(
+        return MiCoBatch(
             {name: self.processors[name].collate([e.inputs[name] for e in examples]) for name in first.inputs},
             {name: padded([e.captions[name] for e in examples], self._limit(name)) for name in first.captions},
             {
@@ -162,7 +162,7 @@ def hide_tokens(tokens: Tensor, ratio: float, draw: random.Random, pieces: WordP
     return HiddenWords(shown[0], labels[0])
 
 
-def check_tasks(tasks: Sequence[OmniTask], modalities: Sequence[str]) -> None:
+def check_tasks(tasks: Sequence[MiCoTask], modalities: Sequence[str]) -> None:
     """ValueError where tasks need a branch that no modality takes, or two modalities take the same."""
     branches = [branch_of(name) for name in modalities]
     if len(set(branches)) < len(branches):

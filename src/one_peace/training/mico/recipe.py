@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from one_peace.models.mico.config import FAMILY
-from one_peace.tasks.omni.clips import check_tasks
-from one_peace.tasks.omni.pretraining import OmniTask, Parts, parse_tasks
+from one_peace.tasks.mico.clips import check_tasks
+from one_peace.tasks.mico.pretraining import MiCoTask, Parts, parse_tasks
 from one_peace.training.optimizer import Groups
 from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, plain_values
 from one_peace.training.recipe_checks import build_part
@@ -44,7 +44,7 @@ class ClipSource:
 
     path: str
     modalities: tuple[str, ...]
-    tasks: tuple[OmniTask, ...]
+    tasks: tuple[MiCoTask, ...]
     only: tuple[str, ...] = ()
     kinds: bool = False
     weight: float = 1.0
@@ -71,7 +71,7 @@ class ClipSource:
         return build_part(cls, fields, where)
 
 
-def read_tasks(given: Any, where: str) -> tuple[OmniTask, ...]:
+def read_tasks(given: Any, where: str) -> tuple[MiCoTask, ...]:
     """Tasks from a list of mappings, or from a text as the published code writes them."""
     if isinstance(given, str):
         return parse_tasks(given)
@@ -82,12 +82,12 @@ def read_tasks(given: Any, where: str) -> tuple[OmniTask, ...]:
         values = dict(entry) if isinstance(entry, Mapping) else entry
         if isinstance(values, dict) and isinstance(values.get("tuples"), list | tuple):
             values["tuples"] = tuple((parts,) if isinstance(parts, str) else tuple(parts) for parts in values["tuples"])
-        tasks.append(build_part(OmniTask, values, f"{where}[{number}]"))
+        tasks.append(build_part(MiCoTask, values, f"{where}[{number}]"))
     return tuple(tasks)
 
 
 @dataclass(frozen=True)
-class OmniEvaluation:
+class MiCoEvaluation:
     """Retrieval on held-out clips after every `every` updates (0: never) and after the last one.
 
     path, modalities, only: as of `ClipSource`; of the sample library the validation split. tuples: what texts are
@@ -106,13 +106,13 @@ class OmniEvaluation:
             raise ValueError(f"evaluation: every={self.every} and size={self.size}; at least 0 and 2 are needed")
         object.__setattr__(self, "modalities", tuple(self.modalities))
         object.__setattr__(self, "only", tuple(self.only))
-        made = OmniTask("retrieval", tuple((p,) if isinstance(p, str) else tuple(p) for p in self.tuples))
+        made = MiCoTask("retrieval", tuple((p,) if isinstance(p, str) else tuple(p) for p in self.tuples))
         object.__setattr__(self, "tuples", made.tuples)
         check_tasks([made], self.modalities)
 
 
 @dataclass(frozen=True)
-class OmniRecipe:
+class MiCoRecipe:
     """A run. `model` is a preset (`mico-giant`, ...) or a saved model, ours or published, to start from.
 
     tokenizer: the place of a vocabulary (vocab.txt of bert-base-uncased, or a tokenizer.json); without one a preset
@@ -141,7 +141,7 @@ class OmniRecipe:
     dropout: float | None = None
     augmentation: float = 1.0
     workers: int = 0
-    evaluation: OmniEvaluation | None = None
+    evaluation: MiCoEvaluation | None = None
     trackers: tuple[str, ...] = ()
     log_every: int = 20
     save_every: int = 200
@@ -169,7 +169,7 @@ class OmniRecipe:
             raise ValueError(f"trackers: unknown {unknown[0]!r}; a list of some of {', '.join(TRACKERS)}")
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> OmniRecipe:
+    def from_dict(cls, values: Mapping[str, Any]) -> MiCoRecipe:
         """Inverse of `values`; a `ValueError` names an unknown key and the nearest known one."""
         fields = dict(values)
         optimizer = fields.get("optimizer", {})
@@ -179,7 +179,7 @@ class OmniRecipe:
         if "engine" in fields:
             fields["engine"] = build_part(EngineRecipe, fields["engine"], "engine")
         if fields.get("evaluation") is not None:
-            fields["evaluation"] = build_part(OmniEvaluation, fields["evaluation"], "evaluation")
+            fields["evaluation"] = build_part(MiCoEvaluation, fields["evaluation"], "evaluation")
         sources = fields.get("sources", {})
         if not isinstance(sources, Mapping):
             raise ValueError(f"sources is a mapping from names to clips, not {sources!r}")

@@ -10,7 +10,7 @@ import torch
 
 import golden_mico as golden
 from one_peace.objectives.masked_words import hide_words
-from one_peace.tasks.omni.pretraining import HiddenWords, OmniBatch, OmniTask, format_tasks, omni_losses, parse_tasks
+from one_peace.tasks.mico.pretraining import HiddenWords, MiCoBatch, MiCoTask, format_tasks, mico_losses, parse_tasks
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "mico"
 
@@ -25,10 +25,10 @@ def test_published_strings(text: str) -> None:
 def test_tasks_are_typed() -> None:
     tasks = parse_tasks("ret%tva_cap%tid")
     assert tasks == (
-        OmniTask("retrieval", (("vision", "audio"),)),
-        OmniTask("captioning", (("vision", "depth"),)),
+        MiCoTask("retrieval", (("vision", "audio"),)),
+        MiCoTask("captioning", (("vision", "depth"),)),
     )
-    assert OmniTask("retrieval", (("audio", "vision"),)).tuples == (("vision", "audio"),)
+    assert MiCoTask("retrieval", (("audio", "vision"),)).tuples == (("vision", "audio"),)
 
 
 @pytest.mark.parametrize(
@@ -39,12 +39,12 @@ def test_what_is_no_task(text: str) -> None:
         parse_tasks(text)
 
 
-def batch(rows: int, seed: int = 0) -> OmniBatch:
+def batch(rows: int, seed: int = 0) -> MiCoBatch:
     generator = torch.Generator().manual_seed(seed)
     words = torch.randint(200, 900, (rows, 6), generator=generator)
     captions = torch.cat([torch.full((rows, 1), 101), words, torch.full((rows, 1), 102)], dim=1)
     hidden = HiddenWords(*hide_words(captions, 0.6, random.Random(seed), mask_id=103, words=range(106, 30522)))
-    return OmniBatch(
+    return MiCoBatch(
         {
             "video": {"frames": torch.randn(rows, 2, 3, 56, 56, generator=generator)},
             "audio": {"slices": torch.randn(rows, 2, 56, 56, generator=generator)},
@@ -58,11 +58,11 @@ def test_what_a_batch_lacks_is_named() -> None:
     model = golden.model(GOLDEN)
     for text, missing in (("ret%td", "depth"), ("ret%tvs", "subtitles"), ("qa%tv", "questions")):
         with pytest.raises(ValueError, match=missing), torch.no_grad():
-            omni_losses(model, batch(2), parse_tasks(text))
+            mico_losses(model, batch(2), parse_tasks(text))
     both = batch(2)
     both.inputs = {**both.inputs, "image": both.inputs["video"]}
     with pytest.raises(ValueError, match="two modalities"), torch.no_grad():
-        omni_losses(model, both, parse_tasks("ret%tv"))
+        mico_losses(model, both, parse_tasks("ret%tv"))
 
 
 def test_a_total_is_the_sum_of_means() -> None:
@@ -70,7 +70,7 @@ def test_a_total_is_the_sum_of_means() -> None:
 
     def losses(text: str) -> dict[str, torch.Tensor]:
         with torch.no_grad():
-            return omni_losses(model, batch(3), parse_tasks(text), draw=lambda weights: weights.argmax(1))
+            return mico_losses(model, batch(3), parse_tasks(text), draw=lambda weights: weights.argmax(1))
 
     joint, video, audio = losses("ret%tv%ta_cap%tv"), losses("ret%tv_cap%tv"), losses("ret%ta")
     for name in ("contrast", "matching"):
@@ -85,15 +85,15 @@ def test_two_processes_give_the_gradient_of_one() -> None:
     model = golden.model(GOLDEN, matching_weight=1.0)
     # the same negatives for the same rows, and for the whole batch the same rows for the same negatives
     wrong = torch.tensor([2, 3, 0, 1])
-    losses = omni_losses(model, whole, tasks, draw=lambda _: wrong)
+    losses = mico_losses(model, whole, tasks, draw=lambda _: wrong)
     losses["total"].backward()
     single = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
 
-    def half(first: int) -> OmniBatch:
+    def half(first: int) -> MiCoBatch:
         rows = slice(first, first + 2)
         hidden = whole.hidden_captions["caption"]
-        return OmniBatch(
+        return MiCoBatch(
             {name: {key: value[rows] for key, value in inputs.items()} for name, inputs in whole.inputs.items()},
             {"caption": whole.captions["caption"][rows]},
             {"caption": HiddenWords(hidden.tokens[rows], hidden.labels[rows])},
@@ -112,7 +112,7 @@ def test_two_processes_give_the_gradient_of_one() -> None:
     labels = (whole.hidden_captions["caption"].labels != -100).sum()
     for first in (0, 2):
         answers = iter([texts, vectors, whole.captions["caption"], memories])
-        part = omni_losses(
+        part = mico_losses(
             model,
             half(first),
             tasks,
