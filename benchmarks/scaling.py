@@ -313,7 +313,7 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("the plot needs matplotlib: pip install 'one-peace[train]'") from error
+        raise MissingExtraError("the plot", "train") from error
     panels = record["panels"]
     figure = Figure(figsize=(4 * len(panels), 3.6), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)

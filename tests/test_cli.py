@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
+from rich.text import Text
 from typer.testing import CliRunner, Result
 
 import one_peace
@@ -34,11 +36,20 @@ def test_help_of_a_command(command: str) -> None:
     assert "Usage" in result.output
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_texts_come_out_as_they_are_written(command: str) -> None:
+    for parameter in typer.main.get_command(app).commands[command].params:  # type: ignore[attr-defined]
+        written = getattr(parameter, "help", None) or ""
+        assert Text.from_markup(written).plain == written
+
+
 def test_every_module_of_the_folder_is_a_command() -> None:
     import one_peace.cli
 
     folder = Path(one_peace.cli.__file__).parent
-    assert {file.stem for file in folder.glob("*.py")} - {"__init__", "main", "imports", "written"} == set(COMMANDS)
+    assert {file.stem for file in folder.glob("*.py")} - {"__init__", "main", "imports", "progress", "written"} == set(
+        COMMANDS
+    )
 
 
 def test_version() -> None:
@@ -89,7 +100,6 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from one_peace.modalities.text import TextProcessor
     from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
     from one_peace.models.one_peace.embedding import OnePeace
-    from one_peace.models.one_peace.loading import save_pretrained
     from one_peace.models.one_peace.model import OnePeaceEncoder
     from one_peace.models.one_peace.presets import preset
 
@@ -104,7 +114,7 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "text": TextProcessor(text, tokenizer),
         "image": get_modality("image").processor(config.modalities["image"], None),
     }
-    save_pretrained(OnePeace(OnePeaceEncoder(config), processors), folder)
+    OnePeace(OnePeaceEncoder(config), processors).save_pretrained(folder)
     return folder
 
 
@@ -145,7 +155,18 @@ def test_embed_skips_what_cannot_be_read(saved_model: Path, picture: Path, tmp_p
     assert len(rows[0]["vector"]) == 192
 
 
-@pytest.mark.parametrize("arguments", [[], ["--text", "x", "-o", "out.csv"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--text", "x", "-o", "out.csv"],
+        ["--text", "x", "--workers", "2"],
+        ["--text", "x", "--format", "lance"],
+        [".", "--format", "hdf5"],
+        [".", "--text", "x"],
+        [".", "-o", "out.npz"],
+    ],
+)
 def test_embed_refuses(arguments: list[str]) -> None:
     assert call("embed", *arguments).exit_code == 2
 

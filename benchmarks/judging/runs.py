@@ -21,7 +21,7 @@ from judging.cases import ARMS, FINE_TUNED, HEAD, LONGER, RATES, RETRIEVAL, SCRA
 from judging.figures import Estimate, Hits, Measured, Scored, difference, estimate, split_batch
 from one_peace.data.task_rows import TaskRows
 from one_peace.models.one_peace.embedding import OnePeace
-from one_peace.models.one_peace.loading import from_pretrained, save_pretrained
+from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.tasks.predictor import Predictor
 from one_peace.tasks.retrieval import recall_at
@@ -149,7 +149,7 @@ def _untrained(setting: Setting) -> Path:
     if not folder.exists():
         model = from_pretrained(setting.model)
         torch.manual_seed(setting.seed)
-        save_pretrained(OnePeace(OnePeaceEncoder(model.config), dict(model.processors)), folder)
+        OnePeace(OnePeaceEncoder(model.config), dict(model.processors)).save_pretrained(folder)
     return folder
 
 

@@ -83,7 +83,7 @@ def draw(record: Record, figures: Sequence[str], path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("the plot needs matplotlib: pip install 'one-peace[train]'") from error
+        raise MissingExtraError("the plot", "train") from error
     arms = [arm["name"] for arm in record["arms"]]
     shown = [f for f in figures if any(values_of(record, arm, f) for arm in arms)]
     picture = Figure(figsize=(3.2 * len(shown), 0.5 * len(arms) + 1.8), layout="constrained")

@@ -14,10 +14,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from one_peace.checkpoints.registry import list_models
     from one_peace.modalities.base import register_modality
     from one_peace.models import from_pretrained
     from one_peace.models.one_peace.embedding import OnePeace
-    from one_peace.models.one_peace.presets import list_models
     from one_peace.search.library import Library
 
 __version__ = "0.1.0"
@@ -28,7 +28,7 @@ _HOMES = {
     "Library": "one_peace.search.library",
     "OnePeace": "one_peace.models.one_peace.embedding",
     "from_pretrained": "one_peace.models",
-    "list_models": "one_peace.models.one_peace.presets",
+    "list_models": "one_peace.checkpoints.registry",
     "register_modality": "one_peace.modalities.base",
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from one_peace.checkpoints import registry
-from one_peace.checkpoints.registry import OFFICIAL, built_in_models, cache_folder, list_weights, resolve
+from one_peace.checkpoints.registry import OFFICIAL, built_in_models, cache_folder, list_models, resolve
 from one_peace.errors import DownloadError, MissingExtraError
 
 
@@ -116,5 +116,5 @@ def test_download_root(tmp_path: Path) -> None:
 
 
 def test_names(weights: Path) -> None:
-    assert len(set(list_weights())) == len(list_weights())
-    assert {"one-peace-nano", "ONE-PEACE", "ONE-PEACE_Grounding"} <= set(list_weights())
+    assert len(set(list_models())) == len(list_models())
+    assert {"one-peace-nano", "ONE-PEACE", "ONE-PEACE_Grounding"} <= set(list_models())

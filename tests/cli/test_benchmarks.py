@@ -28,7 +28,6 @@ import one_peace
 from data.pair_files import write_csv, write_json
 from one_peace.cli.main import app
 from one_peace.models.one_peace.embedding import OnePeace
-from one_peace.models.one_peace.loading import save_pretrained
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.tasks.predictor import Predictor
 from tiny_models import CONFIG, tiny_processors
@@ -43,7 +42,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random encoder whose embeddings differ enough to make a ranking, saved."""
     torch.manual_seed(1)
     encoder = OnePeaceEncoder(dataclasses.replace(CONFIG, decoder=None))
-    return save_pretrained(OnePeace(encoder, tiny_processors()), tmp_path_factory.mktemp("base") / "model")
+    return OnePeace(encoder, tiny_processors()).save_pretrained(tmp_path_factory.mktemp("base") / "model")
 
 
 @pytest.fixture(autouse=True)

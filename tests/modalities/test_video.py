@@ -22,7 +22,7 @@ from one_peace.modalities.pictures import MEAN, STD
 from one_peace.modalities.text import TextConfig, TextProcessor
 from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
 from one_peace.modalities.video import VideoAdapter, VideoConfig, VideoProcessor, video_buckets
-from one_peace.models import from_pretrained, save_pretrained
+from one_peace.models import from_pretrained
 from one_peace.models.one_peace.config import DecoderConfig, OnePeaceConfig
 from one_peace.models.one_peace.embedding import OnePeace
 from one_peace.models.one_peace.model import OnePeaceEncoder
@@ -260,7 +260,7 @@ def test_a_saved_model_reads_videos_again(
 ) -> None:
     config, processors = with_text
     model = OnePeace(OnePeaceEncoder(dataclasses.replace(config, decoder=None)), processors)
-    save_pretrained(model, tmp_path / "model")
+    model.save_pretrained(tmp_path / "model")
     again = from_pretrained(str(tmp_path / "model"))
     assert again.config.modalities["video"] == CONFIG
     data = animation(noisy_video(7))

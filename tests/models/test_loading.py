@@ -16,7 +16,7 @@ import one_peace
 from one_peace.checkpoints.official import read_official
 from one_peace.checkpoints.pickles import load_pickle
 from one_peace.errors import CheckpointError, InputError
-from one_peace.models import from_pretrained, save_pretrained
+from one_peace.models import from_pretrained
 from one_peace.nn.resize import resize_bias_table, resize_positions
 
 CONTAINER = Path(__file__).parents[1] / "golden" / "one_peace" / "fixture_x_checkpoint_small.pt"
@@ -255,7 +255,7 @@ def test_save_and_load(dtype: str, tmp_path: Path) -> None:
 def test_saved_models_are_whole(tmp_path: Path) -> None:
     """What a built-in model needs besides weights is saved too, and saving over itself is safe."""
     model = from_pretrained("one-peace-nano")
-    save_pretrained(model, tmp_path / "ours")
+    model.save_pretrained(tmp_path / "ours")
     again = from_pretrained(tmp_path / "ours")
     again.save_pretrained(tmp_path / "ours")
     again = from_pretrained(tmp_path / "ours")

@@ -18,7 +18,7 @@ from one_peace.generation.beam import beam_search
 from one_peace.models.mico.config import MiCoConfig
 from one_peace.models.mico.interface import MiCo
 from one_peace.models.mico.model import MiCoModel
-from one_peace.models.mico.presets import list_models, preset
+from one_peace.models.mico.presets import list_presets, preset
 from one_peace.models.mico.text import TextModel
 from one_peace.models.mico.tower import Tower, TowerBlock
 from one_peace.models.mico.writing import TextDecoder, search_settings
@@ -55,7 +55,7 @@ def sound(seed: int, seconds: float = 1.0) -> tuple[np.ndarray, int]:
     return np.random.default_rng(seed).standard_normal(int(16000 * seconds)).astype(np.float32) / 8, 16000
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", list_presets())
 def test_presets_follow_one_rule(name: str) -> None:
     config = preset(name)
     with torch.device("meta"):

@@ -10,7 +10,7 @@ from torch import nn
 
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.model import OnePeaceEncoder
-from one_peace.models.one_peace.presets import list_models, preset
+from one_peace.models.one_peace.presets import list_presets, preset
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 
 # Counted on the published code: the retrieval model (encoder and projections), whole and with some modalities only.
@@ -68,12 +68,12 @@ def test_the_pretraining_model_has_its_published_size(modalities: tuple[str, ...
 
 
 def test_every_preset_builds_and_is_larger_than_the_one_before() -> None:
-    assert list_models()[0] == "nano" and list_models()[-1] == "one-peace"
-    sizes = [size(name) for name in list_models()]
+    assert list_presets()[0] == "nano" and list_presets()[-1] == "one-peace"
+    sizes = [size(name) for name in list_presets()]
     assert sizes == sorted(set(sizes))
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", list_presets())
 def test_one_rule_of_shape(name: str) -> None:
     config = preset(name, decoder=True)
     assert config.name == name and list(config.modalities) == ["text", "image", "audio"]
@@ -93,14 +93,14 @@ def test_one_rule_of_shape(name: str) -> None:
 
 
 def test_layer_scale_falls_with_depth() -> None:
-    configs = sorted((preset(name) for name in list_models()), key=lambda c: c.layers)
+    configs = sorted((preset(name) for name in list_presets()), key=lambda c: c.layers)
     scales = [c.layer_scale for c in configs]
     assert scales == sorted(scales, reverse=True) and scales[-1] == 1e-6
     block = encoder(configs[0]).fusion.blocks[0]
     assert block.attention_scale is not None and block.attention_scale.shape == (configs[0].width,)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", list_presets())
 def test_a_config_survives_its_plain_form(name: str) -> None:
     config = preset(name, decoder=True)
     assert OnePeaceConfig.from_dict(config.to_dict()) == config

@@ -66,6 +66,10 @@ def test_a_folder_knows_its_task(classifier: Path, pictures: Path) -> None:
     assert predictor.measure([(k, row | {"label": "red"}) for k, row in rows])["accuracy"] == pytest.approx(1 / 3)
 
 
+def test_a_folder_is_found_by_its_address(classifier: Path) -> None:
+    assert Predictor.from_pretrained(classifier.as_uri()).task.modalities == ("image",)
+
+
 def test_bad_rows_are_passed_over_and_kept(classifier: Path, pictures: Path) -> None:
     predictor = Predictor.from_pretrained(classifier, batch_size=2)
     bad = InputError("table, row 2", "has 2 columns")

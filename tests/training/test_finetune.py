@@ -16,7 +16,6 @@ from one_peace.cli.main import app
 from one_peace.errors import InputError
 from one_peace.models.one_peace.embedding import OnePeace
 from one_peace.models.one_peace.encoder import FusionEncoder
-from one_peace.models.one_peace.loading import save_pretrained
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.tasks.predictor import Predictor
 from one_peace.training.examples import Examples, NoUsableRows
@@ -33,7 +32,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random encoder, saved."""
     torch.manual_seed(0)
     encoder = OnePeaceEncoder(dataclasses.replace(CONFIG, decoder=None))
-    return save_pretrained(OnePeace(encoder, tiny_processors()), tmp_path_factory.mktemp("base") / "model")
+    return OnePeace(encoder, tiny_processors()).save_pretrained(tmp_path_factory.mktemp("base") / "model")
 
 
 @pytest.fixture(scope="module")

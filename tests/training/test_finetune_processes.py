@@ -13,7 +13,6 @@ from PIL import Image
 
 from one_peace.checkpoints.native import open_folder
 from one_peace.models.one_peace.embedding import OnePeace
-from one_peace.models.one_peace.loading import save_pretrained
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.training.finetune import finetune
 from one_peace.training.finetune_recipe import load_finetune_recipe
@@ -31,7 +30,7 @@ def write_recipes(folder: Path) -> list[Path]:
     """A random model, eight pictures with their captions, and a recipe for each task."""
     torch.manual_seed(0)
     encoder = OnePeaceEncoder(dataclasses.replace(CONFIG, decoder=None))
-    save_pretrained(OnePeace(encoder, tiny_processors()), folder / "base")
+    OnePeace(encoder, tiny_processors()).save_pretrained(folder / "base")
     lines = ["path,caption"]
     for k in range(8):
         Image.new("RGB", (64, 64), (30 * k, 200 - 20 * k, 90)).save(folder / f"{k}.png")

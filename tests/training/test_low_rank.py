@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from one_peace.models.one_peace.embedding import OnePeace
-from one_peace.models.one_peace.loading import from_pretrained, save_pretrained
+from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from one_peace.nn.attention import Attention
@@ -35,7 +35,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     torch.manual_seed(0)
     encoder = OnePeaceEncoder(dataclasses.replace(CONFIG, decoder=None))
-    save_pretrained(OnePeace(encoder, tiny_processors()), folder / "model")
+    OnePeace(encoder, tiny_processors()).save_pretrained(folder / "model")
     lines = ["image,label"]
     for name, colour in COLOURS.items():
         for shade in range(4):

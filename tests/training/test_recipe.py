@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from one_peace.modalities import list_modalities
-from one_peace.models.one_peace.presets import list_models
+from one_peace.models.one_peace.presets import list_presets
 from one_peace.tasks.evaluation_recipe import TASKS, load_evaluation
 from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT
 from one_peace.training.recipe import PretrainRecipe, load_recipe, read_recipe, recipe_to_yaml
@@ -55,7 +55,7 @@ def test_every_shipped_pretraining_recipe_loads(name: str) -> None:
 def test_there_is_a_shipped_recipe_for_each_stage() -> None:
     recipes = [load_recipe(name, OPEN.get(name, ())) for name in SHIPPED["pretrain"]]
     assert {r.stage.partner for r in recipes} == {"image", "audio", "video"}
-    assert any(r.model in list_models() for r in recipes)
+    assert any(r.model in list_presets() for r in recipes)
 
 
 def test_the_published_runs_have_the_published_numbers() -> None:

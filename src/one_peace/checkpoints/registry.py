@@ -55,8 +55,8 @@ def built_in_models() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(root.glob("*/config.json"))}
 
 
-def list_weights() -> list[str]:
-    """Every name that `resolve` knows, besides paths and hub ids."""
+def list_models() -> list[str]:
+    """Every name that `from_pretrained` knows besides paths and hub ids: built-in weights, then published ones."""
     return [*built_in_models(), *OFFICIAL]
 
 
@@ -94,7 +94,7 @@ def resolve(name_or_path: str | os.PathLike[str], *, download_root: Path | None 
         raise FileNotFoundError(f"{name}: no such file or folder")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return _from_hub(name)
-    known = {n.lower(): n for n in list_weights()}
+    known = {n.lower(): n for n in list_models()}
     near = [known[n] for n in difflib.get_close_matches(name.lower(), known, n=3)]
     hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known.values())};"
     raise ValueError(f"unknown model {name!r}; {hint} A path or a hub id such as owner/name also works")

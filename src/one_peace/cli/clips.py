@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import typer
+
+from one_peace.cli.progress import bar
 
 
 def clips(
@@ -15,7 +16,7 @@ def clips(
     metadata: Annotated[
         list[Path] | None,
         typer.Option(
-            help="HD-VILA's hdvila_part*.jsonl, which say what the clips are; repeatable.  [default: scene cuts]"
+            help="HD-VILA's hdvila_part*.jsonl, which say what the clips are; repeatable.", show_default="scene cuts"
         ),
     ] = None,
     captions: Annotated[
@@ -35,8 +36,10 @@ def clips(
     max_seconds: Annotated[float, typer.Option(help="Longer scenes are divided.")] = 60.0,
     size: Annotated[int, typer.Option(help="Pixels of the shorter side of frames, at most.")] = 256,
     videos_per_shard: Annotated[int, typer.Option(min=1, help="Videos in each part of the output.")] = 20,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: one per core]")] = None,
-    engine: Annotated[str, typer.Option(help="local, or ray (a Ray cluster, RAY_ADDRESS says which).")] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one per core")] = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Where to work: ray is a Ray cluster, RAY_ADDRESS says which.")
+    ] = "local",
 ) -> None:
     """Cut videos into clips with their frames, sound, captions, depth and normals, as shards for pretraining."""
     from one_peace.data.bulk_work import cores, work_here
@@ -44,8 +47,6 @@ def clips(
     from one_peace.data.clip_shards import ClipSettings, prepare_clips
     from one_peace.data.clip_shards.cutting import ClipRules
 
-    if engine not in ("local", "ray"):
-        raise typer.BadParameter(f"--engine must be local or ray, got {engine}")
     settings = ClipSettings(
         rules=ClipRules(threshold, shortest_scene, min_seconds, max_seconds, size),
         metadata=tuple(map(str, metadata or ())),
@@ -58,16 +59,4 @@ def clips(
     )
     workers = cores() if workers is None else workers
     run = work_on_ray if engine == "ray" else work_here if workers > 1 else None
-    typer.echo(str(prepare_clips(videos, out, settings, workers=workers, run=run, track=_shown)))
-
-
-def _shown(shards: Iterator[Any], total: int) -> Iterable[Any]:
-    """With a bar, on a terminal."""
-    import sys
-
-    if not sys.stderr.isatty():
-        return shards
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(shards, description="cutting", total=total, console=Console(stderr=True))
+    typer.echo(str(prepare_clips(videos, out, settings, workers=workers, run=run, track=bar("cutting"))))

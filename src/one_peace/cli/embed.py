@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from one_peace.cli.imports import Imports
+from one_peace.cli.progress import bar
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from one_peace.models.one_peace.embedding import OnePeace
-    from one_peace.search.bulk import Shard
+    from one_peace.models.embedding import EmbeddingModel
 
 
 def embed(
@@ -23,32 +23,49 @@ def embed(
         typer.Argument(help="Pictures, sounds and text files, whose kind follows the ending; or one folder."),
     ] = None,
     out: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            "--out", "-o", help="A .npz file (vectors, inputs, modalities) or a .jsonl file; of a folder, a folder."
+            "--out",
+            "-o",
+            help="A .npz file (vectors, inputs, modalities) or a .jsonl file; of a folder, a folder.",
+            show_default="embeddings.npz; of a folder, embeddings",
         ),
-    ] = Path("embeddings.npz"),
+    ] = None,
     text: Annotated[list[str] | None, typer.Option("--text", "-t", help="A text; repeatable.")] = None,
     lines: Annotated[Path | None, typer.Option(help="A file with a text on every line.")] = None,
     model: Annotated[str, typer.Option(help="Name or path of a model.")] = "one-peace-nano",
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    skip: Annotated[bool, typer.Option("--skip", help="Leave out what cannot be read instead of stopping.")] = False,
+    skip: Annotated[
+        bool, typer.Option("--skip", help="Leave out what cannot be read instead of stopping. A folder's always is.")
+    ] = False,
     imports: Imports = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Of a folder: processes.  [default: one per core or card]")
+        int | None, typer.Option(min=1, help="Of a folder: processes.", show_default="one per core or card")
     ] = None,
-    shard_size: Annotated[int, typer.Option(min=1, help="Of a folder: files in each part of the output.")] = 1000,
-    format: Annotated[str, typer.Option(help="Of a folder: parquet, or lance (one LanceDB table).")] = "parquet",
+    shard_size: Annotated[
+        int | None, typer.Option(min=1, help="Of a folder: files in each part of the output.", show_default="1000")
+    ] = None,
+    format: Annotated[
+        Literal["parquet", "lance"] | None,
+        typer.Option(help="Of a folder: lance is one LanceDB table.", show_default="parquet"),
+    ] = None,
     engine: Annotated[
-        str, typer.Option(help="Of a folder: local, or ray (a Ray cluster, RAY_ADDRESS says which).")
-    ] = "local",
+        Literal["local", "ray"] | None,
+        typer.Option(
+            help="Of a folder: where to work; ray is a Ray cluster, RAY_ADDRESS says which.", show_default="local"
+        ),
+    ] = None,
 ) -> None:
     """Embed files and texts, row i of the output belongs to input i; or a folder, in parts, to go on after any stop."""
     if files and len(files) == 1 and files[0].is_dir():
         if text or lines is not None:
             raise typer.BadParameter("a folder is embedded by itself, without --text and --lines")
-        _embed_folder(files[0], out, model, device, workers, shard_size, format, engine)
+        _embed_folder(files[0], out or Path("embeddings"), model, device, workers, shard_size, format, engine)
         return
+    of_folders = {"--workers": workers, "--shard-size": shard_size, "--format": format, "--engine": engine}
+    if given := [name for name, value in of_folders.items() if value is not None]:
+        raise typer.BadParameter(f"{', '.join(given)}: only for a folder, embedded by itself")
+    out = out or Path("embeddings.npz")
     inputs = [(path, modality_by_name(path)) for path in files or []]
     texts = list(text or [])
     if lines is not None:
@@ -75,20 +92,23 @@ def embed(
 
 
 def _embed_folder(
-    folder: Path, out: Path, model: str, device: str, workers: int | None, shard_size: int, format: str, engine: str
+    folder: Path,
+    out: Path,
+    model: str,
+    device: str,
+    workers: int | None,
+    shard_size: int | None,
+    format: str | None,
+    engine: str | None,
 ) -> None:
     from one_peace.data.bulk_work import cores
     from one_peace.models import from_pretrained
     from one_peace.nn.allocator import keep_freed_memory
     from one_peace.search.bulk import embed_folder
     from one_peace.search.bulk_ray import run_on_ray
-    from one_peace.search.shard_files import FORMATS
 
     if out.suffix in (".npz", ".jsonl"):
         raise typer.BadParameter(f"{folder} is a folder; --out must be one too, got {out}")
-    for what, given, known in (("--format", format, tuple(FORMATS)), ("--engine", engine, ("local", "ray"))):
-        if given not in known:
-            raise typer.BadParameter(f"{what} must be {' or '.join(known)}, got {given}")
     keep_freed_memory()
     loaded = from_pretrained(model, device=device)
     if workers is None:
@@ -100,28 +120,16 @@ def _embed_folder(
         out,
         loaded,
         model,
-        format=format,
-        shard_size=shard_size,
+        format=format or "parquet",
+        shard_size=shard_size or 1000,
         workers=workers,
         run=run_on_ray if engine == "ray" else None,
-        track=_shown,
+        track=bar("embedding"),
     )
     typer.echo(
         f"{report.rows} embeddings of {report.items - report.problems} files in {out}, {report.problems} with problems "
         f"(named in its .json files); {report.shards} shards in {report.seconds:.1f} s"
     )
-
-
-def _shown(shards: Iterator[Shard], total: int) -> Iterable[Shard]:
-    """With a bar, on a terminal."""
-    import sys
-
-    if not sys.stderr.isatty():
-        return shards
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(shards, description="embedding", total=total, console=Console(stderr=True))
 
 
 def modality_by_name(path: Path) -> str:
@@ -141,7 +149,7 @@ def modality_by_name(path: Path) -> str:
 
 
 def _encode(
-    model: OnePeace, sources: Sequence[str | Path], modalities: Sequence[str], on_error: Literal["raise", "skip"]
+    model: EmbeddingModel, sources: Sequence[str | Path], modalities: Sequence[str], on_error: Literal["raise", "skip"]
 ) -> tuple[NDArray, dict[int, Exception]]:
     """Vectors (inputs, dim), and the errors of inputs that were skipped, whose rows stay zero."""
     import numpy as np
@@ -160,7 +168,7 @@ def _encode(
 
 
 def write_embeddings(
-    out: Path, vectors: NDArray, inputs: Sequence[str], modalities: Sequence[str], model: OnePeace
+    out: Path, vectors: NDArray, inputs: Sequence[str], modalities: Sequence[str], model: EmbeddingModel
 ) -> None:
     """Writes vectors (n, dim) float32 with what they belong to, and the model's name and fingerprint."""
     import json

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from one_peace.cli.imports import Imports
+
 if TYPE_CHECKING:
     from one_peace.tasks.evaluation_recipe import EvaluationRecipe
 
@@ -20,11 +22,13 @@ def evaluate(
         list[str] | None, typer.Argument(help="key=value; data=FOLDER and checkpoint=MODEL are short forms")
     ] = None,
     library: Annotated[
-        Path | None, typer.Option(help="Cache of the sample library.  [default: ~/.cache/one-peace]")
+        Path | None,
+        typer.Option(help="Cache of the sample library.", show_default="$ONE_PEACE_CACHE or ~/.cache/one-peace"),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     skip: Annotated[bool, typer.Option("--skip", help="Leave out unusable rows instead of stopping.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write the figures to this JSON file.")] = None,
+    imports: Imports = None,
 ) -> None:
     """Measure a model: figures with confidence intervals, beside what shuffled answers and one fixed answer give."""
     from one_peace.tasks.evaluation import run_evaluation

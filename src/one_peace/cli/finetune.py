@@ -7,16 +7,18 @@ from typing import Annotated
 
 import typer
 
+from one_peace.cli.imports import Imports
 from one_peace.cli.pretrain import train_mico
 
 
 def finetune(
-    recipe: Annotated[str, typer.Argument(help="name of a shipped recipe, or a .yaml file")],
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a .yaml file.")],
     settings: Annotated[
         list[str] | None, typer.Argument(help="key=value; data=FOLDER and checkpoint=MODEL are short forms")
     ] = None,
-    out: Annotated[Path, typer.Option(help="run folder; an interrupted run in it continues")] = Path("runs/finetune"),
+    out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it continues.")] = Path("runs/finetune"),
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    imports: Imports = None,
 ) -> None:
     """Fine-tune a model for a task: classification, questions, grounding, captions, and so on."""
     from one_peace.checkpoints.registry import built_in_models
@@ -29,8 +31,9 @@ def finetune(
 
     keep_freed_memory()
     if (values := read_recipe("finetune", recipe, settings or [])).get("family") == "mico":
-        # fine-tuning starts from weights: a name that is also that of a preset means these
-        train_mico({**values, "model": str(built_in_models().get(values["model"], values["model"]))}, out, None, device)
+        if "model" in values:  # fine-tuning starts from weights: a name that is also that of a preset means these
+            values["model"] = str(built_in_models().get(values["model"], values["model"]))
+        train_mico(values, out, None, device)
         return
     chosen = load_finetune_recipe(recipe, settings or [])
     with join_processes(device) as (processes, place):

@@ -18,6 +18,8 @@ def _import_all(names: list[str] | None) -> list[str] | None:
 
 Imports = Annotated[
     list[str] | None,
-    typer.Option("--import", callback=_import_all, help="a .py file or a module that registers a modality; repeatable"),
+    typer.Option(
+        "--import", callback=_import_all, help="A .py file or a module that registers a modality; repeatable."
+    ),
 ]
 """Works while the command line is read: a command only has to declare it."""

@@ -13,15 +13,17 @@ from one_peace.cli.imports import Imports
 def index(
     folder: Annotated[Path, typer.Argument(help="Folder to take in, with all folders in it.")],
     library: Annotated[
-        Path | None, typer.Option(help="Where to keep the library.  [default: FOLDER/.one-peace]")
+        Path | None, typer.Option(help="Where to keep the library.", show_default="FOLDER/.one-peace")
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Name or path of a model.  [default: the library's, one-peace-nano for a new one]"),
+        typer.Option(help="Name or path of a model.", show_default="the library's, one-peace-nano for a new one"),
     ] = None,
     store: Annotated[
         str | None,
-        typer.Option(help="Where a new library keeps its vectors, e.g. s3://bucket/name.  [default: in the library]"),
+        typer.Option(
+            help="Where a new library keeps its vectors, e.g. s3://bucket/name.", show_default="in the library"
+        ),
     ] = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Forget what the library holds and begin anew, e.g. with another model.")

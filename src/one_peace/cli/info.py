@@ -34,14 +34,14 @@ def info(
     from one_peace.models.ofa import presets as ofa
     from one_peace.models.ofa.model import OfaModel
     from one_peace.models.one_peace.model import OnePeaceEncoder
-    from one_peace.models.one_peace.presets import list_models, preset
+    from one_peace.models.one_peace.presets import list_presets, preset
 
-    known = (*list_models(), *ofa.list_models(), *mico.list_models())
+    known = (*list_presets(), *ofa.list_presets(), *mico.list_presets())
     if model in known and model not in built_in_models() and not Path(model).exists():
         with torch.device("meta"):
-            if model in list_models():
+            if model in list_presets():
                 _print_encoder(OnePeaceEncoder(preset(model)))
-            elif model in ofa.list_models():
+            elif model in ofa.list_presets():
                 _print_ofa(OfaModel(ofa.preset(model)))
             else:
                 _print_mico(MiCoModel(mico.preset(model)))

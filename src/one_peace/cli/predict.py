@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from one_peace.cli.imports import Imports
+
 if TYPE_CHECKING:
     from one_peace.tasks.predictor import Predictor
     from one_peace.tasks.sequence.predictor import SequencePredictor
@@ -31,6 +33,7 @@ def predict(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     batch_size: Annotated[int, typer.Option(min=1, help="Examples at once.")] = 16,
     skip: Annotated[bool, typer.Option("--skip", help="Leave out what cannot be read instead of stopping.")] = False,
+    imports: Imports = None,
 ) -> None:
     """Predict for one example, a table or a folder."""
     if sum(given is not None for given in (inputs or None, table, folder)) != 1:

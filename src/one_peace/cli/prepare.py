@@ -23,7 +23,8 @@ def prepare(
         Path | None, typer.Option("--from", help="The folder with the benchmark's files, as it is published.")
     ] = None,
     library: Annotated[
-        Path | None, typer.Option(help="Cache of the sample library.  [default: ~/.cache/one-peace]")
+        Path | None,
+        typer.Option(help="Cache of the sample library.", show_default="$ONE_PEACE_CACHE or ~/.cache/one-peace"),
     ] = None,
     coder: Annotated[Path | None, typer.Option(help="With picture-codes: the VQGAN that codes them.")] = None,
     size: Annotated[int, typer.Option(help="With picture-codes: side in pixels that pictures are coded in.")] = 256,

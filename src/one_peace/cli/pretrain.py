@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def pretrain(
-    recipe: Annotated[str, typer.Argument(help="name of a shipped recipe, or a .yaml file")],
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a .yaml file.")],
     settings: Annotated[list[str] | None, typer.Argument(help="key=value, dotted keys reach inside")] = None,
-    out: Annotated[Path, typer.Option(help="run folder; an interrupted run in it continues")] = Path("runs/pretrain"),
-    library: Annotated[Path | None, typer.Option(help="root of the sample library's cache")] = None,
+    out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it continues.")] = Path("runs/pretrain"),
+    library: Annotated[Path | None, typer.Option(help="Root of the sample library's cache.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="only tell what a step would cost")] = False,
-    devices: Annotated[int, typer.Option(min=1, help="with --dry-run: number of devices")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what a step would cost.")] = False,
+    devices: Annotated[int, typer.Option(min=1, help="With --dry-run: number of devices.")] = 1,
     imports: Imports = None,
 ) -> None:
     """Pretrain a model on pairs of a text and a picture, a sound, or anything else."""

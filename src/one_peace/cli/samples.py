@@ -18,7 +18,7 @@ def samples(
     ] = False,
     videos: Annotated[bool, typer.Option("--videos", help="Animated emoji as well (165 MB more).")] = False,
     root: Annotated[
-        Path | None, typer.Option(help="Cache folder.  [default: $ONE_PEACE_CACHE or ~/.cache/one-peace]")
+        Path | None, typer.Option(help="Cache folder.", show_default="$ONE_PEACE_CACHE or ~/.cache/one-peace")
     ] = None,
     clean: Annotated[bool, typer.Option("--clean", help="Remove the library and its packages instead.")] = False,
 ) -> None:

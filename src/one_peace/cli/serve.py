@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from one_peace.cli.imports import Imports
+
 KEYS_VARIABLE = "ONE_PEACE_API_KEYS"
 
 
@@ -23,6 +25,7 @@ def serve(
     ] = None,
     name: Annotated[list[str] | None, typer.Option(help="Another host name that clients call it by.")] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Refuse to add and to delete.")] = False,
+    imports: Imports = None,
 ) -> None:
     """Serve a library over HTTP, with a page to search it: http://127.0.0.1:8000. Ctrl+C stops it."""
     from one_peace.search.manifest import locate_library

@@ -7,11 +7,9 @@ from typing import Any
 
 _EXPORTS = {
     "from_pretrained": "loading",
-    "save_pretrained": "one_peace.loading",
     "OnePeace": "one_peace.embedding",
     "EmbeddingResult": "embedding",
     "OnePeaceConfig": "one_peace.config",
-    "list_models": "one_peace.presets",
     "Ofa": "ofa.interface",
     "OfaConfig": "ofa.config",
     "MiCo": "mico.interface",

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from one_peace.checkpoints.native import write_folder
 from one_peace.errors import InputError
 from one_peace.modalities.base import Example, Processor
 from one_peace.models.one_peace.batching import batch_by_length
@@ -86,6 +89,16 @@ class EmbeddingModel(ABC):
         """Moves the weights in place and returns the model."""
         self.encoder.to(device=device, dtype=dtype)
         return self
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes the model to a folder that `from_pretrained` reads, in the dtype that it has; returns the folder."""
+
+        def files(target: Path) -> None:
+            for processor in self.processors.values():
+                processor.save(target)
+
+        tensors = {name: [parameter.detach()] for name, parameter in self.encoder.named_parameters()}
+        return write_folder(Path(folder), self.config.to_dict(), tensors, write_files=files)
 
     def encode_text(self, texts: str | Iterable[str], **options: Any) -> Any:
         """Texts -> (n, dim). Options as in `encode_modality`."""

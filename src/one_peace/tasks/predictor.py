@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from one_peace.checkpoints.registry import resolve
 from one_peace.errors import CheckpointError, InputError
 from one_peace.models.one_peace.loading import load_for_prediction
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction
@@ -71,7 +71,7 @@ class Predictor:
         Raises:
             CheckpointError: no head, or not the task's; a published file without settings.
         """
-        own = TaskSettings.read(Path(name_or_path))
+        own = TaskSettings.read(resolve(name_or_path))
         chosen = settings or own
         if chosen is None:
             raise CheckpointError(f"{name_or_path}: does not say which task it is for; give its settings")

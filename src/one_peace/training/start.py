@@ -25,7 +25,7 @@ from one_peace.models.mico.model import MiCoModel
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.loading import SavedModel, open_processor
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction
-from one_peace.models.one_peace.presets import decoder_shape, list_models, preset
+from one_peace.models.one_peace.presets import decoder_shape, list_presets, preset
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.models.vocabularies import PUBLISHED_VOCABULARY, NoVocabulary, find_tokenizer
 from one_peace.training.distributed import Processes
@@ -44,7 +44,7 @@ def plan_model(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeaceC
     That is a preset with a tokenizer trained on the captions, or a saved model: a folder in our format, a built-in
     name, an official file. A saved model without the stage's partner gets one, and without a decoder a fresh one.
     """
-    if recipe.model in list_models():
+    if recipe.model in list_presets():
         return _fresh(recipe, items)
     saved = open_for_training(_saved_path(recipe))
     return _extended(saved, recipe)
@@ -58,7 +58,7 @@ def start_values(recipe: PretrainRecipe, config: OnePeaceConfig) -> Iterator[tup
         ValueError: `expert_from` names no modality of the model, or would overwrite a partner that it has already.
     """
     source, partner = recipe.expert_from, recipe.stage.partner
-    saved = None if recipe.model in list_models() else open_for_training(_saved_path(recipe))
+    saved = None if recipe.model in list_presets() else open_for_training(_saved_path(recipe))
     known = config.modalities if saved is None else saved.config.modalities
     if source is not None and source not in known:
         raise ValueError(f"expert_from={source!r}: the model has {', '.join(known)}")
@@ -103,7 +103,7 @@ def saved_plan(path: Path, recipe: PretrainRecipe) -> tuple[OnePeaceConfig, Proc
 
 def partner_is_new(recipe: PretrainRecipe) -> bool:
     """Whether the stage's partner is added to the model by this recipe, and not trained before."""
-    if recipe.model in list_models():
+    if recipe.model in list_presets():
         return True
     return recipe.stage.partner not in open_for_training(_saved_path(recipe)).config.modalities
 
@@ -183,7 +183,7 @@ def _saved_path(recipe: PretrainRecipe) -> Path:
     try:
         return resolve(recipe.model)
     except ValueError as error:
-        raise ValueError(f"{error}; presets are {', '.join(list_models())}") from None
+        raise ValueError(f"{error}; presets are {', '.join(list_presets())}") from None
 
 
 def _extended(saved: SavedModel, recipe: PretrainRecipe) -> tuple[OnePeaceConfig, Processors]:

@@ -223,8 +223,13 @@ def test_a_dry_run_says_what_a_step_costs(tmp_path: Path) -> None:
     assert MiCoRecipe.from_dict(nano.values()) == nano and nano.needs_library
 
 
-def test_fine_tuning_starts_from_weights_and_pretraining_from_a_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fine_tuning_starts_from_weights_and_pretraining_from_a_shape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
+    (tmp_path / "nothing.yaml").write_text("{family: mico, steps: 2, batch_size: 4}")
+    refused = CliRunner().invoke(app, ["finetune", str(tmp_path / "nothing.yaml"), "--out", str(tmp_path / "out")])
+    assert refused.exit_code == 1 and "model" in refused.output
     for command, recipe in (("finetune", "mico-msrvtt"), ("pretrain", "mico")):
         monkeypatch.setattr(f"one_peace.cli.{command}.train_mico", lambda values, *_: asked.append(values["model"]))
         said = CliRunner().invoke(app, [command, recipe, "model=mico-nano"])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -63,12 +61,6 @@ class MiCo(EmbeddingModel):
             return length
         grid = self.config.tower.grid
         return length * (1 + grid * grid)
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Writes the model to a folder that `from_pretrained` reads, in the dtype that it has; returns the folder."""
-        from one_peace.models.mico.loading import save_pretrained
-
-        return save_pretrained(self, folder)
 
     def encode_video(self, videos: Any, **options: Any) -> Any:
         """Videos -> (n, dim); see `encode_modality`."""

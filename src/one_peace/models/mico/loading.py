@@ -12,7 +12,7 @@ from torch import Tensor
 
 from one_peace.checkpoints.assign import assign_tensors
 from one_peace.checkpoints.mico_official import fit_tables, read_mico
-from one_peace.checkpoints.native import is_native, open_folder, write_folder
+from one_peace.checkpoints.native import is_native, open_folder
 from one_peace.errors import CheckpointError
 from one_peace.modalities import get_modality
 from one_peace.modalities.base import Processor
@@ -93,17 +93,6 @@ def build_mico(
         model = MiCoModel(MiCoConfig.from_dict(config))
     assign_tensors(model, fit_tables(tensors, config), device, dtype)
     return model
-
-
-def save_pretrained(model: MiCo, folder: str | os.PathLike[str]) -> Path:
-    """Writes a model to a folder that `from_pretrained` reads, in the dtype that it has."""
-
-    def files(target: Path) -> None:
-        for processor in model.processors.values():
-            processor.save(target)
-
-    tensors = {name: [parameter.detach()] for name, parameter in model.encoder.named_parameters()}
-    return write_folder(Path(folder), model.config.to_dict(), tensors, write_files=files)
 
 
 def with_image_size(config: Mapping[str, Any], size: int) -> dict[str, Any]:

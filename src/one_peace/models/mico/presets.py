@@ -23,7 +23,7 @@ FFN_RATIO = 4.3637  # hidden features of the tower's network, to its width
 LARGEST, LARGEST_DROP_PATH = 40, 0.4  # layers, and the rate of the last one of so many
 
 
-def list_models() -> tuple[str, ...]:
+def list_presets() -> tuple[str, ...]:
     """Names of the presets, smallest first."""
     return tuple(SIZES)
 

@@ -45,7 +45,7 @@ def nano(words: int) -> OfaConfig:
     )
 
 
-def list_models() -> tuple[str, ...]:
+def list_presets() -> tuple[str, ...]:
     """Names of the presets, smallest first."""
     return tuple(SIZES)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,12 +40,6 @@ class OnePeace(PublishedInterface, EmbeddingModel):
     def dtype(self) -> torch.dtype:
         """That of the weights; embeddings are float32 whatever it is."""
         return self.encoder.logit_scale.dtype
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Writes the model to a folder that `from_pretrained` reads, in the dtype that it has; returns the folder."""
-        from one_peace.models.one_peace.loading import save_pretrained
-
-        return save_pretrained(self, folder)
 
     @torch.inference_mode()
     def features(self, **inputs: Any) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Weights into models and back: `from_pretrained` and `save_pretrained`."""
+"""Weights into models: `from_pretrained`, and models with a head or for training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from one_peace.checkpoints.assign import assign_tensors
 from one_peace.checkpoints.names import bare_name, modality_of
-from one_peace.checkpoints.native import is_native, open_folder, write_folder
+from one_peace.checkpoints.native import is_native, open_folder
 from one_peace.checkpoints.official import read_official
 from one_peace.checkpoints.registry import resolve
 from one_peace.errors import CheckpointError
@@ -155,17 +155,6 @@ def open_saved(path: Path) -> SavedModel:
         return SavedModel(path, OnePeaceConfig.from_dict(values), tensors, unknown)
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: its configuration does not fit this version: {error}") from error
-
-
-def save_pretrained(model: OnePeace, folder: str | os.PathLike[str]) -> Path:
-    """Writes a model to a folder that `from_pretrained` reads, in the dtype that it has."""
-
-    def files(target: Path) -> None:
-        for processor in model.processors.values():
-            processor.save(target)
-
-    tensors = {name: [parameter.detach()] for name, parameter in model.encoder.named_parameters()}
-    return write_folder(Path(folder), model.config.to_dict(), tensors, write_files=files)
 
 
 def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:

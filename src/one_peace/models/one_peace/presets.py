@@ -17,7 +17,7 @@ SIZES: dict[str, tuple[int, int]] = {  # name -> (width, layers)
 }
 
 
-def list_models() -> tuple[str, ...]:
+def list_presets() -> tuple[str, ...]:
     """Names of the presets, smallest first."""
     return tuple(SIZES)
 

@@ -13,7 +13,7 @@ from one_peace.data.manifest import Item
 from one_peace.modalities.slices import SliceConfig
 from one_peace.models.mico.config import SUBTITLE, MiCoConfig, branch_of
 from one_peace.models.mico.model import TEXT, MiCoModel
-from one_peace.models.mico.presets import list_models
+from one_peace.models.mico.presets import list_presets
 from one_peace.models.mico.text import Memory
 from one_peace.tasks.mico.pretraining import Parts
 from one_peace.training.distributed import shards_over
@@ -58,7 +58,7 @@ def plan_mico_run(recipe: MiCoRecipe, items: Sequence[Item], devices: int = 1) -
         raise ValueError(f"batch_size={recipe.batch_size} is no multiple of the {devices} devices")
     shards = shards_over(devices, recipe.engine.shard_over)
     rows = {}
-    if recipe.tokenizer is None and recipe.model in list_models():  # whose vocabulary is that of the captions
+    if recipe.tokenizer is None and recipe.model in list_presets():  # whose vocabulary is that of the captions
         for name, source in recipe.sources.items():
             rows[name] = open_clips(source.path, source.modalities, items, only=source.only)
     config = plan_mico(recipe, rows).config

@@ -24,7 +24,7 @@ from one_peace.modalities.wordpiece import WordPieces, train_word_pieces
 from one_peace.models.mico.config import FAMILY, MiCoConfig
 from one_peace.models.mico.loading import build_mico, find_pieces, open_processors, open_saved, with_image_size
 from one_peace.models.mico.model import MiCoModel
-from one_peace.models.mico.presets import list_models, preset
+from one_peace.models.mico.presets import list_presets, preset
 from one_peace.tasks.mico.clips import captions_of
 from one_peace.tasks.task import MEDIA
 from one_peace.training.mico.recipe import SAMPLE_LIBRARY, MiCoRecipe
@@ -52,7 +52,7 @@ def plan_mico(recipe: MiCoRecipe, rows: Mapping[str, Rows], saved: Path | None =
         ValueError: settings of presets for a saved model, or no such model.
         CheckpointError: the saved model is of another family, damaged, or has no vocabulary.
     """
-    if saved is None and recipe.model in list_models():
+    if saved is None and recipe.model in list_presets():
         pieces = _vocabulary(recipe, rows)
         return MiCoPlan(_fresh(recipe, pieces), pieces, None)
     if saved is None and (recipe.frames or recipe.caption_tokens):
@@ -60,7 +60,7 @@ def plan_mico(recipe: MiCoRecipe, rows: Mapping[str, Rows], saved: Path | None =
     try:
         path = saved or resolve(recipe.model)
     except ValueError as error:
-        raise ValueError(f"{error}; presets are {', '.join(list_models())}") from None
+        raise ValueError(f"{error}; presets are {', '.join(list_presets())}") from None
     if family_of(path) != FAMILY:
         raise CheckpointError(f"{path}: is no MiCo model")
     values, _ = open_saved(path)

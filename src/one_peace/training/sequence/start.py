@@ -15,7 +15,7 @@ from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
 from one_peace.models.ofa.config import OfaConfig
 from one_peace.models.ofa.loading import open_saved, open_vocabulary, start_from, with_image_size
 from one_peace.models.ofa.model import OfaModel
-from one_peace.models.ofa.presets import NANO, list_models, nano, preset
+from one_peace.models.ofa.presets import NANO, list_presets, nano, preset
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.sequence import entailment, infilling
 from one_peace.tasks.sequence.kinds import PROMPTS, SequenceSettings
@@ -56,7 +56,7 @@ def start_sequence_model(
             vocabulary = _learned_words(recipe, cache)
             config = _changed(nano(vocabulary.tokenizer.vocab_size), recipe, chosen, settings)
             return OfaModel(config), OfaVocabulary(vocabulary.tokenizer, config)
-        saved = None if recipe.model in list_models() else open_saved(path := resolve(recipe.model))
+        saved = None if recipe.model in list_presets() else open_saved(path := resolve(recipe.model))
         own = preset(recipe.model) if saved is None else saved.config
         config = _changed(own, recipe, chosen, settings)
         found = open_vocabulary(Path(recipe.model) if saved is None else path, config)
