@@ -64,6 +64,13 @@ def test_a_cut_last_line_is_normal_and_damage_is_not(tmp_path: Path) -> None:
         draw_curves([log], tmp_path / "x.png")
 
 
+@pytest.mark.parametrize("value", ["abc", [1], {"a": 1}, True, 10**400])
+def test_values_that_are_no_numbers_are_gaps(tmp_path: Path, value: Any) -> None:
+    log = write_run(tmp_path / "one") / "log.jsonl"
+    log.write_text(log.read_text() + json.dumps({"step": 9, "total": value, "$a_{": 1.0}) + "\n")
+    assert draw_curves([log], tmp_path / "x.png").exists()
+
+
 def test_what_is_no_run_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere: no such run folder or log"):
         draw_curves([tmp_path / "nowhere"], tmp_path / "x.png")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from one_peace.errors import InputError, MissingExtraError
-from one_peace.training.log import Row, read_log
+from one_peace.training.log import LAST_STEP, Row, read_log
 
 COLUMNS = 4
 PANEL = (4.2, 2.8)  # inches
@@ -78,11 +78,11 @@ def _draw_panel(axis: Any, title: str, keys: Sequence[str], logs: Sequence[Seque
     for number, log in enumerate(logs):
         for key, style in zip(keys, STYLES, strict=False):
             points = [(row["step"], row[key]) for row in log if key in row]
-            steps, values = [s for s, _ in points], [math.nan if v is None else v for _, v in points]
+            steps, values = [s for s, _ in points], [v if _is_figure(key, v) else math.nan for _, v in points]
             label = f"@{key.partition('@')[2]}" if number == 0 and len(keys) > 1 else None
             alone = sum(math.isfinite(v) for v in values) < 2  # no line to see
             axis.plot(steps, values, style, color=f"C{number % 10}", label=label, marker="." if alone else None)
-    axis.set_title(title, fontsize=9)
+    axis.set_title(title, fontsize=9, parse_math=False)
     axis.tick_params(labelsize=7)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)
@@ -115,7 +115,8 @@ def _panels(logs: Iterable[Sequence[Row]]) -> Mapping[str, list[str]]:
 
 
 def _is_figure(key: str, value: Any) -> bool:
-    return key not in HIDDEN and isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a panel can show it. An integer too large for a float is none."""
+    return key not in HIDDEN and (isinstance(value, float) or (type(value) is int and abs(value) < LAST_STEP))
 
 
 def _natural(key: str) -> tuple[str, int]:

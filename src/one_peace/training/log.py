@@ -14,6 +14,7 @@ from one_peace.training.distributed import Processes
 from one_peace.training.trackers import Tracker
 
 LOG = "log.jsonl"
+LAST_STEP = 2**53  # a number beyond is damage: floats, and so pictures, cannot tell it from its neighbours
 
 Report = Callable[[dict[str, Any]], None]
 Row = dict[str, Any]
@@ -32,10 +33,11 @@ class RunLog:
     ) -> None:
         self.report, self.trackers = report, trackers
         self.file = None
+        self.pending = b""  # rows that a full disk did not take
         if processes is None or processes.first:
             if path.exists():
                 _cut(path, first)
-            self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+            self.file = open(path, "ab", buffering=0)  # noqa: SIM115
 
     def __enter__(self) -> RunLog:
         return self
@@ -49,12 +51,24 @@ class RunLog:
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         if self.file is None:
             return
-        self.file.write(json.dumps(clean) + "\n")
-        self.file.flush()
+        waited = bool(self.pending)
+        self.pending += json.dumps(clean).encode() + b"\n"
+        if (problem := self._append()) and not waited:
+            self.warn(row["step"], problem)
         if self.report:
             self.report(clean)
         for tracker in self.trackers:
             tracker.log(row["step"], {k: v for k, v in clean.items() if k != "step" and v is not None})
+
+    def _append(self) -> str | None:
+        """Writes what is pending -> what kept it from that, if anything did: the rest waits for the next row."""
+        assert self.file is not None
+        try:
+            while self.pending:
+                self.pending = self.pending[self.file.write(self.pending) :]
+        except OSError as error:
+            return f"{self.file.name} cannot be written ({error.strerror}); its rows follow when it can"
+        return None
 
     def warn(self, step: int, problem: str | None) -> None:
         """Tells of a save that failed; training goes on."""
@@ -76,6 +90,8 @@ def read_log(path: Path) -> list[Row]:
         raise InputError(str(path), what) from None
     rows = []
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         row = _parse(line)
         if row is not None:
             rows.append(row)
@@ -89,9 +105,10 @@ def read_log(path: Path) -> list[Row]:
 def _parse(line: str) -> Row | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+    whole = isinstance(row, dict) and isinstance(row.get("step"), int) and 0 <= row["step"] < LAST_STEP
+    return row if whole else None
 
 
 def _cut(path: Path, step: int) -> None:
