@@ -120,6 +120,51 @@ def test_an_unknown_recipe_lists_the_shipped_ones() -> None:
         load_recipe("nano-image")
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("optimizer.lr=.nan", r"optimizer: lr must lie in \[0, inf\), got nan"),
+        ("optimizer.lr=1e999", "lr must lie in"),
+        ("optimizer.min_lr=-5", "min_lr must lie in"),
+        ("optimizer.min_lr=1", "optimizer.min_lr=1 is above optimizer.lr=0.0005"),
+        ("optimizer.clip_norm=-1", "clip_norm must lie in"),
+        ("optimizer.layer_decay=0", r"layer_decay must lie in \(0, 1\]"),
+        ("optimizer.weight_decay=-1", "weight_decay must lie in"),
+        ("optimizer.warmup_steps=-5", "warmup_steps must lie in"),
+        ("optimizer.betas=[0.9]", "optimizer.betas are two numbers"),
+        ("optimizer.betas=[0.9, 1.0]", r"betas\[1\] must lie in"),
+        ("optimizer.ema_start=-4", "ema_start must lie in"),
+        ("optimizer.skip_limit=-1", "skip_limit must lie in"),
+        ("stage.partner_mask=1.5", "stage: partner_mask must lie in"),
+        ("stage.joint_anchor_mask=2", "joint_anchor_mask must lie in"),
+        ("stage.denoising_smoothing=2", "denoising_smoothing must lie in"),
+        ("stage.front_end_steps=-1", "front_end_steps must lie in"),
+        ("stage.anchor=image", "stage.anchor: pairs are of a text and something else, not of 'image'"),
+        ("data.caption_tokens=0", "data: caption_tokens must lie in"),
+        ("data.clip_seconds=.nan", "clip_seconds must lie in"),
+        ("data.augmentation=100", "augmentation must lie in"),
+        ("data.languages={en: -1}", "languages.en must lie in"),
+        ("data.sources={a: .inf}", "sources.a must lie in"),
+        ("engine.shard_over=-2", "engine: shard_over must lie in"),
+        ("drop_path=1", "recipe: drop_path must lie in"),
+        ("seed=100000000000000000000", "seed must lie in"),
+        ("data.languages={no: 1}", "the key False is no text; write it in quotes"),
+        ("data.languages={en: 1, en: 2}", "the key 'en' stands twice"),
+        (f"data.languages={'[' * 5000}", "is no YAML"),
+    ],
+)
+def test_values_out_of_range_are_named(basic: str, settings: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_recipe(basic, [settings])
+
+
+def test_a_key_stands_once(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text(BASIC + "steps: 2\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="twice.yaml: is no YAML .*the key 'steps' stands twice.*line"):
+        load_recipe(str(path))
+
+
 @pytest.mark.parametrize("content", ["", "- a\n- b\n", "words"])
 def test_a_recipe_is_a_mapping(tmp_path: Path, content: str) -> None:
     path = tmp_path / "odd.yaml"

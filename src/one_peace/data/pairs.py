@@ -22,6 +22,7 @@ from one_peace.modalities.base import Example, Processor
 from one_peace.modalities.pictures import decode_picture, normalise_pixels
 from one_peace.modalities.sounds import SAMPLE_RATE, decode_sound, prepare_waveform
 from one_peace.modalities.text import TextProcessor
+from one_peace.ranges import within
 
 STORED_MARGIN = 5 / 4  # pictures are kept this much larger than the model's input, for augmentation
 # Captions drawn per pair wanted: one caption can stand in several sources, and sounds are chosen by length.
@@ -58,6 +59,9 @@ class DataRecipe:
     crop: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        within(self, "data", sources="[0, inf)", languages="[0, inf)", own_language="[0, 1]", tags="[0, 1]")
+        within(self, "data", word_dropout="[0, 1)", augmentation="[0, 10]", takes="[0, inf)", first_items="[0, inf)")
+        within(self, "data", all_items_by="[0, inf)", clip_seconds="(0, inf)", caption_tokens="[2, inf)")
         if self.crop is not None:
             object.__setattr__(self, "crop", tuple(self.crop))
             if len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1] <= 1:

@@ -17,6 +17,7 @@ from one_peace.models.one_peace.model import Inputs, OnePeaceEncoder
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.objectives.contrast import ContrastResult, cross_modal_contrast
 from one_peace.objectives.denoising import denoising_contrast
+from one_peace.ranges import within
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ class PretrainingStage:
     speech_sound_steps: int = 0
     word_steps: int = 0
     caption_steps: int = 0
+
+    def __post_init__(self) -> None:
+        shares = ("anchor_mask", "partner_mask", "joint_anchor_mask", "joint_partner_mask", "denoising_smoothing")
+        weights = ("anchor_weight", "partner_weight", "joint_anchor_weight", "joint_partner_weight", "denoising_scale")
+        lessons = ("front_end_steps", "speech_sound_steps", "word_steps", "caption_steps")
+        within(self, "stage", **dict.fromkeys(shares, "[0, 1)"), **dict.fromkeys((*weights, *lessons), "[0, inf)"))
 
 
 IMAGE_TEXT = PretrainingStage("image", True, partner_mask=0.75, joint_anchor_mask=0.4, joint_partner_mask=0.6875)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -124,7 +125,7 @@ def run_updates(
             values |= {name: value.detach() for name, value in gradients(step).items()}
             rate = learning_rate(step, settings.steps, recipe)
             average_scalars((p for _, p in trained), processes)
-            norm = clip_gradients((p for _, p in trained), recipe.clip_norm)
+            norm = clip_gradients((p for _, p in trained), recipe.clip_norm or math.inf)
             finite = bool(torch.isfinite(norm))
             if finite:
                 set_learning_rate(optimizer, rate)

@@ -14,6 +14,7 @@ import yaml
 
 from one_peace.data.opening import SourceRecipe
 from one_peace.data.pairs import DataRecipe
+from one_peace.ranges import within
 from one_peace.tasks.pretraining import PretrainingStage
 from one_peace.training.recipe_checks import build_part
 from one_peace.training.trackers import TRACKERS
@@ -22,7 +23,18 @@ SCHEDULES = ("cosine", "linear", "cosine-from-zero", "linear-from-zero")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as PyYAML reads it, except that `2e-3` is a number and not a text."""
+    """YAML as PyYAML reads it, but `2e-3` is a number and not a text, and a key is a text and stands once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for number, key in enumerate(keys):
+            wrong = f"the key {key!r} is no text; write it in quotes" if not isinstance(key, str) else None
+            if wrong is None and key in keys[:number]:
+                wrong = f"the key {key!r} stands twice"
+            if wrong:
+                raise yaml.constructor.ConstructorError(None, None, wrong, node.value[number][0].start_mark)
+        made: dict[Any, Any] = super().construct_mapping(node, deep)
+        return made
 
 
 _Loader.add_implicit_resolver(
@@ -37,7 +49,8 @@ class OptimizerRecipe:
     The schedules `linear-from-zero` and `cosine-from-zero` are those of MiCo's published code: the first update has the
     rate `min_lr`, and the cosine is one of all updates, so the rate drops where the warm-up ends.
 
-    Vectors do not decay by `weight_decay` unless `decay_vectors` is set, as published for OFA.
+    Vectors do not decay by `weight_decay` unless `decay_vectors` is set, as published for OFA. With a `clip_norm` of 0
+    gradients are not clipped.
     """
 
     lr: float = 5e-4
@@ -56,6 +69,13 @@ class OptimizerRecipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
+        if len(self.betas) != 2:
+            raise ValueError(f"optimizer.betas are two numbers, [0.9, 0.98] for instance, not {list(self.betas)}")
+        within(self, "optimizer", lr="[0, inf)", min_lr="[0, inf)", warmup_steps="[0, inf)", betas="[0, 1)")
+        within(self, "optimizer", eps="(0, inf)", weight_decay="[0, inf)", clip_norm="[0, inf]", layer_decay="(0, 1]")
+        within(self, "optimizer", ema_decay="[0, 1)", ema_start="[0, inf)", skip_limit="[0, inf)")
+        if self.min_lr > self.lr:
+            raise ValueError(f"optimizer.min_lr={self.min_lr} is above optimizer.lr={self.lr}, which it falls to")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"optimizer.schedule is one of {', '.join(SCHEDULES)}, not {self.schedule!r}")
 
@@ -76,6 +96,7 @@ class EngineRecipe:
     def __post_init__(self) -> None:
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"engine.precision is float32 or bfloat16, not {self.precision!r}")
+        within(self, "engine", shard_over="[1, inf)")
 
 
 @dataclass(frozen=True)
@@ -164,6 +185,9 @@ class PretrainRecipe:
         for key, lowest in least.items():
             if getattr(self, key) < lowest:
                 raise ValueError(f"recipe: {key} is at least {lowest}, not {getattr(self, key)}")
+        within(self, "recipe", drop_path="[0, 1)", seed=f"[0, {2**48})", vocabulary="[10, inf)")
+        if self.stage.anchor != "text":
+            raise ValueError(f"stage.anchor: pairs are of a text and something else, not of {self.stage.anchor!r}")
         if self.contrast not in ("published", "full"):
             raise ValueError(f"contrast is published or full, not {self.contrast!r}")
         if self.repeated_captions not in ("ignored", "negatives"):
@@ -237,7 +261,7 @@ def read_recipe(kind: str, name_or_path: str, settings: Sequence[str] = ()) -> d
 def _yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         problem = " ".join(str(error).split())
         raise ValueError(f"{where}: is no YAML ({problem})") from error
 
