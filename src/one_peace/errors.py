@@ -31,6 +31,10 @@ class DivergenceError(OnePeaceError, FloatingPointError):
     """Training whose gradients stay infinite or undefined."""
 
 
+class LostProcessError(OnePeaceError):
+    """A run over several processes of which another one has ended, for a reason that it has told itself."""
+
+
 class DownloadError(OnePeaceError):
     """A file that could not be fetched or whose checksum is wrong."""
 

@@ -52,6 +52,13 @@ def test_memory_and_tokens() -> None:
     assert in_turn.memory == run.memory and 0.9 < in_turn.flops / twice.flops <= 1.0
 
 
+def test_activations_grow_with_the_batch_without_end() -> None:
+    pairs = tiny_pairs(PROCESSORS, "image")[:4]
+    kept = [dry_run(CONFIG, IMAGE_TEXT, PROCESSORS, pairs, 2**n).memory["activations"] for n in (3, 10, 17)]
+    assert 0.9 * 2**7 < kept[1] / kept[0] < 1.1 * 2**7
+    assert 0.9 * 2**7 < kept[2] / kept[1] < 1.1 * 2**7
+
+
 def test_memory_of_each_device_follows_the_engine() -> None:
     config = dataclasses.replace(CONFIG, layers=6)
     pairs = tiny_pairs(PROCESSORS, "image")[:4]

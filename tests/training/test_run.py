@@ -146,3 +146,12 @@ def test_two_processes_start_and_train_as_one(table: Path, tmp_path: Path) -> No
     # the first model is bit by bit the same; a step rounds differently
     texts = [from_pretrained(tmp_path / name / "model").encode_text("a thing of colour 5") for name in ("one", "two")]
     torch.testing.assert_close(*texts, rtol=0, atol=1e-3)
+
+
+def test_an_error_of_one_process_is_a_line_of_each(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe_to_yaml(recipe(tmp_path / "nowhere.tsv")), encoding="utf-8")
+    first, second = start_together(run_command, (["pretrain", str(path), "--out", str(tmp_path / "run")],), 2)
+    assert (first.wait(), second.wait()) == (1, 1)
+    assert "nowhere.tsv: cannot be opened" in first.errors() and "Traceback" not in first.errors()
+    assert "process 1 stops too" in second.errors() and "Traceback" not in second.errors()

@@ -21,6 +21,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
+from one_peace.errors import LostProcessError
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.nn.block import Block
 from one_peace.nn.device import parse_device
@@ -122,6 +123,9 @@ class _Gathered(torch.autograd.Function):
         return grad[ctx.own], None
 
 
+_LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")  # gloo's words, and NCCL's
+
+
 @contextmanager
 def join_processes(device: str = "cpu") -> Iterator[tuple[Processes, str]]:
     """The processes that `torchrun` started, and this one's device; one process and `device` itself without torchrun.
@@ -130,6 +134,7 @@ def join_processes(device: str = "cpu") -> Iterator[tuple[Processes, str]]:
 
     Raises:
         ValueError: `device` is not here, or is cuda and this machine has fewer GPUs than processes.
+        LostProcessError: another process has ended.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         parse_device(device)
@@ -150,6 +155,10 @@ def join_processes(device: str = "cpu") -> Iterator[tuple[Processes, str]]:
     try:
         group, saving = dist.new_group(backend="gloo"), dist.new_group(backend="gloo")
         yield Processes(dist.get_rank(), dist.get_world_size(), group, saving), device
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in _LOST):
+            raise
+        raise LostProcessError(f"process {dist.get_rank()} stops too: another one has ended, and said why") from error
     finally:
         dist.destroy_process_group()
 

@@ -126,9 +126,9 @@ def dry_run(
         }
 
     points = measured(dataclasses.replace(engine, recompute=False))
-    flops = _extend({place: point.flops for place, point in points.items()}, config.layers, at_once)
+    flops = _flops({place: point.flops for place, point in points.items()}, config.layers, at_once)
     kept = measured(engine) if engine.recompute else points
-    activations = _extend({place: point.kept for place, point in kept.items()}, config.layers, at_once)
+    activations = _bytes({place: point.kept for place, point in kept.items()}, config.layers, at_once)
     if engine.recompute:  # and one block's, while it goes backward
         activations += points[1, PAIRS // 2].largest_block * at_once // (PAIRS // 2)
     tokens = {
@@ -240,11 +240,23 @@ def _measure(
     return _Measured(counter.total, sum(kept.values()), largest)
 
 
-def _extend(points: Mapping[tuple[int, int], int], layers: int, batch: int) -> int:
+def _flops(points: Mapping[tuple[int, int], int], layers: int, batch: int) -> int:
     """From (layers, batch) = (1, b), (2, b), (1, 2 b) to any: blocks cost alike, the rest `p b + q b^2`."""
-    small, deep, large = points[1, PAIRS // 2], points[2, PAIRS // 2], points[1, PAIRS]
     half = PAIRS // 2
-    block = (deep - small) / half  # per pair
+    small, large = points[1, half], points[1, PAIRS]
     quadratic = (large - 2 * small) / (2 * half * half)
     linear = (small - quadratic * half * half) / half
-    return round(linear * batch + quadratic * batch * batch + block * (layers - 1) * batch)
+    return round(linear * batch + quadratic * batch * batch + _block(points) * (layers - 1) * batch)
+
+
+def _bytes(points: Mapping[tuple[int, int], int], layers: int, batch: int) -> int:
+    """The same for what is kept: the rest is `c + p b`, since contrast and denoising keep no square of the batch."""
+    half = PAIRS // 2
+    small, large = points[1, half], points[1, PAIRS]
+    linear = (large - small) / half
+    return round(small + linear * (batch - half) + _block(points) * (layers - 1) * batch)
+
+
+def _block(points: Mapping[tuple[int, int], int]) -> float:
+    """What a block costs, per pair."""
+    return (points[2, PAIRS // 2] - points[1, PAIRS // 2]) / (PAIRS // 2)
