@@ -35,7 +35,14 @@ def test_paths(tmp_path: Path) -> None:
     file.write_bytes(b"")
     for name in (str(file), file, file.as_uri(), "with space.pt", "./with space.pt"):
         assert resolve(name).resolve() == file
-    for absent in ("./absent", "absent.pt", tmp_path / "absent", "/a/b/c", (tmp_path / "absent").as_uri()):
+    for absent in (
+        "./absent",
+        "absent.pt",
+        tmp_path / "absent",
+        "/a/b/c",
+        "runs/image-text/model",
+        (tmp_path / "absent").as_uri(),
+    ):
         with pytest.raises(FileNotFoundError, match="no such file or folder"):
             resolve(absent)
 

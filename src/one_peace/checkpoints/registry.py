@@ -89,6 +89,7 @@ def resolve(name_or_path: str | os.PathLike[str], *, download_root: Path | None 
     if (
         isinstance(name_or_path, Path)
         or name.startswith((".", "/", "~"))
+        or name.count("/") > 1  # a hub id has one
         or name.endswith((".pt", ".pkl", ".safetensors"))
     ):
         raise FileNotFoundError(f"{name}: no such file or folder")

@@ -182,6 +182,8 @@ def _adapter_values(
 def _saved_path(recipe: PretrainRecipe) -> Path:
     try:
         return resolve(recipe.model)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"model: {error}; run the stage that makes it first, or set model=FOLDER") from None
     except ValueError as error:
         raise ValueError(f"{error}; presets are {', '.join(list_presets())}") from None
 
