@@ -117,6 +117,29 @@ def test_prefixes_of_different_lengths_are_kept_and_scored() -> None:
             assert one.token_scores == pytest.approx(log_probabilities(ToyDecoder(3), index, one.tokens), rel=1e-4)
 
 
+def test_lengths_are_those_of_each_input_whatever_prefixes_the_others_have() -> None:
+    prefix = torch.tensor([[3, 4, 5], [3, PAD, PAD], [6, 7, PAD]])
+    rules = settings(beams=3, max_tokens=5, min_tokens=3)
+    together = beam_search(ToyDecoder(3), start(3), rules, prefix=prefix)
+    for index, hypotheses in enumerate(together):
+        alone = ToyDecoder(3)
+        alone.reorder(torch.tensor([index]))
+        given = prefix[index : index + 1, : int((prefix[index] != PAD).sum())]
+        (expected,) = beam_search(alone, start(1), rules, prefix=given)
+        assert [h.tokens for h in hypotheses] == [h.tokens for h in expected]
+        assert all(len(h.tokens) > 3 for h in hypotheses)
+
+
+def test_a_prefix_may_be_all_that_is_written() -> None:
+    rules = settings(beams=3, force_end=False)
+    for given, hypotheses in zip(
+        ([3, 4, 5], [6, 7, 3]),
+        beam_search(ToyDecoder(2), start(2), rules, prefix=torch.tensor([[3, 4, 5], [6, 7, 3]])),
+        strict=True,
+    ):
+        assert [one.tokens for one in hypotheses] == [given]
+
+
 def test_a_trie_allows_its_sequences_and_their_shares_add_up_to_one() -> None:
     sequences = [[3], [3, 4], [3, 4, 5], [6, 3], [7, 7, 7, 7]]
     rules = settings(beams=5, max_tokens=6, length_penalty=0.0)

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from generation.toy_decoder import END, PAD, START, ToyDecoder, log_probabilities
-from one_peace.generation.constraints import TokenRange
+from one_peace.generation.constraints import TokenRange, Trie
 from one_peace.generation.sampling import sample
 from one_peace.generation.settings import GenerationSettings, Hypothesis
 
 
 def draw(inputs: int, samples: int, seed: int = 0, **options: object) -> list[list[Hypothesis]]:
-    limits = {name: options.pop(name) for name in ("max_tokens", "force_end", "temperature") if name in options}
+    names = ("max_tokens", "min_tokens", "force_end", "temperature", "no_repeat_ngram")
+    limits = {name: options.pop(name) for name in names if name in options}
     settings = GenerationSettings(END, PAD, **({"max_tokens": 3, "beams": samples} | limits))
     start = torch.full((inputs, 1), START)
     return sample(ToyDecoder(inputs), start, settings, torch.Generator().manual_seed(seed), **options)
@@ -80,3 +81,26 @@ def test_constraint_and_prefix() -> None:
     assert {one.tokens[1] for one in second} == {4, 5, 6}
     with pytest.raises(ValueError, match="top_p"):
         draw(1, 1, top_p=0.0)
+
+
+def test_a_trie_is_drawn_from_by_its_shares_though_samples_end_at_different_times() -> None:
+    decoder = ToyDecoder(2)
+    for index, hypotheses in enumerate(draw(2, 2000, constraint=Trie([[3, 4], [5]], END))):
+        assert {tuple(one.tokens) for one in hypotheses} == {(3, 4, END), (5, END)}
+        logs = torch.tensor([log_probabilities(decoder, index, [token])[0] for token in (3, 5)])
+        assert float(frequencies(hypotheses)[3]) == pytest.approx(float(logs.softmax(0)[0]), abs=0.05)
+
+
+@pytest.mark.parametrize("top_k", [0, 2])
+def test_at_low_temperatures_the_likeliest_is_drawn_though_something_likelier_is_forbidden(top_k: int) -> None:
+    for index, hypotheses in enumerate(draw(6, 3, temperature=0.005, top_k=top_k)):
+        decoder = ToyDecoder(6)
+        ways = {token: log_probabilities(decoder, index, [token])[0] for token in range(8) if token not in (PAD, END)}
+        assert {one.tokens[0] for one in hypotheses} == {max(ways, key=ways.__getitem__)}
+
+
+def test_samples_that_come_to_a_dead_end_are_none() -> None:
+    """As in a beam search. Six tokens do not fill twenty places without a repetition; one sequence is too long."""
+    assert draw(2, 3, max_tokens=20, min_tokens=20, no_repeat_ngram=1) == [[], []]
+    for hypotheses in draw(2, 200, max_tokens=2, constraint=Trie([[3, 4, 5], [5]], END)):
+        assert 0 < len(hypotheses) < 200 and {tuple(one.tokens) for one in hypotheses} == {(5, END)}

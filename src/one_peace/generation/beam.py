@@ -83,7 +83,7 @@ def beam_search(
         inputs = inputs[rows]
         logits = decoder.step(chosen[:, None])
     for place, index in enumerate(open_inputs):  # without a forced end: what has not ended counts as it is
-        for row in range(place * settings.beams, (place + 1) * settings.beams):
+        for row in range(place * width, (place + 1) * width):
             if sums[row] > -math.inf:
                 finished[index].add(float(sums[row]), tokens[row].tolist(), token_scores[row].tolist(), last + 1)
     return [one.best() for one in finished]

@@ -35,7 +35,8 @@ class NextToken:
     def log_probabilities(self, logits: Tensor, tokens: Tensor, inputs: Tensor) -> Tensor:
         """Log-probabilities (rows, vocabulary) float32 of the token after tokens (rows, length).
 
-        `logits` may be overwritten; `inputs` (rows,) says which input a row belongs to.
+        `logits` may be overwritten; `inputs` (rows,) says which input a row belongs to. Where nothing may
+        follow, the row is -inf throughout.
         """
         settings, length = self.settings, tokens.shape[1]
         scores = logits.float()
@@ -44,8 +45,10 @@ class NextToken:
         if self.constraint is not None:
             allowed = self.constraint.allowed(tokens, self.given[inputs], scores.shape[1])
             scores = scores.masked_fill_(~allowed, -math.inf)
-        # Not log_softmax: the norm of each row is enough, and vocabularies are large.
-        scores = scores.sub_(scores.logsumexp(dim=1, keepdim=True))
+        # Not log_softmax: the norm of each row is enough, and vocabularies are large. It is finite, so that rows where
+        # a constraint allows nothing become -inf and not nan.
+        norm = scores.logsumexp(dim=1, keepdim=True).clamp_(min=torch.finfo(torch.float32).min)
+        scores = scores.sub_(norm)
         scores[:, settings.pad] = -math.inf
         last = length >= settings.max_tokens
         if isinstance(self.constraint, TokenRange) and self.constraint.specials_at_end and not last:
@@ -53,10 +56,10 @@ class NextToken:
         if last:
             end = scores[:, settings.end].clone()
             scores.fill_(-math.inf)[:, settings.end] = end
+        if length < settings.min_tokens:
+            scores[:, settings.end] = -math.inf
         if length < self.prefix.shape[1] and not last:
             self._keep_prefix(scores, self.prefix[inputs, length])
-        elif length < settings.min_tokens:
-            scores[:, settings.end] = -math.inf
         if settings.no_repeat_ngram:
             forbid_repetition(scores, torch.cat([self.start[inputs], tokens], dim=1), settings.no_repeat_ngram)
         return scores

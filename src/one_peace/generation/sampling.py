@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,8 @@ def sample(
     prefix: Tensor | None = None,
     constraint: Constraint | None = None,
 ) -> list[list[Hypothesis]]:
-    """`settings.beams` independent samples for each input, by descending score.
+    """`settings.beams` independent samples for each input, by descending score; fewer where one comes to a place that
+    nothing may follow.
 
     Drawn from the `top_k` most probable tokens (0: all) and of those from the fewest that have probability `top_p`
     together. Scores are log-probabilities before that cut. The other arguments are those of `beam_search`.
@@ -39,7 +42,8 @@ def sample(
     for length in range(steps):
         scores = rules.log_probabilities(logits, tokens, inputs)
         draws = settings.beams if length == 0 else 1
-        chosen = torch.multinomial(_cut(scores, top_k, top_p), draws, replacement=True, generator=generator).flatten()
+        weights = _weights(scores, top_k, top_p, settings.end)
+        chosen = torch.multinomial(weights, draws, replacement=True, generator=generator).flatten()
         if length == 0:
             rows = inputs.repeat_interleave(settings.beams)
             decoder.reorder(rows)
@@ -56,28 +60,36 @@ def sample(
     return _hypotheses(tokens, token_scores, settings, start.shape[1])
 
 
-def _cut(scores: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Probabilities (rows, vocabulary), zero for what may not be drawn."""
-    probabilities = scores.exp()
+def _weights(scores: Tensor, top_k: int, top_p: float, end: int) -> Tensor:
+    """What tokens are drawn by (rows, vocabulary), zero for what may not be drawn. Rows that nothing may follow draw
+    the end token."""
     if top_k and top_k < scores.shape[1]:
-        values, places = probabilities.topk(top_k, dim=1)
-        probabilities = torch.zeros_like(probabilities).scatter_(1, places, values)
+        values, places = scores.topk(top_k, dim=1)
+        scores = torch.full_like(scores, -math.inf).scatter_(1, places, values)
     if top_p < 1:
-        values, places = probabilities.sort(dim=1, descending=True)
-        before = values.cumsum(dim=1) - values  # of the more probable ones
-        probabilities = torch.zeros_like(values).scatter_(1, places, values.masked_fill(before >= top_p, 0))
-    return probabilities
+        values, places = scores.sort(dim=1, descending=True)
+        before = values.exp().cumsum(dim=1) - values.exp()  # of the more probable ones
+        scores = torch.full_like(scores, -math.inf).scatter_(1, places, values.masked_fill(before >= top_p, -math.inf))
+    peak = scores.amax(dim=1, keepdim=True)
+    # Over the likeliest one: what is left beside a forbidden token may have probabilities below those of float32.
+    weights = (scores - peak).exp()
+    dead = peak.squeeze(1) == -math.inf
+    weights[dead] = 0.0
+    weights[dead, end] = 1.0
+    return weights
 
 
 def _hypotheses(
     tokens: Tensor, token_scores: Tensor, settings: GenerationSettings, start: int
 ) -> list[list[Hypothesis]]:
-    made = []
-    for row, scores in zip(tokens.tolist(), token_scores.tolist(), strict=True):
+    groups: list[list[Hypothesis]] = []
+    for number, (row, scores) in enumerate(zip(tokens.tolist(), token_scores.tolist(), strict=True)):
+        if number % settings.beams == 0:
+            groups.append([])
         length = row.index(settings.end) + 1 if settings.end in row else len(row)
         # Like a beam's: start and tokens without the end.
         counted = start + length - (settings.end in row)
         score = sum(scores[:length]) / counted**settings.length_penalty
-        made.append(Hypothesis(row[:length], score, scores[:length]))
-    groups = [made[first : first + settings.beams] for first in range(0, len(made), settings.beams)]
+        if score > -math.inf:  # otherwise nothing could follow, and the end stands in for it
+            groups[-1].append(Hypothesis(row[:length], score, scores[:length]))
     return [sorted(group, key=lambda one: -one.score) for group in groups]
