@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 import pickle
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from one_peace.errors import InputError
 from one_peace.models.ofa import prompts
-from one_peace.models.ofa.interface import Box, Ofa, Results
+from one_peace.models.ofa.interface import Box, Ofa
 from one_peace.models.ofa.processor import OfaProcessor
+from one_peace.models.ofa.running import Results
 from one_peace.models.ofa.vocabulary import OfaVocabulary, clean_text
 from one_peace.models.vqgan.config import VqganConfig
 from one_peace.models.vqgan.model import Vqgan
@@ -65,6 +68,10 @@ def test_the_likeliest_of_given_answers(ofa: Ofa) -> None:
         ofa.classify(PICTURES[0], [])
     with pytest.raises(ValueError, match="must be a list"):
         ofa.classify(PICTURES[0], "red")
+    for given in (iter(candidates), dict.fromkeys(candidates), np.array(candidates)):
+        assert ofa.answer(PICTURES, "what is it?", given) == chosen
+    with pytest.raises(InputError, match=r"None: expected a text \(str\), got NoneType"):
+        ofa.answer(PICTURES[0], "what is it?", ["red", None])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("prompt", ["src", "prev_output"])
@@ -97,6 +104,9 @@ def test_bins_there_and_back(ofa: Ofa) -> None:
     assert ofa.processor.box_ids((0, 0, 100, 200), size) == [*vocabulary().symbols("<bin_0> <bin_0> <bin_19> <bin_19>")]
     assert ofa.processor.box_ids((-9, 0, 150, 200), size)[::2] == [3, 3]  # beyond the picture: no bin
     assert ofa.processor.box([3, 3, *ids[2:]], size)[:2] == (0.0, 0.0)
+    assert ofa.processor.box([*ids[2:], *ids[:2]], size) == again, "corners are put in order"
+    whole = vocabulary().box(vocabulary().symbols("<bin_19> <bin_0> <bin_0> <bin_19>"), CONFIG.image_size)
+    assert whole.tolist() == [0.0, 0.0, 1.0, 1.0]
     with pytest.raises(ValueError, match="four"):
         ofa.processor.box(ids[:3], size)
 
@@ -112,8 +122,35 @@ def test_inputs_that_cannot_be_used(ofa: Ofa, tmp_path: Path) -> None:
         ofa.caption(PICTURES[0], on_error="ignore")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="expected a text"):
         ofa.answer(PICTURES[0], [3])  # type: ignore[list-item]
+    assert list(ofa.answer(PICTURES[0], ["red?", 3], on_error="skip", **QUICK).errors) == [1]  # type: ignore[list-item]
     with pytest.raises(InputError, match="64 can be read"):
         ofa.generate(" red" * 200)
+
+
+def test_what_is_asked_about_a_picture_needs_one(ofa: Ofa) -> None:
+    for asked in (
+        partial(ofa.caption, **QUICK),
+        partial(ofa.answer, questions="what is red?", **QUICK),
+        partial(ofa.answer, questions="what is red?", answers=["red", "two"]),
+        partial(ofa.locate, phrases="the red apple", beams=1),
+        partial(ofa.classify, labels=["red", "two"]),
+    ):
+        for nothing in (None, [PICTURES[0], None]):
+            with pytest.raises(InputError, match="expected a picture"):
+                asked(nothing)
+        assert list(asked([PICTURES[0], None], on_error="skip").errors) == [1]
+    assert isinstance(ofa.generate(" what is red?", [None])[0], str)
+    assert ofa.choose(" what is red?", None, ["red", "two"]) in ("red", "two")
+
+
+@pytest.mark.parametrize("nothing", ["", "  \n", "???"])
+def test_questions_without_words_are_refused(ofa: Ofa, nothing: str) -> None:
+    for ask in (ofa.answer, ofa.locate):
+        with pytest.raises(InputError, match="has no words to ask with"):
+            ask(PICTURES[0], nothing)
+    assert list(ofa.locate(PICTURES[0], ["a dog", nothing], beams=1, on_error="skip").errors) == [1]
+    with pytest.raises(InputError, match="has no words"):
+        prompts.draw(nothing)
 
 
 def test_without_a_vocabulary() -> None:

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 
-from one_peace.errors import InputError
 from one_peace.generation.beam import beam_search
 from one_peace.generation.candidates import score_candidates
 from one_peace.generation.constraints import Constraint, TokenRange
 from one_peace.generation.sampling import sample
 from one_peace.generation.settings import GenerationSettings
+from one_peace.modalities.pictures import decode_picture
 from one_peace.modalities.tokenization import BOS_ID, EOS_ID, PAD_ID
 from one_peace.models.ofa import prompts
 from one_peace.models.ofa.config import OfaConfig
 from one_peace.models.ofa.encoder import Encoded
 from one_peace.models.ofa.model import OfaModel
 from one_peace.models.ofa.processor import OfaProcessor, Request
-from one_peace.models.one_peace.batching import batch_by_length
+from one_peace.models.ofa.running import OnError, Read, Work, checked_text, paired, run
 from one_peace.models.vqgan.model import Vqgan, picture_of
 
-CHUNK = 64  # requests decoded at a time: bounds memory on long lists
 POSITIONS_PER_BATCH = {"cpu": 4096, "cuda": 32768}
-OnError = Literal["raise", "skip"]
 
 
 class Box(NamedTuple):
@@ -41,22 +37,14 @@ class Box(NamedTuple):
     y1: float
 
 
-@dataclass(frozen=True)
-class Results:
-    """What `on_error="skip"` returns: `values` of the inputs `kept`, and the others' errors by index."""
-
-    values: list[Any]
-    kept: list[int]
-    errors: dict[int, InputError]
-
-
 class Ofa:
     """An OFA model with its processor.
 
     Every method takes one input or a list of them, and gives one result or a list in the same order. Of two arguments
     either may be a single one that goes with all of the other. Inputs are batched by length; padding changes a result
-    by rounding only. With `on_error="raise"` the first input that cannot be used raises `InputError`; with "skip" the
-    result is a `Results`.
+    by rounding only. With `on_error="raise"` the first input that cannot be used raises `InputError`, a text without
+    words or a picture that is None included; with "skip" the result is a `Results` (`models/ofa/running.py`). Only
+    `generate` and `choose` do without pictures.
     """
 
     def __init__(self, model: OfaModel, processor: OfaProcessor, coder: Vqgan | None = None) -> None:
@@ -102,13 +90,13 @@ class Ofa:
     ) -> Any:
         """What pictures show, in words: the published settings for captions."""
         settings = _settings(beams, max_tokens, no_repeat_ngram=3)
-        return self.generate(prompts.DESCRIBE, images, settings, batch_size=batch_size, on_error=on_error)
+        return self._run(prompts.DESCRIBE, images, self._about(str), self._writes(settings), batch_size, on_error)
 
     def answer(
         self,
         images: Any,
-        questions: str | list[str],
-        answers: Sequence[str] | None = None,
+        questions: str | Iterable[str],
+        answers: Iterable[str] | None = None,
         *,
         beams: int = 5,
         max_tokens: int = 16,
@@ -116,43 +104,38 @@ class Ofa:
         on_error: OnError = "raise",
     ) -> Any:
         """Answers to questions about pictures, in the model's own words or the likeliest of `answers`."""
-        asked = prompts.ask(questions) if isinstance(questions, str) else [prompts.ask(q) for q in _texts(questions)]
-        if answers is not None:
-            return self.choose(asked, images, answers, batch_size=batch_size, on_error=on_error)
         settings = _settings(beams, max_tokens, length_penalty=0.0)
-        return self.generate(asked, images, settings, batch_size=batch_size, on_error=on_error)
+        work = self._writes(settings) if answers is None else self._chooses(answers)
+        return self._run(questions, images, self._about(prompts.ask), work, batch_size, on_error)
 
     def locate(
         self,
         images: Any,
-        phrases: str | list[str],
+        phrases: str | Iterable[str],
         *,
         beams: int = 5,
         batch_size: int | None = None,
         on_error: OnError = "raise",
     ) -> Any:
         """Where in pictures phrases are: a `Box` in pixels of each."""
-        asked = prompts.locate(phrases) if isinstance(phrases, str) else [prompts.locate(p) for p in _texts(phrases)]
         first = self.processor.vocabulary.first_bin
         bins = TokenRange(first, first + self.config.bins, specials_at_end=True)
 
         def work(requests: list[Request]) -> list[Box]:
             found = self._search(requests, _settings(beams, 4, min_tokens=4), bins)
-            corners = [self.processor.box(t[:4], r.picture_size) for t, r in zip(found, requests, strict=True)]
-            # Nothing keeps a model from writing the other two corners of a rectangle.
-            return [Box(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)) for x0, y0, x1, y1 in corners]
+            return [Box(*self.processor.box(t[:4], r.picture_size)) for t, r in zip(found, requests, strict=True)]
 
-        return self._run(asked, images, work, batch_size, on_error)
+        return self._run(phrases, images, self._about(prompts.locate), work, batch_size, on_error)
 
     def classify(
-        self, images: Any, labels: Sequence[str], *, batch_size: int | None = None, on_error: OnError = "raise"
+        self, images: Any, labels: Iterable[str], *, batch_size: int | None = None, on_error: OnError = "raise"
     ) -> Any:
         """The likeliest of `labels` for pictures, as the published image classification asks."""
-        return self.choose(prompts.DESCRIBE, images, labels, batch_size=batch_size, on_error=on_error)
+        return self._run(prompts.DESCRIBE, images, self._about(str), self._chooses(labels), batch_size, on_error)
 
     def draw(
         self,
-        texts: str | list[str],
+        texts: str | Iterable[str],
         *,
         samples: int = 4,
         top_k: int = 256,
@@ -172,7 +155,6 @@ class Ofa:
         if coder.config.codes != self.config.codes:
             raise ValueError(f"the coder has {coder.config.codes} codes, this model {self.config.codes}")
         first, side = self.processor.vocabulary.first_code, self.config.code_grid
-        asked = prompts.draw(texts) if isinstance(texts, str) else [prompts.draw(t) for t in _texts(texts)]
         settings = _settings(samples, side**2, min_tokens=side**2, temperature=temperature)
         codes = TokenRange(first, first + self.config.codes, specials_at_end=True)
         generator = torch.Generator(self.device).manual_seed(seed)
@@ -183,7 +165,10 @@ class Ofa:
             drawn = sample(decoder, start, settings, generator, top_k=top_k, constraint=codes)
             return [[self._picture(one.tokens[: side**2], coder) for one in group] for group in drawn]
 
-        return self._run(asked, None, work, batch_size, on_error)
+        def read(text: str, picture: None) -> Request:
+            return self.processor(prompts.draw(text))
+
+        return self._run(texts, None, read, work, batch_size, on_error)
 
     def _picture(self, tokens: Sequence[int], coder: Vqgan) -> Image.Image:
         side = self.config.code_grid
@@ -192,7 +177,7 @@ class Ofa:
 
     def generate(
         self,
-        texts: str | list[str],
+        texts: str | Iterable[str],
         images: Any = None,
         settings: GenerationSettings | None = None,
         *,
@@ -201,27 +186,47 @@ class Ofa:
         on_error: OnError = "raise",
     ) -> Any:
         """What the model writes after any prompts, with pictures or without; a prompt begins with a blank."""
-        settings = settings or _settings(5, 16)
-
-        def work(requests: list[Request]) -> list[str]:
-            found = self._search(requests, settings, constraint)
-            return [self.processor.vocabulary.decode(tokens).strip() for tokens in found]
-
-        return self._run(texts, images, work, batch_size, on_error)
+        work = self._writes(settings or _settings(5, 16), constraint)
+        return self._run(texts, images, self.processor, work, batch_size, on_error)
 
     def choose(
         self,
-        texts: str | list[str],
+        texts: str | Iterable[str],
         images: Any,
-        candidates: Sequence[str],
+        candidates: Iterable[str],
         *,
         batch_size: int | None = None,
         on_error: OnError = "raise",
     ) -> Any:
         """The likeliest of `candidates` after any prompts (the published all-candidate inference)."""
-        if isinstance(candidates, str) or not candidates:
+        return self._run(texts, images, self.processor, self._chooses(candidates), batch_size, on_error)
+
+    @torch.inference_mode()
+    def encode(self, texts: str | Iterable[str], images: Any = None) -> Encoded:
+        """What the decoder would read of prompts, with pictures or without, as one batch."""
+        given, sources = paired(texts, images)[:2]
+        return self._encode([self.processor(text, source) for text, source in zip(given, sources, strict=True)])
+
+    def _about(self, prompt: Callable[[str], str]) -> Read:
+        """Reads what is asked about a picture, which has to be there."""
+
+        def read(text: str, picture: Any) -> Request:
+            return self.processor(prompt(text), decode_picture(picture))
+
+        return read
+
+    def _writes(self, settings: GenerationSettings, constraint: Constraint | None = None) -> Work:
+        def work(requests: list[Request]) -> list[str]:
+            found = self._search(requests, settings, constraint)
+            return [self.processor.vocabulary.decode(tokens).strip() for tokens in found]
+
+        return work
+
+    def _chooses(self, candidates: Iterable[str]) -> Work:
+        listed = [] if isinstance(candidates, str) else [checked_text(candidate) for candidate in candidates]
+        if not listed:
             raise ValueError("candidates must be a list of at least one text")
-        ids = [self.processor.vocabulary.encode(f" {candidate}") for candidate in candidates]
+        ids = [self.processor.vocabulary.encode(f" {candidate}") for candidate in listed]
 
         def work(requests: list[Request]) -> list[str]:
             encoded = self._encode(requests)
@@ -232,15 +237,9 @@ class Ofa:
                 end=EOS_ID,
                 device=self.device,
             )
-            return [candidates[best] for best in scores.argmax(dim=1).tolist()]
+            return [listed[best] for best in scores.argmax(dim=1).tolist()]
 
-        return self._run(texts, images, work, batch_size, on_error)
-
-    @torch.inference_mode()
-    def encode(self, texts: str | list[str], images: Any = None) -> Encoded:
-        """What the decoder would read of prompts, with pictures or without, as one batch."""
-        given, sources = _paired(texts, images)[:2]
-        return self._encode([self.processor(text, source) for text, source in zip(given, sources, strict=True)])
+        return work
 
     def _encode(self, requests: Sequence[Request]) -> Encoded:
         batch = {key: value.to(self.device) for key, value in self.processor.collate(requests).items()}
@@ -272,76 +271,19 @@ class Ofa:
 
     def _run(
         self,
-        texts: str | list[str],
+        texts: str | Iterable[str],
         images: Any,
-        work: Callable[[list[Request]], list[Any]],
+        read: Read,
+        work: Work,
         batch_size: int | None,
         on_error: OnError,
     ) -> Any:
-        """Decodes inputs, batches them by length, and puts results in order."""
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-        given, sources, single = _paired(texts, images)
-        values: dict[int, Any] = {}
-        errors: dict[int, InputError] = {}
-        budget = POSITIONS_PER_BATCH.get(self.device.type, POSITIONS_PER_BATCH["cpu"])
-        for start in range(0, len(given), CHUNK):
-            requests: list[Request] = []
-            owners: list[int] = []
-            decoded = self._decode(given[start : start + CHUNK], sources[start : start + CHUNK])
-            for index, result in enumerate(decoded, start):
-                if isinstance(result, InputError):
-                    if on_error == "raise":
-                        raise result
-                    errors[index] = result
-                else:
-                    requests.append(result)
-                    owners.append(index)
-            lengths = [self.processor.length(request) for request in requests]
-            for batch in batch_by_length(lengths, budget, batch_size):
-                with torch.inference_mode():
-                    results = work([requests[i] for i in batch])
-                values |= {owners[i]: result for i, result in zip(batch, results, strict=True)}
-        kept = sorted(values)
-        if on_error == "skip":
-            return Results([values[index] for index in kept], kept, errors)
-        return values[0] if single else [values[index] for index in kept]
-
-    def _decode(self, texts: Sequence[str], sources: Sequence[Any]) -> Iterable[Request | InputError]:
-        def request(text: str, source: Any) -> Request | InputError:
-            try:
-                return self.processor(text, source)
-            except InputError as error:
-                return error
-
-        if len(texts) < 4:
-            return map(request, texts, sources)
-        with ThreadPoolExecutor() as pool:
-            return list(pool.map(request, texts, sources))
+        positions = POSITIONS_PER_BATCH.get(self.device.type, POSITIONS_PER_BATCH["cpu"])
+        length = self.processor.length
+        return run(
+            texts, images, read, work, length=length, positions=positions, batch_size=batch_size, on_error=on_error
+        )
 
 
 def _settings(beams: int, max_tokens: int, **others: Any) -> GenerationSettings:
     return GenerationSettings(end=EOS_ID, pad=PAD_ID, max_tokens=max_tokens, beams=beams, **others)
-
-
-def _texts(texts: Any) -> list[str]:
-    for text in texts:
-        if not isinstance(text, str):
-            raise InputError(repr(text)[:60], f"expected a text (str), got {type(text).__name__}")
-    return list(texts)
-
-
-def _paired(texts: str | list[str], images: Any) -> tuple[list[str], list[Any], bool]:
-    """Texts and pictures side by side, a single one repeated; and whether both were single."""
-    # An open file is an iterator of its lines too, but it is one input.
-    several_images = isinstance(images, list | Iterator) and not hasattr(images, "read")
-    several_texts = not isinstance(texts, str)
-    given = [texts] if isinstance(texts, str) else _texts(texts)
-    sources = list(images) if several_images else [images]
-    if several_texts and several_images and len(given) != len(sources):
-        raise ValueError(f"{len(sources)} pictures for {len(given)} texts; give as many, or a single one for all")
-    if several_texts and not several_images:
-        sources *= len(given)
-    elif several_images and not several_texts:
-        given *= len(sources)
-    return given, sources, not several_texts and not several_images

@@ -85,18 +85,11 @@ class OfaProcessor:
         return {"tokens": tokens, "pixels": pixels} | ({} if pictured.all() else {"pictured": pictured})
 
     def box(self, ids: Sequence[int], picture_size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """Four ids of bins -> x0, y0, x1, y1 in pixels of the original picture (width, height), inside it.
-
-        Raises:
-            ValueError: not four ids.
-        """
-        if len(ids) != 4:
-            raise ValueError(f"a box is four coordinates, got {len(ids)}")
-        corners = self.vocabulary.ids_to_boxes(torch.tensor([int(i) for i in ids])).tolist()
-        limits = (*picture_size, *picture_size)
-        size = self.config.image_size
-        x0, y0, x1, y1 = (min(max(c * limit / size, 0.0), limit) for c, limit in zip(corners, limits, strict=True))
-        return x0, y0, x1, y1
+        """Four ids of bins -> x0, y0, x1, y1 in pixels of the original picture (width, height), as
+        `OfaVocabulary.box` says."""
+        x0, y0, x1, y1 = self.vocabulary.box(ids, self.config.image_size).tolist()
+        width, height = picture_size
+        return x0 * width, y0 * height, x1 * width, y1 * height
 
     def box_ids(self, box: Sequence[float], picture_size: tuple[int, int]) -> list[int]:
         """x0, y0, x1, y1 in pixels of the original picture -> four ids of bins: the inverse, for training."""

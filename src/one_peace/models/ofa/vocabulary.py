@@ -104,6 +104,19 @@ class OfaVocabulary:
         """Ids of bins (..., 4) -> coordinates in the resized picture (..., 4) float32; any id counts from `<bin_0>`."""
         return (ids - self.first_bin).to(torch.float32) / (self.bins - 1) * self.box_size
 
+    def box(self, ids: Sequence[int], size: int) -> Tensor:
+        """The box of four ids in a picture resized to `size`: x0, y0, x1, y1 as shares of its sides, (4,) float32.
+
+        It lies in the picture with its corners in order: nothing keeps a model from writing the other two.
+
+        Raises:
+            ValueError: not four ids.
+        """
+        if len(ids) != 4:
+            raise ValueError(f"a box is four coordinates, got {len(ids)}")
+        corners = self.ids_to_boxes(torch.tensor([int(i) for i in ids])).div(size).clamp(0.0, 1.0).view(2, 2)
+        return corners.sort(dim=0).values.flatten()
+
     def _symbol(self, word: str) -> int:
         if word == "<mask>":
             return self.mask_id
