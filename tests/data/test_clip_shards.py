@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import io
 import json
@@ -53,6 +54,9 @@ def inverse_slope(picture):
 def colour(pictures, waveform):
     red, green, blue = (int(c) for c in np.asarray(pictures[0]).mean(axis=(0, 1)))
     return ["red", "green", "blue"][int(np.argmax([red, green, blue]))] + ("" if waveform is None else " with sound")
+
+def silent(*given):
+    return None
 
 def failing(*given):
     raise RuntimeError("out of order")
@@ -190,15 +194,17 @@ def test_videos_of_one_name_have_keys_of_their_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["json", "jsonl", "csv", "tsv"])
 def test_captions_come_in_many_tables(tmp_path: Path, form: str) -> None:
-    table = [{"video_id": "a-0001", "desc": "one  clip"}, {"video_id": "a", "desc": "any clip"}]
+    broken = {"jsonl": "any\u2028clip", "csv": "any\nclip"}.get(form, "any clip")  # what ends no row
+    table = [{"video_id": "a-0001", "desc": "one  clip"}, {"video_id": "a", "desc": broken}]
     file = tmp_path / f"captions.{form}"
     if form == "json":
         file.write_text(json.dumps([*table, {"id": "c", "caption": ["x", "y"], "audio_captions": ["z"]}]))
     elif form == "jsonl":
-        file.write_text("\n".join(map(json.dumps, table)))
+        file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in table), encoding="utf-8")
     else:
-        between = {"csv": ",", "tsv": "\t"}[form]
-        file.write_text("\n".join(between.join(row) for row in (["path", "text"], *(list(r.values()) for r in table))))
+        with file.open("w", newline="") as opened:
+            writer = csv.writer(opened, delimiter={"csv": ",", "tsv": "\t"}[form])
+            writer.writerows([["path", "text"], *(list(row.values()) for row in table)])
     captions = CaptionTable(file)
     assert captions.of("a-0001", "a", "/v/a.mp4") == {"caption": ["one clip"]}
     assert captions.of("a-0002", "a_1", "/v/a.mp4") == {"caption": ["any clip"]} and not captions.of(
@@ -206,6 +212,9 @@ def test_captions_come_in_many_tables(tmp_path: Path, form: str) -> None:
     )
     if form == "json":
         assert captions.of("c", "", "") == {"caption": ["x", "y"], "audio_captions": ["z"]}
+    (tmp_path / "long.csv").write_text(f"path,text\na,{'x' * 140_000}\n")
+    with pytest.raises(InputError, match=r"long\.csv: is no table of captions: field larger"):
+        CaptionTable(tmp_path / "long.csv")
     for bad in ("{", "{}", "[1]", '[{"id": "a"}]', '[{"desc": "x"}]', '[{"id": "a", "desc": 7}]'):
         (tmp_path / "bad.json").write_text(bad)
         with pytest.raises(InputError, match=r"bad\.json"):
@@ -257,6 +266,8 @@ def test_what_is_lost_and_why(tmp_path: Path, folder: Path) -> None:
     report = prepare_clips(folder, tmp_path / "failing", failing)
     assert report.clips == 0 and report.dropped["captioner failed"] == 5
     assert "RuntimeError: out of order" in (tmp_path / "failing" / "dropped.jsonl").read_text()
+    report = prepare_clips(folder, tmp_path / "silent", ClipSettings(captioner=function(folder, "silent")))
+    assert report.clips == 0 and report.dropped["captioner failed"] == 5
     report = prepare_clips(folder, tmp_path / "plain", ClipSettings(ClipRules(max_seconds=1.7)))
     assert report.clips == 9 and "txt" not in report.members  # scenes of 2, 2.5, 1.6, 2 and 2.5 s, most in two
 

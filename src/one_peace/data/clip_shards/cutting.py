@@ -161,10 +161,10 @@ class ClipMaker:
             return found
         try:
             said = self.captioner(pictures, waveform)
+            texts = [" ".join(text.split()) for text in ([said] if isinstance(said, str) else said) if text.strip()]
         except Exception as error:  # somebody else's code may raise anything
             lacking["captions"] = f"{type(error).__name__}: {error}"
             return {}
-        texts = [" ".join(text.split()) for text in ([said] if isinstance(said, str) else said) if text.strip()]
         return {"caption": texts} if texts else {}
 
 
