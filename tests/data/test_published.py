@@ -392,6 +392,115 @@ def test_unknown_labels_and_fields_are_named(tmp_path: Path) -> None:
         convert_benchmark("avqa", tmp_path, tmp_path / "out")
 
 
+def without(content: Any, path: list[Any]) -> Any:
+    """A copy of JSON without the field at a path."""
+    made = json.loads(json.dumps(content))
+    at = made
+    for step in path[:-1]:
+        at = at[step]
+    del at[path[-1]]
+    return made
+
+
+def fields(content: Any, path: tuple[Any, ...] = ()) -> Iterator[list[Any]]:
+    """The paths of all fields, of lists only those of the first element."""
+    inside = content.items() if isinstance(content, dict) else enumerate(content[:1])
+    for name, value in inside:
+        if isinstance(content, dict):
+            yield [*path, name]
+        if isinstance(value, dict | list):
+            yield from fields(value, (*path, name))
+
+
+# or needed in some splits alone
+OPTIONAL = {"cocoid", "filepath", "ref_id", "directory", "pairID", "imgid", "multiple_choice_answer"}
+
+
+@pytest.mark.parametrize("name", ["coco", "flickr30k", "vqa", "avqa", "refcoco", "nlvr2", "snli-ve", "msrvtt"])
+def test_every_field_that_is_missing_is_named(name: str, tmp_path: Path) -> None:
+    MAKERS[name](tmp_path)
+    references = tmp_path / "refs(unc).p"
+    tried = 0
+    for file in [*tmp_path.glob("*.json*"), *tmp_path.glob("refs*")]:
+        stored = file.read_bytes()
+        content = pickle.loads(stored) if file == references else json.loads(stored)
+        for path in fields(content):
+            if path[-1] in OPTIONAL:
+                continue
+            less = without(content, path)
+            file.write_bytes(pickle.dumps(less) if file == references else json.dumps(less).encode())
+            with pytest.raises(InputError, match=f"has no '{path[-1]}'; it has|has no caption"):
+                convert_benchmark(name, tmp_path, tmp_path / "out")
+            tried += 1
+        file.write_bytes(stored)
+    assert tried > 2
+
+
+@pytest.mark.parametrize("content", [None, [None], ["text"], {"images": None}, {"images": [{"sentences": 3}]}, 7])
+def test_values_of_another_kind_are_told(content: Any, tmp_path: Path) -> None:
+    make_coco(tmp_path)
+    write_json(tmp_path / "dataset_coco.json", content)
+    with pytest.raises(InputError, match="expected a record|a record has no|is not as coco is published: TypeError"):
+        convert_benchmark("coco", tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "file"),
+    [
+        ("audiocaps", "caption", "train.csv"),
+        ("clotho", "file_name", "clotho_captions_development.csv"),
+        ("esc50", "category", "meta/esc50.csv"),
+        ("fsd50k", "fname", "FSD50K.ground_truth/dev.csv"),
+    ],
+)
+def test_columns_that_are_missing_are_named(name: str, column: str, file: str, tmp_path: Path) -> None:
+    MAKERS[name](tmp_path)
+    header, *rows = (tmp_path / file).read_text().splitlines()
+    (tmp_path / file).write_text("\n".join([header.replace(column, "other"), *rows]))
+    with pytest.raises(InputError, match=f"has no '{column}'"):
+        convert_benchmark(name, tmp_path, tmp_path / "out")
+    (tmp_path / file).write_text("\n".join([header, rows[0], rows[0].replace(",", "," + "x" * 140_000, 1)]))
+    with pytest.raises(InputError, match="line 3: is no CSV: field larger than"):
+        convert_benchmark(name, tmp_path, tmp_path / "out")
+
+
+def test_a_question_without_its_annotation(tmp_path: Path) -> None:
+    make_vqa(tmp_path)
+    write_json(tmp_path / "v2_mscoco_val2014_annotations.json", {"annotations": []})
+    with pytest.raises(InputError, match="question 20 has no annotation"):
+        convert_benchmark("vqa", tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("file", ["ans2label.json", "v2_OpenEnded_mscoco_test2015_questions.json"])
+def test_optional_files_that_are_damaged_do_not_count_as_missing(file: str, tmp_path: Path) -> None:
+    make_vqa(tmp_path)
+    (tmp_path / file).write_text("half a down")
+    with pytest.raises(InputError, match=f"{file}: is no JSON"):
+        convert_benchmark("vqa", tmp_path, tmp_path / "out")
+
+
+def test_pictures_of_imagenet_have_ids_of_their_own_and_folders_of_their_class(tmp_path: Path) -> None:
+    for name in ("n01", "n02"):
+        picture(tmp_path / "train" / name / "same.jpg")
+    convert_benchmark("imagenet", tmp_path, tmp_path / "out")
+    rows = TaskRows(tmp_path / "out/train.tsv", (), MEDIA, tmp_path / "cache")
+    rows.check_ids()
+    assert rows.row(1)[1]["uniq_id"] == "n02/same.jpg"
+    picture(tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG")  # as the published archive has them
+    with pytest.raises(InputError, match="val: holds pictures but no folder per class"):
+        convert_benchmark("imagenet", tmp_path, tmp_path / "out")
+
+
+def test_a_sentence_may_hold_what_ends_lines_elsewhere(tmp_path: Path) -> None:
+    make_nlvr2(tmp_path)
+    said = "Both\u2028are\x85dogs."
+    record = {"identifier": "train-12-0-1", "sentence": said, "label": "True", "directory": 7}
+    (tmp_path / "train.json").write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+    convert_benchmark("nlvr2", tmp_path, tmp_path / "out")
+    rows = TaskRows(tmp_path / "out/train.tsv", (), MEDIA, tmp_path / "cache")
+    assert len(rows) == 1 and rows.row(0)[1]["text"] == said
+
+
 def test_msrvtt_is_split_as_most_report_it_where_the_list_is(tmp_path: Path) -> None:
     make_msrvtt(tmp_path)
     rows = [["key", "vid_key", "video_id", "sentence"], ["ret0", "msr0", "video1", "the chosen caption"]]

@@ -51,7 +51,7 @@ def test_disagreement_makes_no_row(tmp_path: Path) -> None:
 
 
 def test_gigaword(tmp_path: Path) -> None:
-    (tmp_path / "train.src.txt").write_text("the cat\nthe dog\n")
+    (tmp_path / "train.src.txt").write_text("the\u2028cat\x85\nthe dog\n", encoding="utf-8")
     (tmp_path / "train.tgt.txt").write_text("cat\ndog\n")
     assert convert_benchmark("gigaword", tmp_path, tmp_path / "out").written == {"train": 2}
     assert "train/2\tthe dog\tdog" in (tmp_path / "out/train.tsv").read_text()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 
 from one_peace.data.published import captions, pictures, questions, scenes, sentences, sounds, videos
 from one_peace.data.published.conversion import ConversionReport, Converted, write_tables
 from one_peace.data.published.ofa_tables import OFA_TABLES
+from one_peace.errors import InputError
 
 BENCHMARKS: dict[str, Callable[[Path], Converted]] = {
     "coco": captions.coco,
@@ -40,8 +42,15 @@ def convert_benchmark(name: str, source: Path, out: Path) -> ConversionReport:
 
     Raises:
         ValueError: an unknown benchmark.
-        InputError: a file or field that is missing, or no row with its media.
+        InputError: a file or field that is missing or something else than is published, or no row with its media.
     """
     if name not in BENCHMARKS:
         raise ValueError(f"unknown benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
-    return write_tables(BENCHMARKS[name](source), source, out)
+    try:
+        return write_tables(BENCHMARKS[name](source), source, out)
+    except (KeyError, TypeError, AttributeError, ValueError, csv.Error) as error:
+        if isinstance(error, InputError):
+            raise
+        # Fields that are missing are named where they are read; this is for values of another kind.
+        problem = f"is not as {name} is published: {type(error).__name__}: {error}"
+        raise InputError(str(source), problem) from error

@@ -55,20 +55,18 @@ def _karpathy(source: Path, name: str) -> Converted:
     """A row per caption to train on, a row per picture to evaluate on; texts by picture in `SPLIT_texts.json`."""
     records = need(read_json(source, name), "images", name)
     folders = ["", "images/", "flickr30k-images/"]
-    folder = next((f for f in folders for r in records[:1] if (source / f / r.get("filename", "")).is_file()), "")
+    first = [need(record, "filename", name) for record in records[:1]]
+    folder = next((f for f in folders for file in first if (source / f / file).is_file()), "")
     texts: dict[str, dict[str, list[str]]] = defaultdict(dict)
     rows = []
     for record in records:
         split = KARPATHY.get(need(record, "split", name))
         if split is None:
             raise InputError(name, f"picture {record.get('filename')} is of an unknown split, {record['split']!r}")
-        picture = (
-            f"{record['filepath']}/{need(record, 'filename', name)}"
-            if "filepath" in record
-            else folder + record["filename"]
-        )
+        file = need(record, "filename", name)
+        picture = f"{record['filepath']}/{file}" if "filepath" in record else f"{folder}{file}"
         number = str(record.get("cocoid", need(record, "imgid", name)))
-        captions = [str(sentence["raw"]).strip() for sentence in need(record, "sentences", name)]
+        captions = [str(need(sentence, "raw", name)).strip() for sentence in need(record, "sentences", name)]
         texts[split][number] = captions
         for caption in captions if split == "train" else captions[:1]:
             rows.append(SplitRow(split, {"image_id": number, "image": picture, "caption": caption}, ("image",)))
@@ -85,11 +83,11 @@ def audiocaps(source: Path) -> Converted:
         places = [f"{folder}{name}" for folder in (f"{split}/", "audio/", f"audio/{split}/", "") for name in names]
         return next((place for place in places if (source / place).is_file()), places[0])
 
-    grouped = {
-        split: _grouped((clip(split, row), row["caption"]) for row in read_csv(source, f"{split}.csv"))
-        for split in ("train", "val", "test")
-    }
-    return _sounds(source, grouped)
+    def captions(split: str) -> Iterator[tuple[str, str]]:
+        for row in read_csv(source, f"{split}.csv"):
+            yield clip(split, row), need(row, "caption", "AudioCaps")
+
+    return _sounds(source, {split: _grouped(captions(split)) for split in ("train", "val", "test")})
 
 
 def clotho(source: Path) -> Converted:
@@ -113,7 +111,7 @@ def macs(source: Path) -> Converted:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(str(path), f"is no YAML: {' '.join(str(error).split())}") from error
     grouped: dict[str, list[str]] = {}
-    for record in need(listed if isinstance(listed, dict) else {}, "files", path.name):
+    for record in need(listed, "files", path.name):
         name = need(record, "filename", path.name)
         sound = next((place for place in (f"audio/{name}", name) if (source / place).is_file()), f"audio/{name}")
         annotations = need(record, "annotations", f"{path.name}, {name}")

@@ -159,16 +159,43 @@ def read_csv(source: Path, *names: str, columns: Sequence[str] | None = None) ->
     path = find(source, *names)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, fieldnames=columns)
-        for number, row in enumerate(reader, 1):
-            if None in row or None in row.values():
-                raise InputError(
-                    f"{path}, row {number}", f"has not the {len(reader.fieldnames or ())} columns of the file"
-                )
-            yield row
+        try:
+            for number, row in enumerate(reader, 1):
+                if None in row or None in row.values():
+                    raise InputError(
+                        f"{path}, row {number}", f"has not the {len(reader.fieldnames or ())} columns of the file"
+                    )
+                yield row
+        except csv.Error as error:
+            raise InputError(f"{path}, line {reader.line_num}", f"is no CSV: {error}") from error
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """(place, object) of a file with an object per line. `InputError` names a line that is none."""
+    for number, line in enumerate(read_lines(path), 1):
+        place = f"{path}, line {number}"
+        try:
+            yield place, json.loads(line)
+        except ValueError as error:
+            raise InputError(place, f"is no JSON: {error}") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text. Unlike those of `str.splitlines`, no character inside a sentence ends one."""
+    with path.open(encoding="utf-8") as file:
+        return [line.rstrip("\n") for line in file]
 
 
 def find(source: Path, *names: str) -> Path:
     """The first of some files that is there, directly in `source` or anywhere below it."""
+    found = find_any(source, *names)
+    if found is None:
+        raise InputError(str(source), f"holds no {' and no '.join(names)}")
+    return found
+
+
+def find_any(source: Path, *names: str) -> Path | None:
+    """As `find`, and None where there is none."""
     for name in names:
         if (source / name).is_file():
             return source / name
@@ -176,11 +203,13 @@ def find(source: Path, *names: str) -> Path:
         found = sorted(source.rglob(name)) if source.is_dir() else []
         if found:
             return found[0]
-    raise InputError(str(source), f"holds no {' and no '.join(names)}")
+    return None
 
 
-def need(record: Mapping[str, Any], name: str, place: str) -> Any:
+def need(record: Any, name: str, place: str) -> Any:
     """A field of a record that must be there."""
+    if not isinstance(record, Mapping):
+        raise InputError(place, f"expected a record with {name!r}, got {str(record)!r:.60}")
     if name not in record:
         raise InputError(place, f"a record has no {name!r}; it has {', '.join(map(str, record))}")
     return record[name]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from one_peace.data.published.answers import normalise_answer
-from one_peace.data.published.conversion import Converted, SplitRow, need, one_line, read_json
+from one_peace.data.published.conversion import Converted, SplitRow, find_any, need, one_line, read_json
 from one_peace.data.published.durations import seconds
 from one_peace.errors import InputError
 
@@ -25,36 +25,38 @@ def vqa(source: Path) -> Converted:
     """
     annotations = {
         split: {
-            a["question_id"]: a
+            need(a, "question_id", split): a
             for a in need(read_json(source, f"v2_mscoco_{split}2014_annotations.json"), "annotations", split)
         }
         for split in ("train", "val")
     }
-    try:
-        answers: list[str] = _ordered(read_json(source, "trainval_ans2label.json", "ans2label.json"))
-    except InputError:
+    published = find_any(source, "trainval_ans2label.json", "ans2label.json")
+    if published is None:
         answers = _frequent(annotations["train"].values())
+    else:
+        answers = _ordered(read_json(published.parent, published.name))
     known = set(answers)
 
     def rows() -> Iterator[SplitRow]:
         files = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev": "test-dev2015"}
         for split, name in files.items():
-            try:
-                listed = need(read_json(source, f"v2_OpenEnded_mscoco_{name}_questions.json"), "questions", name)
-            except InputError:
-                if split in annotations:
-                    raise
+            file = f"v2_OpenEnded_mscoco_{name}_questions.json"
+            if split not in annotations and find_any(source, file) is None:
                 continue  # the test questions are optional
             folder = "test2015" if split.startswith("test") else name
-            for question in listed:
-                picture = f"{folder}/COCO_{folder}_{int(question['image_id']):012d}.jpg"
+            for question in need(read_json(source, file), "questions", name):
+                picture = f"{folder}/COCO_{folder}_{int(need(question, 'image_id', name)):012d}.jpg"
+                number = need(question, "question_id", name)
                 values = {
-                    "uniq_id": str(need(question, "question_id", name)),
+                    "uniq_id": str(number),
                     "image": picture,
                     "question": one_line(need(question, "question", name)),
                 }
                 if split in annotations:
-                    given = [one_line(a["answer"]) for a in annotations[split][question["question_id"]]["answers"]]
+                    if number not in annotations[split]:
+                        raise InputError(name, f"the question {number} has no annotation")
+                    answered = need(annotations[split][number], "answers", name)
+                    given = [one_line(need(a, "answer", name)) for a in answered]
                     refs = _references(given, known)
                     if not refs and split == "train":
                         continue  # nothing to learn from: none of its answers is a class
@@ -69,7 +71,7 @@ def _ordered(labels: dict[str, int]) -> list[str]:
 
 
 def _frequent(annotations: Any) -> list[str]:
-    counts = Counter(normalise_answer(a["multiple_choice_answer"]) for a in annotations)
+    counts = Counter(normalise_answer(need(a, "multiple_choice_answer", "train")) for a in annotations)
     return sorted(answer for answer, count in counts.items() if count >= RARE and answer)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from one_peace.data.published.conversion import Converted, SplitRow, find, need, one_line
+from one_peace.data.published.conversion import Converted, SplitRow, find, need, one_line, read_json_lines, read_lines
 from one_peace.errors import InputError
 
 
@@ -106,7 +105,7 @@ def gigaword(source: Path) -> Converted:
                 if split == "train":
                     raise
                 continue
-            articles, summaries = (path.read_text(encoding="utf-8").splitlines() for path in paths)
+            articles, summaries = map(read_lines, paths)
             if len(articles) != len(summaries):
                 problem = f"has {len(articles)} lines, {paths[1].name} {len(summaries)}: each article has one summary"
                 raise InputError(str(paths[0]), problem)
@@ -124,24 +123,18 @@ def snli_ve(source: Path) -> Converted:
 
     def rows() -> Iterator[SplitRow]:
         for split, stem in {"train": "train", "val": "dev", "test": "test"}.items():
-            path = find(source, f"snli_ve_{stem}.jsonl")
-            with path.open(encoding="utf-8") as file:
-                for number, line in enumerate(file, 1):
-                    place = f"{path}, line {number}"
-                    try:
-                        record = json.loads(line)
-                    except ValueError as error:
-                        raise InputError(place, f"is no JSON: {error}") from error
-                    picture = f"{need(record, 'Flickr30K_ID', place)}.jpg"
-                    folders = ("flickr30k-images/", "images/", "")
-                    folder = next((f for f in folders if (source / f / picture).is_file()), folders[0])
-                    values = {
-                        "uniq_id": str(record.get("pairID", f"{split}/{number}")),
-                        "image": f"{folder}{picture}",
-                        "hypothesis": one_line(need(record, "sentence2", place)),
-                        "caption": one_line(need(record, "sentence1", place)),
-                        "label": str(need(record, "gold_label", place)),
-                    }
-                    yield SplitRow(split, values, ("image",))
+            records = read_json_lines(find(source, f"snli_ve_{stem}.jsonl"))
+            for number, (place, record) in enumerate(records, 1):
+                picture = f"{need(record, 'Flickr30K_ID', place)}.jpg"
+                folders = ("flickr30k-images/", "images/", "")
+                folder = next((f for f in folders if (source / f / picture).is_file()), folders[0])
+                values = {
+                    "uniq_id": str(record.get("pairID", f"{split}/{number}")),
+                    "image": f"{folder}{picture}",
+                    "hypothesis": one_line(need(record, "sentence2", place)),
+                    "caption": one_line(need(record, "sentence1", place)),
+                    "label": str(need(record, "gold_label", place)),
+                }
+                yield SplitRow(split, values, ("image",))
 
     return Converted(rows())

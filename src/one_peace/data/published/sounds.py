@@ -31,14 +31,13 @@ def fsd50k(source: Path) -> Converted:
     def rows() -> Iterator[SplitRow]:
         for table, folder in (("dev", "FSD50K.dev_audio"), ("eval", "FSD50K.eval_audio")):
             for row in read_csv(source, f"{table}.csv"):
-                names = need(row, "labels", f"FSD50K {table}.csv").split(",")
+                place = f"FSD50K {table}.csv"
+                names, file = need(row, "labels", place).split(","), need(row, "fname", place)
                 unknown = [name for name in names if name not in numbers]
                 if unknown:
-                    raise InputError(
-                        f"{source}/{table}.csv", f"{unknown[0]!r} of {row['fname']} is not in vocabulary.csv"
-                    )
+                    raise InputError(f"{source}/{table}.csv", f"{unknown[0]!r} of {file} is not in vocabulary.csv")
                 text = ",".join(str(numbers[name]) for name in names)
-                yield _row(row.get("split", "test"), source, f"{folder}/{row['fname']}.wav", text)
+                yield _row(row.get("split", "test"), source, f"{folder}/{file}.wav", text)
 
     return Converted(rows(), {"labels.json": sorted(numbers, key=numbers.__getitem__)})
 

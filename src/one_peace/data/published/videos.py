@@ -6,7 +6,16 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from one_peace.data.published.conversion import Converted, SplitRow, find, need, read_csv, read_json, read_pickle
+from one_peace.data.published.conversion import (
+    Converted,
+    SplitRow,
+    find,
+    find_any,
+    need,
+    read_csv,
+    read_json,
+    read_pickle,
+)
 from one_peace.errors import InputError
 
 SPLITS = {"train": "train", "validate": "val", "val": "val", "test": "test"}
@@ -31,18 +40,13 @@ def msrvtt(source: Path) -> Converted:
             splits[str(need(video, "video_id", name))] = SPLITS[split]
         for sentence in need(record, "sentences", name):
             captions[str(need(sentence, "video_id", name))].append(str(need(sentence, "caption", name)).strip())
-    try:
-        chosen = list(read_csv(source, "MSRVTT_JSFUSION_test.csv"))
-    except InputError as error:
-        if "holds no" not in error.problem:
-            raise
-    else:
-        place = "MSRVTT_JSFUSION_test.csv"
-        test = {need(row, "video_id", place): [need(row, "sentence", place).strip()] for row in chosen}
-        try:
-            train = [need(row, "video_id", "the list") for row in read_csv(source, "MSRVTT_train.9k.csv")]
-        except InputError:
-            train = [video for video in splits if video not in test]
+    chosen, train_list = "MSRVTT_JSFUSION_test.csv", "MSRVTT_train.9k.csv"
+    if find_any(source, chosen) is not None:
+        rows = read_csv(source, chosen)
+        test = {need(row, "video_id", chosen): [need(row, "sentence", chosen).strip()] for row in rows}
+        train = [video for video in splits if video not in test]
+        if find_any(source, train_list) is not None:
+            train = [need(row, "video_id", train_list) for row in read_csv(source, train_list)]
         splits = dict.fromkeys(train, "train") | dict.fromkeys(test, "test")
         captions = defaultdict(list, {**captions, **test})
     folders = ("videos/all/", "MSRVTT_Videos/", "TrainValVideo/", "TestVideo/", "videos/", "")
@@ -51,12 +55,10 @@ def msrvtt(source: Path) -> Converted:
 
 def _infos(source: Path) -> tuple[str, ...]:
     """The files that list videos and captions."""
-    try:
-        find(source, "MSRVTT_data.json")
+    if find_any(source, "MSRVTT_data.json") is not None:
         return ("MSRVTT_data.json",)
-    except InputError:
-        find(source, "train_val_videodatainfo.json", "MSRVTT_data.json")
-        return ("train_val_videodatainfo.json", "test_videodatainfo.json")
+    find(source, "train_val_videodatainfo.json", "MSRVTT_data.json")
+    return ("train_val_videodatainfo.json", "test_videodatainfo.json")
 
 
 def msvd(source: Path) -> Converted:
@@ -74,7 +76,7 @@ def _msvd_captions(source: Path) -> dict[str, list[str]]:
     path = find(source, "raw-captions.pkl", "AllVideoDescriptions.txt")
     captions: dict[str, list[str]] = defaultdict(list)
     if path.suffix == ".txt":
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             name, _, caption = line.strip().partition(" ")
             if caption and not name.startswith("#"):
                 captions[name].append(caption.strip())
