@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import os
 import re
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from one_peace.errors import InputError
 from one_peace.search.kinds import KINDS
 from one_peace.search.library import Library
 from one_peace.search.store import failure
+from one_peace.server.connections import most_connections
 from one_peace.server.service import Service
 from one_peace.server.settings import Settings
 from one_peace.server.uploads import Uploads
@@ -119,6 +122,33 @@ def test_too_much_is_refused_with_429(folder: Path, model: one_peace.OnePeace) -
         waiting.join()
         assert statuses == [200]
         assert httpx.post(f"{url}/v1/encode", json=body, timeout=60).status_code == 200
+
+
+def test_connections_that_ask_for_nothing_give_way(folder: Path, model: one_peace.OnePeace) -> None:
+    limits = replace(LIMITS, in_flight=2, idle_seconds=60)
+    service = Service(model, folder / ".one-peace", Settings(limits=limits, decoders=1))
+    with running(service) as url, ExitStack() as opened:
+        host, port = url.removeprefix("http://").split(":")
+
+        def connect(sent: bytes) -> socket.socket:
+            connection = opened.enter_context(socket.create_connection((host, int(port)), timeout=60))
+            connection.sendall(sent)
+            return connection
+
+        head = "Host: localhost\r\nContent-Type: application/json\r\nContent-Length: 12"
+        slow = connect(f"POST /v1/session HTTP/1.1\r\n{head}\r\n\r\n{{".encode())
+        for _ in range(6):  # of 8 connections that there may be
+            connect(b"")
+            connect(b"GET /health HT")
+            assert httpx.get(f"{url}/health", timeout=60).status_code == 200
+        slow.sendall(b'"key": "x"}')
+        assert slow.recv(1000).startswith(b"HTTP/1.1 204")
+
+
+def test_connections_leave_room_for_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    for open_files, expected in ((1024, 512), (65536, 1000), (resource.RLIM_INFINITY, 1000)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, soft=open_files: (soft, soft))
+        assert most_connections(1000) == expected
 
 
 def test_what_takes_too_long_ends(folder: Path, model: one_peace.OnePeace) -> None:

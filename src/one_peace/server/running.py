@@ -75,16 +75,17 @@ def configuration(service: Service) -> uvicorn.Config:
     import uvicorn
 
     from one_peace.server.app import create_app
+    from one_peace.server.connections import YieldingConnection, most_connections
 
     return uvicorn.Config(
         create_app(service),
-        http="h11",  # httptools takes headers of any length
+        http=YieldingConnection,  # with h11: httptools takes headers of any length
         h11_max_incomplete_event_size=64 * 1024,
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=GRACE,
         timeout_keep_alive=30,
-        limit_concurrency=4 * service.settings.limits.in_flight,  # connections; requests on them are bounded first
+        limit_concurrency=most_connections(4 * service.settings.limits.in_flight),  # requests are bounded first
     )
 
 
