@@ -13,6 +13,7 @@ import openai
 import pytest
 
 import one_peace
+from one_peace.search.store import StoreError
 from server import hostile
 from server.conftest import COLORS, Running, colored_square
 
@@ -129,6 +130,11 @@ def test_an_added_file_is_found_shown_and_removed(server: Running) -> None:
     assert media.content == picture and media.headers["content-type"] == "image/png"
     part = server.client.get(item["media"], headers={"range": "bytes=1-3"})
     assert (part.status_code, part.content) == (206, picture[1:4])
+    beyond = server.client.get(item["media"], headers={"range": f"bytes={len(picture)}-"})
+    assert beyond.status_code == 416 and beyond.headers["content-range"] == f"bytes */{len(picture)}"
+    assert beyond.json()["error"]["code"] == "range_not_satisfiable"
+    malformed = server.client.get(item["media"], headers={"range": "some of it"})
+    assert malformed.status_code == 400 and "Range" in malformed.json()["error"]["message"]
     assert server.client.get(item["thumbnail"]).content.startswith(b"\xff\xd8")
     listed = server.client.get("/v1/items", params={"count": 1000}).json()
     assert item["id"] in [one["id"] for one in listed["items"]] and listed["next"] is None
@@ -219,6 +225,40 @@ def test_a_bad_request_is_told_what_is_wrong(server: Running, path: str, body: A
     answer = server.client.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
     assert answer.status_code == status, answer.text
     assert says in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (StoreError("/srv/vectors: not found"), 503, "unavailable"),
+        (RuntimeError("/srv/vectors: not found"), 500, "internal_error"),
+        (OSError(5, "Input/output error", "/srv/vectors"), 500, "internal_error"),
+    ],
+)
+def test_a_fault_within_has_the_shape_of_all_errors(
+    server: Running, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, code: str
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(server.service.library, "search", fail)
+    answer = server.client.post("/v1/search", json={"parts": [{"modality": "text", "source": "a"}]})
+    assert answer.status_code == status and answer.json()["error"]["code"] == code
+    assert "/srv" not in answer.text
+
+
+def test_an_unknown_item_of_a_query_discloses_no_folder(server: Running) -> None:
+    answer = server.client.post("/v1/search", json={"parts": [{"modality": "item", "source": "nothing"}]})
+    assert "'nothing'" in answer.text and str(server.folder) not in answer.text
+
+
+def test_head_is_get_without_a_body(server: Running) -> None:
+    id = server.search(("text", "red", 1.0), filters={"modality": ["image"]}, k=1)[0]["id"]
+    for path in ("/", "/page/main.js", "/health", f"/v1/items/{id}/media", f"/v1/items/{id}/thumbnail"):
+        head, whole = server.client.head(path), server.client.get(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == str(len(whole.content))
+        assert head.headers["content-type"] == whole.headers["content-type"]
 
 
 def test_openapi_says_all_of_it(server: Running) -> None:

@@ -70,7 +70,7 @@ class Searcher:
         rows = self.store.entries((Condition("item", "in", (str(id),)),))
         records = self.store.rows([row.id for row in rows])
         if not records:
-            raise QueryError(ITEM, f"there is no item {id!r} in {self.library}")
+            raise QueryError(ITEM, f"there is no item {id!r} in {self.library.name}")
         return mix([(1 / len(records), record.vector) for record in records.values()])
 
     def _ranked(self, direction: np.ndarray, k: int, filters: Filters, calibrate: bool) -> list[Ranked]:

@@ -16,7 +16,7 @@ from one_peace.server.routes import describing, encoding, items, openai, operati
 from one_peace.server.routes.page import page_router
 from one_peace.server.service import Service
 
-_ANY = (400, 401, 403, 408, 413, 422, 429, 501, 503, 504)  # what every operation may answer
+_ANY = (400, 401, 403, 408, 413, 422, 429, 500, 501, 503, 504)  # what every operation may answer
 
 DESCRIPTION = """Search over pictures, sounds, texts and whatever else the model encodes, and the embeddings themselves.
 

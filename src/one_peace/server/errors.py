@@ -15,11 +15,14 @@ from one_peace.data.lock import FolderBusyError
 from one_peace.errors import InputError, MissingExtraError
 from one_peace.search.manifest import LibraryError
 from one_peace.search.queries import QueryError
-from one_peace.search.store import StoreFullError
+from one_peace.search.store import StoreError, StoreFullError
 from one_peace.server.batcher import OverloadedError
 from one_peace.server.schemas import ErrorBody
 
 log = logging.getLogger(__name__)
+
+CLOSE = {"connection": "close"}
+"""The header of an answer after which nothing more is read."""
 
 _NAMES = {
     400: "invalid_request",
@@ -34,6 +37,7 @@ _NAMES = {
     416: "range_not_satisfiable",
     422: "invalid_request",
     429: "overloaded",
+    500: "internal_error",
     501: "not_installed",
     503: "unavailable",
     504: "timed_out",
@@ -53,8 +57,9 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         416: "The file has no such range.",
         422: "An input that cannot be used; the message names it and says why.",
         429: "Too much to do. Try again after the seconds in Retry-After.",
+        500: "A fault of the service; its log says more.",
         501: "Needs an optional package that is not installed on the server.",
-        503: "Shutting down, or another process writes to the library.",
+        503: "Shutting down, another process writes to the library, or what keeps the library does not answer.",
         504: "Took too long.",
         507: "The server's disk is full.",
     }.items()
@@ -98,8 +103,11 @@ def add_error_handlers(app: FastAPI) -> None:
     handles(FolderBusyError, lambda e: error_response(503, str(e), headers={"Retry-After": "5"}))
     handles(LibraryError, lambda e: error_response(503, str(e)))
     handles(TimeoutError, lambda e: error_response(504, "the request took longer than is allowed"))
+    handles(StoreError, _store)
     handles(StoreFullError, lambda e: _full())
     handles(OSError, _disk)
+    # Of this one alone Starlette answers and raises it again: the server logs it, and closes the connection.
+    handles(Exception, lambda e: error_response(500, "a fault of the service; its log says more", headers=CLOSE))
 
 
 def _invalid(error: RequestValidationError) -> JSONResponse:
@@ -107,6 +115,11 @@ def _invalid(error: RequestValidationError) -> JSONResponse:
     place = ".".join(str(step) for step in first["loc"] if step != "body")
     status = 400 if first["type"] == "json_invalid" else 422
     return error_response(status, f"{place or 'body'}: {first['msg']}", param=place or None)
+
+
+def _store(error: StoreError) -> JSONResponse:
+    log.exception("the library's store failed", exc_info=error)
+    return error_response(503, "what keeps the library does not answer; the service's log says more")
 
 
 def _disk(error: OSError) -> JSONResponse:

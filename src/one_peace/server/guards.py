@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from one_peace.server.batcher import OverloadedError
-from one_peace.server.errors import error_response, overloaded
+from one_peace.server.errors import CLOSE, error_response, overloaded
 from one_peace.server.settings import Limits
 
 PAGE_POLICY = (
@@ -28,7 +28,6 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "microphone=(self), camera=(), geolocation=()",
 }
-_CLOSE = {"connection": "close"}  # the rest of the body is not waited for
 
 
 class _RefusedError(Exception):
@@ -101,7 +100,7 @@ class LoadGate:
                     message = await receive()
             except TimeoutError:
                 slow = f"no byte of the body came for {limits.idle_seconds:g} s"
-                refusal = _RefusedError(error_response(408, slow, headers=_CLOSE))
+                refusal = _RefusedError(error_response(408, slow, headers=CLOSE))
                 raise refusal from None
             if message["type"] == "http.request":
                 come += len(message.get("body", b""))
@@ -166,4 +165,4 @@ class Headered:
 
 
 def _too_large(most: int) -> Any:
-    return error_response(413, f"the body is larger than the {most} bytes that are accepted here", headers=_CLOSE)
+    return error_response(413, f"the body is larger than the {most} bytes that are accepted here", headers=CLOSE)

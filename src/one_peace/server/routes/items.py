@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, HTTPException, Path, Query, Response, UploadFile
 from fastapi.responses import FileResponse
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
 
 from one_peace.errors import InputError
 from one_peace.search.manifest import LibraryError
@@ -27,6 +29,24 @@ _MEDIA_HEADERS = {
     "style-src 'unsafe-inline'",
     "cache-control": "private, no-cache",
 }
+
+
+class _Media(FileResponse):
+    """A file, whose refusals of a range have the shape of all errors."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def checked(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                size = Headers(raw=message["headers"]).get("content-range")
+                problem = "cannot be understood" if size is None else f"asks for what the file does not have, {size}"
+                raise HTTPException(
+                    message["status"],
+                    f"the header Range {problem}",
+                    headers=None if size is None else {"Content-Range": size},
+                )
+            await send(message)
+
+        await super().__call__(scope, receive, checked)
 
 
 @router.get("")
@@ -87,6 +107,7 @@ async def delete_item(id: Id, service: Here) -> None:
         raise HTTPException(404, f"no item {id!r}") from error
 
 
+@router.head("/{id}/media", include_in_schema=False)
 @router.get(
     "/{id}/media",
     response_class=FileResponse,
@@ -103,7 +124,7 @@ async def get_media(id: Id, service: Here) -> Response:
     found = await _item(service, id)
     path, status, kind = await service.in_thread(_look, service, found)
     headers = dict(_MEDIA_HEADERS)
-    return FileResponse(
+    return _Media(
         path,
         headers=headers,
         media_type="application/octet-stream" if kind is None else kind.mime,
@@ -113,6 +134,7 @@ async def get_media(id: Id, service: Here) -> Response:
     )
 
 
+@router.head("/{id}/thumbnail", include_in_schema=False)
 @router.get(
     "/{id}/thumbnail",
     response_class=Response,

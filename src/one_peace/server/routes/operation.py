@@ -14,6 +14,7 @@ from one_peace.server.service import Here
 router = APIRouter(tags=["operation"])
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def health() -> Health:
     """Whether requests are answered. Needs no key."""

@@ -32,11 +32,11 @@ def page_router() -> APIRouter:
         if path.suffix in _TYPES
     }
 
-    @router.get("/")
+    @router.api_route("/", methods=["GET", "HEAD"])
     async def index() -> Response:
         return _file("index.html")
 
-    @router.get("/page/{name:path}")
+    @router.api_route("/page/{name:path}", methods=["GET", "HEAD"])
     async def file(name: str) -> Response:
         return _file(name)
 

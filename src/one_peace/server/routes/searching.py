@@ -13,13 +13,12 @@ from one_peace.search.filters import Filters
 from one_peace.search.queries import ITEM, Part, Query, QueryError
 from one_peace.search.records import Result
 from one_peace.server import schemas
-from one_peace.server.errors import RESPONSES
 from one_peace.server.service import Here, Service
 
 router = APIRouter(tags=["search"])
 
 
-@router.post("/v1/search", responses={404: RESPONSES[404]})
+@router.post("/v1/search")
 async def search(body: schemas.SearchRequest, service: Here) -> schemas.SearchResponse:
     """The items nearest to a mix of texts, pictures, sounds and items, weighted; negative weights take away."""
     started = time.perf_counter()
