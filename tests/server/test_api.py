@@ -118,7 +118,8 @@ def test_an_added_file_is_found_shown_and_removed(server: Running) -> None:
     answer = server.client.post("/v1/items", files=files, data={"caption": "a green thing", "tags": "made, flat"})
     assert answer.status_code == 201, answer.text
     (item,), (refused,) = answer.json()["items"], answer.json()["refused"]
-    assert refused["name"] == "x.wav" and item["name"] == "Green _Thing_.png" and item["folder"] == "uploads"
+    assert refused["name"] == "x.wav" and item["name"] == "Green _Thing_.png"
+    assert item["folder"] == ".one-peace/uploads"
     assert set(item["tags"]) == {"made", "flat"} and item["caption"] == "a green thing"
     found = server.search(("image", data_url(picture, "image/png"), 1.0), filters={"tag": ["flat"]})
     assert [one["id"] for one in found] == [item["id"]]
@@ -143,6 +144,27 @@ def test_an_added_file_is_found_shown_and_removed(server: Running) -> None:
     assert server.client.delete(f"/v1/items/{item['id']}").status_code == 204
     assert server.client.get(f"/v1/items/{item['id']}").status_code == 404 and not path.exists()
     assert server.client.delete(f"/v1/items/{item['id']}").status_code == 404
+
+
+def test_a_folder_is_filtered_by_as_it_is_told(server: Running) -> None:
+    (server.folder / "uploads").mkdir()  # not to be taken for the service's own
+    (server.folder / "linked").symlink_to("shapes")
+    own, linked = server.folder / "uploads" / "own.png", server.folder / "linked" / "red.png"
+    own.write_bytes(hostile.picture((90, 90, 90)))
+    ids = server.service.library.add([(own, "grey"), (linked, "red")]).items
+    uploaded = server.client.post("/v1/items", files=[("files", ("x.png", hostile.picture((3, 7, 9))))]).json()["items"]
+    for id in (ids[str(own)], ids[str(linked)], uploaded[0]["id"]):
+        folder = server.client.get(f"/v1/items/{id}").json()["folder"]
+        assert [one["id"] for one in server.search(("text", "red", 1.0), filters={"folder": folder})] == [id]
+    (server.folder / "loop").symlink_to("loop")
+    assert server.search(("text", "red", 1.0), filters={"folder": "loop"}) == []
+    assert len(server.search(("text", "red", 1.0), filters={"folder": "."})) == len(server.service.library)
+    for id in (ids[str(own)], ids[str(linked)], uploaded[0]["id"]):
+        server.client.delete(f"/v1/items/{id}")
+    (server.folder / "loop").unlink()
+    (server.folder / "linked").unlink()
+    own.unlink()
+    own.parent.rmdir()
 
 
 def test_removing_an_item_that_was_not_uploaded_leaves_its_file(server: Running) -> None:

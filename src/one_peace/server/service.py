@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -138,17 +139,17 @@ class Service:
         }
 
     def folder_of(self, path: Path) -> str:
-        """The folder of a file as clients are told it: seen from the folder that holds the library, if below it."""
-        if self.uploads.holds(path):
-            return "uploads"
+        """The folder of a file as clients are told it: seen from the folder that holds the library, if below it.
+
+        That of uploaded files lies in the library's own, where nothing is indexed; so no other has its name.
+        """
+        folder = self.uploads.folder if self.uploads.holds(path) else path.parent
         base = self.library.path.parent
-        return str(path.parent.relative_to(base)) if path.is_relative_to(base) else str(path.parent)
+        return str(folder.relative_to(base)) if folder.is_relative_to(base) else str(folder)
 
     def path_of(self, folder: str) -> str:
-        """The other way round."""
-        if folder == "uploads":
-            return str(self.uploads.folder)
-        return str((self.library.path.parent / folder).resolve() if folder != "." else self.library.path.parent)
+        """The other way round. Links are left as they are, as in the paths that the library keeps."""
+        return os.path.normpath(self.library.path.parent / folder)
 
     def close(self) -> None:
         """Finishes what was accepted."""
