@@ -125,7 +125,7 @@ def test_an_added_file_is_found_shown_and_removed(server: Running) -> None:
     assert [one["id"] for one in found] == [item["id"]]
 
     again = server.client.post("/v1/items", files=[("files", ("other.png", picture))]).json()["items"][0]
-    assert again["id"] == item["id"]  # equal contents are one item
+    assert again == item  # equal contents are one item, whose caption and tags stay where none come
 
     media = server.client.get(item["media"])
     assert media.content == picture and media.headers["content-type"] == "image/png"
@@ -144,6 +144,16 @@ def test_an_added_file_is_found_shown_and_removed(server: Running) -> None:
     assert server.client.delete(f"/v1/items/{item['id']}").status_code == 204
     assert server.client.get(f"/v1/items/{item['id']}").status_code == 404 and not path.exists()
     assert server.client.delete(f"/v1/items/{item['id']}").status_code == 404
+
+
+def test_an_added_text_is_captioned_as_an_indexed_one(server: Running) -> None:
+    files = [("files", ("2024_notes.txt", b"Boats are moored at the pier."))]
+    item = server.client.post("/v1/items", files=files).json()["items"][0]
+    assert item["caption"] == "Boats are moored at the pier."
+    given = server.client.post("/v1/items", files=files, data={"caption": "of boats"}).json()["items"][0]
+    assert (given["id"], given["caption"]) == (item["id"], "of boats")
+    assert server.client.post("/v1/items", files=files).json()["items"] == [given]
+    server.client.delete(f"/v1/items/{item['id']}")
 
 
 def test_a_folder_is_filtered_by_as_it_is_told(server: Running) -> None:

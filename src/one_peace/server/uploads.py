@@ -103,6 +103,11 @@ class Uploads:
                     self._fresh.discard(path)
                     shutil.rmtree(path.parent, ignore_errors=True)
 
+    def is_fresh(self, path: Path) -> bool:
+        """Whether a file that is held is new: nobody has indexed it yet."""
+        with self._lock:
+            return path in self._fresh
+
     def drop(self, path: Path) -> None:
         """Removes a file whose item is gone. Files of other folders, and those that somebody holds, are left alone."""
         with self._lock:

@@ -66,7 +66,7 @@ async def list_items(
 async def add_items(
     service: Here,
     files: Annotated[list[UploadFile], File(description="Pictures, sounds, texts, ...")],
-    caption: Annotated[str, Form(max_length=2000, description="Of all of them; else the file's name.")] = "",
+    caption: Annotated[str, Form(max_length=2000, description="Of all; else the name, or what a text says.")] = "",
     tags: Annotated[list[str], Form(description="Of all of them.")] = [],  # noqa: B006 - FastAPI copies it
 ) -> schemas.AddResponse:
     """Adds files. What the answer lists is on disk and found by every search from then on."""
@@ -157,7 +157,9 @@ async def _add(service: Service, file: UploadFile, caption: str, tags: Sequence[
     try:
         if kind != "text":  # read first where a bad file does no harm
             await asyncio.wrap_future(service.decoders.submit(kind, path))
-        words = " ".join(caption.split()) or _spoken(name)
+        words = " ".join(caption.split())
+        if not words and kind != "text":  # a text says itself what it is
+            words = await service.in_thread(_usual_caption, service, path, name)
         added = await asyncio.wrap_future(service.writer.add(path, words, tags))
         indexed = True
     except asyncio.CancelledError:
@@ -200,8 +202,11 @@ def _writable(service: Service) -> None:
         raise HTTPException(403, "this service is read-only")
 
 
-def _spoken(name: str) -> str:
-    """A caption from a file's name."""
+def _usual_caption(service: Service, path: FilePath, name: str) -> str:
+    """The caption of a file that came without one: what it has already, else the words of its name."""
+    known = None if service.uploads.is_fresh(path) else service.library.find(path)
+    if known is not None:
+        return str(known.caption)
     return " ".join(FilePath(name.replace("\\", "/")).stem.replace("_", " ").replace("-", " ").split())
 
 
