@@ -190,10 +190,22 @@ def test_a_full_disk_is_said_and_leaves_nothing(
     assert not [path for path in service.uploads.folder.rglob("*") if path.is_file()]
 
 
+def test_a_read_only_service_leaves_the_disk_alone(tmp_path: Path, model: one_peace.OnePeace) -> None:
+    (tmp_path / "first.txt").write_text("the first text", encoding="utf-8")
+    Library(tmp_path / ".one-peace", model).index(tmp_path, progress=False)
+    before = sorted(tmp_path.rglob("*"))
+    service = Service(model, tmp_path / ".one-peace", Settings(read_only=True, decoders=1))
+    try:
+        assert service.catalogue.statistics() == {"text": 1} and sorted(tmp_path.rglob("*")) == before
+    finally:
+        service.close()
+
+
 def test_uploads_keep_equal_contents_once_and_sweep_what_a_kill_left(tmp_path: Path) -> None:
     uploads = Uploads(tmp_path, KINDS)
+    uploads.prepare()
     (uploads.folder / "left.part").write_bytes(b"half")
-    uploads = Uploads(tmp_path, KINDS)
+    uploads.prepare()
     assert not list(uploads.folder.iterdir())
     first, kind = uploads.keep(io.BytesIO(hostile.picture()), "A photo.PNG")
     assert (first.name, kind) == ("A photo.png", "image")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -22,20 +21,20 @@ class Map:
     says nothing but what modality they are of; left in, the map would show clumps of pictures, sounds and texts, and
     not what they are about.
 
-    `changes` counts what this process wrote. Computed when first asked for, and again after changes; memory does not
-    grow with the library but for the answer.
+    Computed when first asked for, and again when `state` is another one; memory does not grow with the library but for
+    the answer.
     """
 
-    def __init__(self, library: Library, changes: Callable[[], int]) -> None:
-        self._library, self._changes = library, changes
+    def __init__(self, library: Library, state: Callable[[], object]) -> None:
+        self._library, self._current = library, state
         self._lock = threading.Lock()
-        self._state: Any = None
+        self._state: object = None
         self._answer: MapResponse | None = None
 
     def points(self) -> MapResponse:
         """The map as it is now."""
         with self._lock:
-            state = self._changes(), self._library.statistics()
+            state = self._current()
             if self._answer is None or state != self._state:
                 self._answer, self._state = self._compute(), state
             return self._answer

@@ -22,6 +22,7 @@ from one_peace.search.kinds import has_pictures, kinds_for
 from one_peace.search.library import Library
 from one_peace.server import schemas
 from one_peace.server.access import Keys
+from one_peace.server.catalogue import Catalogue
 from one_peace.server.decoders import Decoders
 from one_peace.server.encoder import BatchingEncoder, Prepared, combine
 from one_peace.server.metrics import Metrics
@@ -57,9 +58,12 @@ class Service:
         self.decoders = Decoders(model.processors, limits, settings.decoders)
         self.writing = None if ofa is None else WritingModel(ofa)
         self.uploads = Uploads(self.library.path, kinds_for(model.modalities))
+        if not settings.read_only:
+            self.uploads.prepare()
         self.writer = Writer(self.library, self.uploads)
-        self.map = Map(self.library, lambda: self.writer.commits)
-        self.metrics.watch(self.encoder.batcher.waiting, self.library.statistics)
+        self.catalogue = Catalogue(self.library, lambda: self.writer.commits)
+        self.map = Map(self.library, lambda: (self.writer.commits, self.catalogue.statistics()))
+        self.metrics.watch(self.encoder.batcher.waiting, self.catalogue.statistics)
         self._threads = anyio.CapacityLimiter(limits.in_flight)
 
     def warm_up(self) -> None:

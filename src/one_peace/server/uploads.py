@@ -34,8 +34,11 @@ class Uploads:
         self._lock = threading.Lock()
         self._held: Counter[Path] = Counter()
         self._fresh: set[Path] = set()  # new, and nobody has indexed them yet
+
+    def prepare(self) -> None:
+        """Makes the folder, and removes what a process that was killed left in it. Before the first file comes."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.glob(f"*{_PART}"):  # of a process that was killed; nobody was told of them
+        for left in self.folder.glob(f"*{_PART}"):  # nobody was told of them
             left.unlink(missing_ok=True)
 
     def keep(self, stream: BinaryIO, name: str) -> tuple[Path, str]:

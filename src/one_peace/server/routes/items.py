@@ -56,10 +56,9 @@ async def list_items(
     count: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> schemas.ItemPage:
     """All items, a page at a time."""
-    items = await service.in_thread(service.library.items)
-    shown = items[start : start + count]
-    following = start + count if start + count < len(items) else None
-    return schemas.ItemPage(items=[item(service, one) for one in shown], total=len(items), next=following)
+    shown, total = await service.in_thread(service.catalogue.page, start, count)
+    following = start + count if start + count < total else None
+    return schemas.ItemPage(items=[item(service, one) for one in shown], total=total, next=following)
 
 
 @router.post("", status_code=201, responses={507: RESPONSES[507]})

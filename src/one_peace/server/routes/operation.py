@@ -24,7 +24,7 @@ async def health() -> Health:
 @router.get("/v1/about")
 async def about(service: Here) -> About:
     """The service, its model and its library."""
-    items = await service.in_thread(service.library.statistics)
+    items = await service.in_thread(service.catalogue.statistics)
     return About(
         version=one_peace.__version__,
         model=service.model_name,
