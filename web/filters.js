@@ -2,6 +2,13 @@
 
 import { byId, el, icon } from "./dom.js";
 
+/** When a day begins where the visitor is, or one some days `later`. @param {string} day 2024-05-01 */
+function midnight(day, later = 0) {
+  const moment = new Date(`${day}T00:00`);
+  moment.setDate(moment.getDate() + later);
+  return moment;
+}
+
 export class Filters {
   /** @param {HTMLFormElement} form @param {() => void} changed */
   constructor(form, changed) {
@@ -33,8 +40,8 @@ export class Filters {
     const tag = text("tag").split(",").map((one) => one.trim()).filter(Boolean);
     if (tag.length) filters.tag = tag;
     for (const name of ["caption", "folder"]) if (text(name)) filters[name] = text(name);
-    if (text("after")) filters.after = `${text("after")}T00:00:00Z`;
-    if (text("before")) filters.before = `${text("before")}T23:59:59Z`;
+    if (text("after")) filters.after = midnight(text("after")).toISOString();
+    if (text("before")) filters.before = new Date(midnight(text("before"), 1).getTime() - 1).toISOString().replace("Z", "999Z");
     for (const name of ["min_duration", "max_duration"]) if (text(name)) filters[name] = Number(text(name));
     return filters;
   }

@@ -36,16 +36,18 @@ function describe(found) {
   return facts.filter((fact) => fact && fact !== ".").join(" \u00b7 ") || found.name;
 }
 
+/** The address of the file, from where the part that was found begins. */
+const played = (found) => (found.start ? `${found.media}#t=${found.start}` : found.media);
+
 function media(found, open) {
   const name = found.caption || found.name;
-  const at = found.start ? `#t=${found.start}` : "";
   if (found.modality === "video") {
-    return el("video", { controls: true, preload: "none", poster: found.thumbnail, src: found.media + at, "aria-label": name });
+    return el("video", { controls: true, preload: "none", poster: found.thumbnail, src: played(found), "aria-label": name });
   }
   const picture = el("img", { src: found.thumbnail, alt: "", loading: "lazy", decoding: "async" });
   if (found.modality === "audio") {
     return el("div", { class: "heard" }, picture,
-      el("audio", { controls: true, preload: "none", src: found.media, "aria-label": name }));
+      el("audio", { controls: true, preload: "none", src: played(found), "aria-label": name }));
   }
   const shown = found.thumbnail ? picture : el("span", { class: "words" }, name);
   return el("button", { type: "button", class: "look", "aria-label": `Open ${name}`, onclick: open }, shown);
@@ -69,8 +71,8 @@ export function openViewer(found, actions) {
   const name = found.caption || found.name;
   const kinds = {
     image: () => el("img", { src: found.media, alt: name }),
-    audio: () => el("div", {}, el("img", { src: found.thumbnail, alt: "" }), el("audio", { controls: true, src: found.media, "aria-label": name })),
-    video: () => el("video", { controls: true, src: found.media, poster: found.thumbnail, "aria-label": name }),
+    audio: () => el("div", {}, el("img", { src: found.thumbnail, alt: "" }), el("audio", { controls: true, src: played(found), "aria-label": name })),
+    video: () => el("video", { controls: true, src: played(found), poster: found.thumbnail, "aria-label": name }),
   };
   // A depth map, say: its file is nothing that a browser shows.
   const other = () => (found.thumbnail ? el("img", { src: found.thumbnail, alt: name }) : el("p", { class: "words" }, name));
@@ -89,7 +91,7 @@ export function openViewer(found, actions) {
     found.tags.length ? el("p", { class: "quiet" }, `Tags: ${found.tags.join(", ")}`) : null,
     el("p", { class: "actions" },
       el("button", { type: "button", class: "strong", onclick: act(actions.more) }, "More like this"),
-      el("a", { class: "plain", href: found.media, target: "_blank", rel: "noopener" }, "Open the file"),
+      el("a", { class: "plain", href: played(found), target: "_blank", rel: "noopener" }, "Open the file"),
       actions.remove ? el("button", { type: "button", class: "plain danger", onclick: act(actions.remove) }, "Remove from the library") : null,
       el("button", { type: "button", class: "plain", onclick: close }, "Close")),
   );

@@ -65,9 +65,10 @@ def browser(playwright: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @contextmanager
-def opened_page(browser: Any, url: str) -> Iterator[Any]:
+def opened_page(browser: Any, url: str, zone: str = "UTC") -> Iterator[Any]:
     """The page; no script error and no request to another host by its end."""
-    context = browser.new_context(permissions=["microphone"], viewport={"width": 1100, "height": 900})
+    size = {"width": 1100, "height": 900}
+    context = browser.new_context(permissions=["microphone"], viewport=size, timezone_id=zone)
     opened = context.new_page()
     opened.set_default_timeout(60_000)
     faults: list[str] = []
@@ -225,6 +226,39 @@ def test_keyboard_and_more_like_this(page: Any) -> None:
     page.wait_for_selector("dialog#viewer[open] img")
     page.keyboard.press("Escape")
     page.wait_for_selector("dialog#viewer", state="hidden")
+
+
+@pytest.mark.parametrize("modality", ["audio", "video"])
+def test_a_part_is_played_from_where_it_begins(page: Any, modality: str) -> None:
+    def later(route: Any) -> None:  # as of a long recording
+        answer = route.fetch()
+        body = answer.json()
+        body["results"] = [one | {"start": 0.5, "modality": modality} for one in body["results"]]
+        route.fulfill(response=answer, json=body)
+
+    page.route("**/v1/search", later)
+    page.click("#filters summary")
+    page.check("#filter-modality input[value=audio]")
+    page.fill("#text", "a tone")
+    first_answer(page)
+    assert page.locator(f".card {modality}").first.get_attribute("src").endswith("/media#t=0.5")
+    page.locator(".card").first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator(f"#viewer {modality}").get_attribute("src").endswith("/media#t=0.5")
+    if modality == "audio":
+        until(page, "document.querySelector('#viewer audio').currentTime === 0.5")
+
+
+def test_days_are_those_of_the_visitor(browser: Any, server: Running) -> None:
+    with opened_page(browser, server.url, "America/New_York") as page:
+        page.fill("#text", "red")
+        first_answer(page)
+        page.click("#filters summary")
+        page.fill("input[name=after]", "2024-03-10")  # of 23 hours
+        with page.expect_request(lambda one: '"before"' in (one.post_data or "")) as sent:
+            page.fill("input[name=before]", "2024-03-10")
+    filters = sent.value.post_data_json["filters"]
+    assert filters == {"after": "2024-03-10T05:00:00.000Z", "before": "2024-03-11T03:59:59.999999Z"}
 
 
 def test_add_and_remove_a_file(page: Any, server: Running) -> None:
