@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from data.pair_files import png, wav
 from one_peace.data.folders import FolderSource, ManifestSource
 from one_peace.data.manifest import Item, split_of, write_manifest
+from one_peace.data.row_index import LONGEST_QUOTED, _rows
 from one_peace.data.source import UnusablePair
 from one_peace.errors import InputError
 
@@ -56,6 +58,46 @@ def test_damaged_entries(tmp_path: Path, row: str) -> None:
     with pytest.raises(UnusablePair, match="entry 2") as caught:
         source.read(1)
     assert caught.value.reason == "bad entry"
+
+
+@pytest.mark.parametrize(
+    ("rows", "texts"),
+    [
+        (['a.png,a 5" disk', "b.png,next"], ['a 5" disk', "next"]),
+        (['a.png,"a ""big""\nold, ""grey\n"" horse"', "b.png,next"], ['a "big"\nold, "grey\n" horse', "next"]),
+        (['"a.png","a\n\n""', '"', "b.png,next"], ['a\n\n"\n', "next"]),
+        (['a.png,"5" disk', 'b.png,""', "c.png,next"], ["5 disk", "", "next"]),
+        (['a.png,"5 disk', "b.png,next", "c.png,last"], [None, "next", "last"]),
+        (['a.png,"5 disk', *["b.png,long" * 500] * 40, "c.png,last"], [None, *[None] * 40, "last"]),
+    ],
+    ids=["mid-field", "line end in quotes", "line of a quote", "closed early", "never closed", "not closed in time"],
+)
+def test_quotes_count_at_the_start_of_a_field_alone(tmp_path: Path, rows: list[str], texts: list[str | None]) -> None:
+    (tmp_path / "pairs.csv").write_text("\n".join(["path,text", *rows, ""]), encoding="utf-8", newline="")
+    source = FolderSource(tmp_path, tmp_path / "cache")
+    assert len(source) == len(texts)
+    for number, text in enumerate(texts):
+        if text is None:
+            with pytest.raises(UnusablePair, match=f"entry {number + 1}: is no entry") as caught:
+                source.read(number)
+            assert caught.value.reason == "bad entry"
+        else:
+            assert source.read(number).text == text
+
+
+def test_quotes_that_never_close_cost_no_second_pass_over_the_list() -> None:
+    class Counted(io.BytesIO):
+        read_so_far = 0
+
+        def readline(self, size: int | None = -1, /) -> bytes:
+            line = super().readline(size)
+            self.read_so_far += len(line)
+            return line
+
+    lines = [b'a.png,"5 disk\n' if number % 10_000 == 7 else b"a.png,a clean row\n" for number in range(40_000)]
+    file = Counted(b"".join(lines))
+    assert [row for _, row in _rows(file, False, True)] == lines
+    assert file.read_so_far <= len(file.getvalue()) + 5 * LONGEST_QUOTED
 
 
 @pytest.mark.parametrize(

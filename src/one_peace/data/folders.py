@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from one_peace.data.manifest import Split, load_manifest
-from one_peace.data.row_index import RowFile, first_line
+from one_peace.data.row_index import RowFile, ends_in_quotes, first_line
 from one_peace.data.source import RawPair, UnusablePair
 from one_peace.data.tables import ROWS_PER_BLOCK, TEXT_COLUMNS, column_number, even_blocks
 from one_peace.errors import InputError
@@ -135,6 +135,8 @@ def _fields(row: bytes, columns: tuple[int, int, int] | None) -> tuple[str, str]
         if not isinstance(path, str) or not isinstance(text, str):
             raise ValueError("path and text must be texts")
         return path, text
+    if ends_in_quotes(row):
+        raise ValueError("a field in quotes does not end")
     count, path_column, text_column = columns
     fields = next(csv.reader(io.StringIO(content, newline="")))
     if len(fields) != count:

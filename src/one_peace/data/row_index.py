@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,12 @@ import numpy as np
 from one_peace.data.cache_files import built_once
 from one_peace.errors import InputError
 
-VERSION = 1  # of the index file's format
+VERSION = 2  # of what an index file says: its format, and where a row ends
 ROW = np.dtype([("start", "<u8"), ("length", "<u4"), ("text", "<u4"), ("partner", "<u4")])
+LONGEST_QUOTED = 1 << 17  # bytes of a row over several lines; the csv module reads no longer field
 _AT_ONCE = 1 << 16  # rows written in one go
+_OPENING = re.compile(rb'(?:^|,)"')  # a quote means something at the start of a field alone
+_QUOTES = re.compile(rb'"+')
 
 Measure = Callable[[bytes], tuple[int, int]]
 """A row -> how long its text and its partner are (`PairSource.sizes`); (0, 0) for a row that cannot be read."""
@@ -90,6 +94,16 @@ def first_line(path: Path) -> str:
         raise InputError(str(path), f"its first line is not UTF-8 ({error.reason})") from error
 
 
+def ends_in_quotes(line: bytes, inside: bool = False) -> bool:
+    """Whether a field in double quotes is still open at the end of a line of CSV; `inside`: one is at its start."""
+    place = 0
+    while found := (_QUOTES if inside else _OPENING).search(line, place):
+        place = found.end()
+        # Inside, two quotes stand for one of the text: only an odd one closes.
+        inside = not inside or len(found[0]) % 2 == 0
+    return inside
+
+
 def _build(path: Path, measure: Measure, header: bool, quoted: bool, target: Path) -> None:
     with open(path, "rb") as file, open(target, "wb") as out:
         pending: list[tuple[int, int, int, int]] = []
@@ -107,14 +121,21 @@ def _build(path: Path, measure: Measure, header: bool, quoted: bool, target: Pat
 def _rows(file: BinaryIO, header: bool, quoted: bool) -> Iterator[tuple[int, bytes]]:
     """Offset and content of each row."""
     start = 0
-    row = b""
-    for number, line in enumerate(file):
-        row += line
-        if quoted and row.count(b'"') % 2:  # a quoted line end
-            continue
-        if not (header and number == 0):
+    while line := file.readline():
+        row = _with_quoted_lines(file, line) if quoted else line
+        if start or not header:
             yield start, row
         start += len(row)
-        row = b""
-    if row:
-        yield start, row
+
+
+def _with_quoted_lines(file: BinaryIO, first: bytes) -> bytes:
+    """A row of CSV from its first line on. Where a quote is never closed, that line alone, lest it swallow the list."""
+    behind, row, inside = file.tell(), bytearray(first), ends_in_quotes(first)
+    while inside:
+        line = file.readline()
+        if not line or len(row) + len(line) > LONGEST_QUOTED:
+            file.seek(behind)
+            return first
+        row += line
+        inside = ends_in_quotes(line, inside)
+    return bytes(row)
