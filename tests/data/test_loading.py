@@ -16,11 +16,14 @@ import torch
 from data.pair_files import caption, png, serving, wav, write_shards, write_table
 from one_peace.data import prefetch
 from one_peace.data.decoding import PairDecoder
-from one_peace.data.loading import GROUPED_STEPS, NoUsableData, Pair, PairLoader
-from one_peace.data.mixture import Mixture
+from one_peace.data.loading import GROUPED_STEPS, NoUsableData, Pair, PairLoader, _short_to_long
+from one_peace.data.mixture import Mixture, Slots
 from one_peace.data.opening import SourceRecipe, open_pairs
 from one_peace.data.prefetch import PrefetchedPairs, worker_death
-from one_peace.data.source import RawPair
+from one_peace.data.shard_cache import ShardCache
+from one_peace.data.shards import ShardSource
+from one_peace.data.source import RawPair, UnusablePair
+from one_peace.data.tables import TableSource
 from one_peace.errors import InputError, OnePeaceError
 from one_peace.modalities.audio import AudioConfig, AudioProcessor
 from one_peace.modalities.image import ImageConfig, ImageProcessor
@@ -163,6 +166,46 @@ def test_remote_shards_with_dead_ones(decoder: PairDecoder, tmp_path: Path) -> N
     assert all(len(batch) == 10 for batch in batches)
     assert pairs.report.dropped.counts["shard not available"] >= 10
     assert any("train-004.tar" in message and "404" in message for message in pairs.report.dropped.named)
+
+
+def test_a_shard_that_is_away_moves_no_other_pair(decoder: PairDecoder, tmp_path: Path) -> None:
+    """Two processes of a run, one without a shard: all that it can read stands where the other has it."""
+    table = TableSource(write_table(tmp_path / "t.tsv", [png(n) for n in range(100)]), "image", tmp_path / "cache")
+    pattern = write_shards(tmp_path, 4, 50)
+
+    def loader() -> tuple[PairLoader, ShardSource]:
+        cache = ShardCache(tmp_path / "cache", retry_after=0.0)
+        shards = ShardSource(pattern, ("png",), cache, pairs_per_shard=50)
+        return PairLoader(Mixture([table, shards], SEED), decoder, "text"), shards
+
+    def of_shard(slots: Slots) -> np.ndarray:
+        return (slots.source == 1) & (slots.index // 50 == 2)
+
+    whole = [loader()[0].slots(8, step) for step in range(GROUPED_STEPS)]
+    shard = (tmp_path / "train-002.tar").rename(tmp_path / "away")
+    without, source = loader()
+    parted = [without.slots(8, step) for step in range(GROUPED_STEPS)]
+    shard.rename(tmp_path / "train-002.tar")
+    for one, other in zip(whole, parted, strict=True):
+        assert np.array_equal(of_shard(one), of_shard(other))
+        assert np.array_equal(one.numbers[~of_shard(one)], other.numbers[~of_shard(other)])
+    # Back within the window it stays away: the other process has its pairs in another order.
+    with pytest.raises(UnusablePair, match="train-002.tar: no such file"):
+        source.read(100)
+    without.slots(8, GROUPED_STEPS)
+    assert source.read(100).text == caption(100)
+
+
+@pytest.mark.parametrize("lengths", [np.arange(640) % 7, np.zeros(640, np.int64)])
+def test_every_batch_has_its_share_of_every_part(lengths: np.ndarray) -> None:
+    parts = np.random.default_rng(1).permutation(np.repeat([-1, 0, 1, 5], [320, 160, 140, 20]))
+    order = _short_to_long((lengths, lengths), parts)
+    assert sorted(order) == list(range(640))
+    for place in range(0, 640, 32):
+        counts = [np.sum(parts[order[place : place + 32]] == part) for part in (-1, 0, 1, 5)]
+        assert np.abs(np.array(counts) - [16, 8, 7, 1]).max() <= 1
+    for part in (-1, 0, 1, 5):
+        assert (np.diff(lengths[order[parts[order] == part]]) >= 0).all()
 
 
 class KillsItself(PairDecoder):

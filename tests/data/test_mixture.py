@@ -16,8 +16,9 @@ from one_peace.data.source import ConcatenatedSource, RawPair
 class Numbers:
     """A source of numbered pairs."""
 
-    def __init__(self, name: str, count: int) -> None:
-        self.name, self.blocks = name, np.array([0, count], np.int64)
+    def __init__(self, name: str, count: int, blocks: int = 0) -> None:
+        self.name, self.sized_by_block = name, blocks > 0
+        self.blocks = np.linspace(0, count, max(1, blocks) + 1).astype(np.int64)
 
     def __len__(self) -> int:
         return int(self.blocks[-1])
@@ -75,6 +76,13 @@ def test_sizes_come_from_the_right_source() -> None:
     mixture = Mixture([Numbers("a", 10), Numbers("b", 1000)], 1)
     slots = mixture.slots(0, 64)
     assert np.array_equal(mixture.sizes(slots), np.stack([slots.index, -slots.index], axis=1))
+
+
+def test_sources_of_which_all_is_known_are_one_part_and_others_a_part_for_each_block() -> None:
+    mixture = Mixture([Numbers("a", 10), Numbers("b", 9, 3), Numbers("c", 5), Numbers("d", 8, 2)], 1)
+    slots = mixture.slots(0, 500)
+    of_each = np.stack([np.full(500, -1), slots.index // 3, np.full(500, -1), 3 + slots.index // 4])
+    assert np.array_equal(mixture.parts(slots), of_each[slots.source, np.arange(500)])
 
 
 def test_several_files_are_one_source() -> None:

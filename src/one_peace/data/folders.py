@@ -35,6 +35,8 @@ class FolderSource:
         InputError: there is no list, or it has no column for paths or texts.
     """
 
+    sized_by_block = False
+
     def __init__(self, path: Path, cache: Path, *, weigh: bool = False) -> None:
         self.name, self.path = str(path), find_list(path)
         self.root = self.path.parent
@@ -67,6 +69,8 @@ class FolderSource:
 
 class ManifestSource:
     """Pairs of a sample library: each picture or sound of a split once for each of its captions in some languages."""
+
+    sized_by_block = False
 
     def __init__(
         self, path: Path, partner: str, *, languages: tuple[str, ...] = ("en",), split: Split = "train"

@@ -46,7 +46,8 @@ class PairLoader:
 
     Args:
         group_by: what batches are sorted by: the length of the `text`, of the `partner`, or None to keep the order of
-            the mixture. Pairs of `GROUPED_STEPS` batches are sorted and cut, and the batches shuffled.
+            the mixture. Pairs of `GROUPED_STEPS` batches are sorted and cut, and the batches shuffled. The pairs of
+            a shard are sorted among themselves, so that one which is away for some process moves no other pair.
     """
 
     def __init__(
@@ -71,7 +72,8 @@ class PairLoader:
         slots = self.mixture.slots(window * GROUPED_STEPS * size, GROUPED_STEPS * size)
         sizes = self.mixture.sizes(slots)
         text, partner = sizes[:, 0], sizes[:, 1]
-        order = np.lexsort((text, partner) if self.group_by == "partner" else (partner, text))
+        lengths = (text, partner) if self.group_by == "partner" else (partner, text)
+        order = _short_to_long(lengths, self.mixture.parts(slots))
         shuffled = permute(np.arange(GROUPED_STEPS), GROUPED_STEPS, mix(self.mixture.seed, "batches", window))
         return [slots[order[batch * size : (batch + 1) * size]] for batch in shuffled]
 
@@ -114,6 +116,18 @@ class PairLoader:
             dropped.counts[reason] += 1
         name = self.mixture.sources[source].name
         return f"{name}: nothing usable after {tried} attempts. {dropped}. The last one: {failures[-1][1]}"
+
+
+def _short_to_long(lengths: tuple[np.ndarray, np.ndarray], parts: np.ndarray) -> np.ndarray:
+    """An order of slots in which the lengths (last one first) of each part grow, all parts spread evenly over it.
+
+    Which places a part gets depends on how many slots are of it alone, and never on lengths: nobody needs to know
+    those of one part to place another.
+    """
+    within = np.lexsort((*lengths, parts))
+    _, first, counts = np.unique(parts[within], return_index=True, return_counts=True)
+    place = (np.arange(len(parts)) - np.repeat(first, counts) + 0.5) / np.repeat(counts, counts)
+    return within[np.argsort(place, kind="stable")]
 
 
 @dataclass

@@ -77,6 +77,20 @@ class Mixture:
             sizes[chosen] = self.sources[number].sizes(slots.index[chosen])
         return sizes
 
+    def parts(self, slots: Slots) -> np.ndarray:
+        """Of which part of the data the pair in each slot is: (n,) int64. What is known of sizes is known of a part.
+
+        A part is a block of a source that is `sized_by_block`; all other sources are one together, number -1.
+        """
+        parts = np.full(len(slots), -1, np.int64)
+        first = 0
+        for number, source in enumerate(self.sources):
+            if source.sized_by_block:
+                chosen = slots.source == number
+                parts[chosen] = first + np.searchsorted(source.blocks, slots.index[chosen], side="right") - 1
+                first += len(source.blocks) - 1
+        return parts
+
     def read(self, source: int, index: int) -> RawPair:
         return self.sources[source].read(index)
 

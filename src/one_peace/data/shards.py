@@ -58,6 +58,8 @@ class ShardSource:
         InputError: no shard can be had, they hold no pairs, or the index is damaged or lacks one.
     """
 
+    sized_by_block = True
+
     def __init__(
         self,
         pattern: str | Sequence[str],
@@ -76,6 +78,7 @@ class ShardSource:
         self.labels = None if labels is None else dict(enumerate(labels))
         self.endings = tuple(ending.lstrip(".").lower() for ending in endings)
         self._opened: OrderedDict[int, tuple[int, np.ndarray]] = OrderedDict()
+        self._away: dict[int, tuple[str, str]] = {}  # shards whose pairs `sizes` could not measure: why, and the reason
         if index is not None:
             lengths = lengths_by_index(self.urls, *_fetched_index(index, cache))
         elif pairs_per_shard is not None:
@@ -97,8 +100,10 @@ class ShardSource:
     def read(self, index: int) -> RawPair:
         shard = int(np.searchsorted(self.blocks, index, side="right")) - 1
         place = index - int(self.blocks[shard])
-        descriptor, entries = self._open(shard)
         url = self.urls[shard]
+        if shard in self._away:
+            raise UnusablePair(url, *self._away[shard])
+        descriptor, entries = self._open(shard)
         if place >= len(entries):
             raise UnusablePair(url, f"holds only {len(entries)} pairs", "shard smaller than said")
         entry = entries[place]
@@ -108,7 +113,11 @@ class ShardSource:
         return RawPair(key, self._caption(text, TEXTS[entry["form"]], key), media)
 
     def sizes(self, indices: np.ndarray) -> np.ndarray:
-        """Bytes of texts and files, by the headers. Fetches the shards they are in, several at once."""
+        """Bytes of texts and files, by the headers. Fetches the shards they are in, several at once.
+
+        One that cannot be had counts as away until the next call, even if it comes back before: without its sizes its
+        pairs stand in other batches here than in a process that had it, which would draw some of them once more.
+        """
         shards = np.searchsorted(self.blocks, indices, side="right") - 1
         places = indices - self.blocks[shards]
         sizes = np.zeros((len(indices), 2), np.int64)
@@ -118,6 +127,8 @@ class ShardSource:
                 inside = (shards == shard) & (places < len(entries))
                 chosen = entries[places[inside]]
                 sizes[inside] = np.stack([chosen["text_size"], chosen["media_size"]], axis=1)
+        away = [shard for shard in needed if shard not in self._opened and self.urls[shard] in self.cache.failed]
+        self._away = {shard: self.cache.failed[self.urls[shard]][1:] for shard in away}
         return sizes
 
     def _caption(self, content: bytes, form: str, key: str) -> str:

@@ -50,6 +50,10 @@ class PairSource(Protocol):
     def blocks(self) -> np.ndarray:
         """Where runs of pairs begin that lie together on the disk: (blocks + 1,) int64, from 0 to the length."""
 
+    @property
+    def sized_by_block(self) -> bool:
+        """Whether `sizes` of a block are known only while it can be had: a shard that may be away. Else all are."""
+
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> RawPair:
@@ -59,12 +63,15 @@ class PairSource(Protocol):
         """How long texts and partners are, without reading them: (n,) int64 -> (n, 2) int64.
 
         In any unit that grows with the number of tokens, 0 where it is unknown: only used to put pairs of similar
-        length into one batch.
+        length into one batch. They never change, but where `sized_by_block` a block of which nothing is known has 0
+        for all its pairs, and they cannot be read before `sizes` knows better.
         """
 
 
 class ConcatenatedSource:
     """Several sources of one kind one after the other, under one name."""
+
+    sized_by_block = False
 
     def __init__(self, name: str, parts: Sequence[PairSource]) -> None:
         if not parts:

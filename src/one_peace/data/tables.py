@@ -31,6 +31,8 @@ class TableSource:
         InputError: the file or one of the columns is missing.
     """
 
+    sized_by_block = False
+
     def __init__(
         self, path: Path, partner: str, cache: Path, *, text: str | None = None, root: Path | None = None
     ) -> None:
