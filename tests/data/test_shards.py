@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from data.pair_files import caption, png, serving, wav, write_shards, write_tar
+from one_peace.data import shards
 from one_peace.data.opening import SourceRecipe, open_source
 from one_peace.data.shard_cache import ShardCache, expand_braces
 from one_peace.data.shards import ShardSource, lengths_by_index, media_endings
@@ -121,6 +123,54 @@ def test_a_shard_that_breaks_off_is_used_up_to_there(tmp_path: Path) -> None:
     source = ShardSource(pattern, IMAGE, cache(tmp_path))
     assert 3 <= source.blocks[1] < 5 and len(source) == source.blocks[1] + 5
     assert source.read(2).partner == png(2)
+
+
+def damaged(name: bytes, size: bytes) -> bytes:
+    """A header that tells of a size."""
+    header = bytearray(name.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + size.ljust(12, b"\0"))
+    header += b"0" * 12 + b" " * 8 + (b"L" if name == b"././@LongLink" else b"0")
+    header = header.ljust(512, b"\0")
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        damaged(b"9.txt", b"\x80" + bytes(3) + b"\x7f" + b"\xff" * 7),
+        damaged(b"9.txt", b"\x80" + b"\xff" * 11),
+        damaged(b"9.txt", b"\xff" * 10 + b"\x00\x00"),
+        damaged(b"././@LongLink", b"\x80" + bytes(3) + b"\x7f" + b"\xff" * 7),
+        damaged(b"././@LongLink", b"\x80" + bytes(5) + b"\x7f" + b"\xff" * 5),
+        damaged(b"././@LongLink", b"\xff" * 10 + b"\x00\x00"),
+        damaged(b"././@LongLink", b"\0") * 2000,
+    ],
+    ids=["beyond 64 bits", "beyond all", "before itself", "long name", "longer than memory", "negative", "chain"],
+)
+def test_a_shard_with_a_damaged_header_is_used_up_to_there(tmp_path: Path, end: bytes) -> None:
+    shard = write_tar(tmp_path / "s.tar", {"1.png": png(1), "1.txt": b"one", "2.png": png(2), "9.png": png(9)})
+    content = shard.read_bytes().rstrip(b"\0")
+    shard.write_bytes(content + bytes(-len(content) % 512) + end + bytes(1024))
+    source = ShardSource(str(shard), IMAGE, cache(tmp_path))
+    assert source.read(0).text == "one"
+    for number in range(1, len(source)):  # the header itself may be whole, what it tells of is not
+        with pytest.raises(UnusablePair, match="breaks off"):
+            source.read(number)
+    shard.write_bytes(end)
+    with pytest.raises(InputError, match=r"s\.tar|hold no pair"):
+        ShardSource(str(shard), IMAGE, cache(tmp_path))
+
+
+def test_a_shard_that_cannot_be_indexed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = ShardSource(write_shards(tmp_path, 2, 5), IMAGE, cache(tmp_path), pairs_per_shard=5)
+
+    def write_pairs(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(shards, "write_pairs", write_pairs)
+    with pytest.raises(UnusablePair, match=r"train-001.tar: its index cannot be made: Input/output error") as caught:
+        source.read(7)
+    assert caught.value.reason == "shard not available"
 
 
 def test_missing_and_foreign_local_shards_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -244,11 +294,20 @@ def test_an_index_saves_the_counting(tmp_path: Path, index: dict[str, object], p
         ('{"b.tar": 1}', "i.json.*no number of pairs for 'a.tar'"),
         ('{"a.tar": -1}', "i.json.*says that a shard holds -1"),
         ('{"a.tar": "x"}', "i.json.*says that a shard holds 'x'"),
+        ('{"a.tar": true}', "i.json.*says that a shard holds True"),
+        ('{"a.tar": 100000000000000000000}', "i.json.*says that a shard holds 100000000000000000000"),
+        pytest.param("[" * 100_000, "i.json.*is no JSON that says", id="nested"),
     ],
 )
 def test_damaged_indexes(content: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         lengths_by_index(["http://host/a.tar"], "i.json", content.encode())
+
+
+@pytest.mark.parametrize("number", [-5, 0, 10**20])
+def test_impossible_numbers_of_pairs(tmp_path: Path, number: int) -> None:
+    with pytest.raises(InputError, match=f"pairs_per_shard={number}; give a number from 1"):
+        ShardSource(write_shards(tmp_path, 1, 1), IMAGE, cache(tmp_path), pairs_per_shard=number)
 
 
 def test_a_number_that_is_too_large_says_so(tmp_path: Path) -> None:

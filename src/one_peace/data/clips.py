@@ -103,17 +103,16 @@ class ClipShards:
 def _write_index(descriptor: int, endings: Mapping[str, Sequence[str]], target: Path) -> None:
     """Which clips of a shard have a text and all modalities, and where their files are."""
     clips = []
-    with os.fdopen(os.dup(descriptor), "rb") as shard, tarfile.open(fileobj=shard, mode="r:") as archive:
-        for key, members in itertools.groupby(members_of(archive), lambda member: member[0]):
-            found = {ending: [member.offset_data, member.size] for _, ending, member in members}
-            files = {form: found[form] for form in TEXT_FILES if form in found}
-            texts = len(files)
-            for name, known in endings.items():
-                ending = next((ending for ending in known if ending in found), None)
-                if ending is not None:
-                    files[name] = found[ending]
-            if texts and len(files) == texts + len(endings):
-                clips.append([key, files])
+    for key, members in itertools.groupby(members_of(descriptor), lambda member: member[0]):
+        found = {ending: [member.offset_data, member.size] for _, ending, member in members}
+        files = {form: found[form] for form in TEXT_FILES if form in found}
+        texts = len(files)
+        for name, known in endings.items():
+            ending = next((ending for ending in known if ending in found), None)
+            if ending is not None:
+                files[name] = found[ending]
+        if texts and len(files) == texts + len(endings):
+            clips.append([key, files])
     target.write_text(json.dumps(clips), encoding="utf-8")
 
 

@@ -32,6 +32,7 @@ CAPTION_FIELDS = ("caption", "text")  # of a .json
 OPEN_SHARDS = 64  # indexes and files kept open by a process
 FETCHED_AT_ONCE = 8
 TRIED_FIRST = 16  # shards of which none can be had: the others are not asked for
+MOST_PAIRS = 1 << 32  # of one shard
 REPORTED = 100  # shards counted between two lines that say so
 SIZES = "sizes.json"  # the usual name of a file that says how many pairs each shard beside it holds
 
@@ -55,7 +56,8 @@ class ShardSource:
         labels: texts for `KEY.cls`, which holds a number; without them the number itself is the text.
 
     Raises:
-        InputError: no shard can be had, they hold no pairs, or the index is damaged or lacks one.
+        InputError: no shard can be had, they hold no pairs, `pairs_per_shard` is none, or the index is damaged or
+            lacks one.
     """
 
     sized_by_block = True
@@ -82,6 +84,8 @@ class ShardSource:
         if index is not None:
             lengths = lengths_by_index(self.urls, *_fetched_index(index, cache))
         elif pairs_per_shard is not None:
+            if not 0 < pairs_per_shard <= MOST_PAIRS:
+                raise InputError(self.name, f"pairs_per_shard={pairs_per_shard}; give a number from 1 to {MOST_PAIRS}")
             lengths = [pairs_per_shard] * len(self.urls)
         elif any(map(is_remote, self.urls)):
             lengths = json.loads(built_once(self._plan_path(), self._plan).read_text(encoding="utf-8"))
@@ -169,6 +173,10 @@ class ShardSource:
             os.close(descriptor)
             self.cache.discard(url)  # perhaps the error page of a server
             raise self.cache.failure(url, f"is not an uncompressed tar file ({error})", "bad shard") from error
+        except OSError as error:
+            os.close(descriptor)
+            why = f"its index cannot be made: {error.strerror or error}"
+            raise self.cache.failure(url, why, "shard not available") from error
 
     def _open(self, shard: int) -> tuple[int, np.ndarray]:
         """An open file and its entries; the shards used last stay open."""
@@ -249,9 +257,10 @@ def lengths_by_index(urls: Sequence[str], place: str, content: bytes) -> list[in
         lengths = [counts[_base_name(url)] for url in urls]
     except KeyError as error:
         raise InputError(place, f"has no number of pairs for {error}") from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(place, f"is no JSON that says how many pairs each shard holds ({error})") from error
-    if wrong := [length for length in lengths if not isinstance(length, int) or length < 0]:
+    # A truth value is an integer, too.
+    if wrong := [length for length in lengths if type(length) is not int or not 0 <= length <= MOST_PAIRS]:
         raise InputError(place, f"says that a shard holds {wrong[0]!r} pairs")
     return lengths
 
