@@ -117,6 +117,19 @@ def test_whatever_a_foreign_decoder_raises_is_one_unusable_pair(text: TextProces
     assert caught.value.reason == "unreadable cloud"
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["x" * 5000, "x/" * 50_000, "a\0.npz", "\ud800.npz", "gone.npz"],
+    ids=["too long", "too deep", "with a zero", "no character", "gone"],
+)
+def test_a_name_that_no_file_has_is_one_unusable_pair(text: TextProcessor, tmp_path: Path, name: str) -> None:
+    raw = RawPair(f"entry 2 ({name})", "a thing", tmp_path / name)
+    for decoder in (PairDecoder(text, "cloud", Cloud()), PairDecoder(text, "image", ImageProcessor(ImageConfig()))):
+        with pytest.raises(UnusablePair, match=r"^entry 2 \((.|\0)* does not exist$") as caught:
+            decoder(raw, Generator())
+        assert caught.value.reason == "missing file" and len(str(caught.value)) < 1300
+
+
 def test_a_missing_package_is_no_damaged_file(text: TextProcessor, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(self: Cloud, source: Any) -> Any:
         raise MissingExtraError("reading clouds", "clouds")

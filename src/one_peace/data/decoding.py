@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +61,8 @@ class PairDecoder:
             # Any kind: what a decoder of somebody else's modality raises on a damaged file is not ours to know.
             if isinstance(error, OnePeaceError) and not isinstance(error, InputError):
                 raise  # a package that is missing, say, which no other file will mend
-            if isinstance(raw.partner, Path) and not raw.partner.exists():
+            # Not `Path.exists`, which fails itself on a name that no file can have.
+            if isinstance(raw.partner, Path) and not os.path.exists(raw.partner):
                 raise UnusablePair(raw.key, f"{raw.partner} does not exist", "missing file") from error
             problem = error.problem if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
             raise UnusablePair(raw.key, problem, f"unreadable {self.partner_name}") from error

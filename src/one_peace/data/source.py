@@ -15,6 +15,8 @@ import numpy as np
 
 from one_peace.errors import InputError
 
+LONGEST_NAMED = 600  # characters of what a message says of a pair
+
 
 @dataclass(frozen=True)
 class RawPair:
@@ -29,14 +31,19 @@ class RawPair:
 
 
 class UnusablePair(InputError):
-    """A pair that cannot be read; `reason` is what such pairs are counted by."""
+    """A pair that cannot be read; `reason` is what such pairs are counted by. Long texts are cut in the middle."""
 
     def __init__(self, source: str, problem: str, reason: str) -> None:
-        super().__init__(source, problem)
+        super().__init__(_shortened(source), _shortened(problem))
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[UnusablePair], tuple[str, str, str]]:  # type: ignore[override]
         return type(self), (self.source, self.problem, self.reason)
+
+
+def _shortened(text: str) -> str:
+    """What a message can hold of a text: a damaged row may be anything, of any length."""
+    return text if len(text) <= LONGEST_NAMED else f"{text[: LONGEST_NAMED * 2 // 3]}...{text[-LONGEST_NAMED // 4 :]}"
 
 
 class PairSource(Protocol):
