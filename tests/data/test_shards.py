@@ -86,6 +86,33 @@ def test_what_a_pair_can_consist_of(tmp_path: Path) -> None:
     assert ShardSource(source.urls, AUDIO, cache(tmp_path)).read(2).text == "1"
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"caption": "a dog", "text": "b"}, "a dog"),
+        ({"caption": None, "text": "a dog"}, "a dog"),
+        ({"caption": " ", "text": "a dog"}, "a dog"),
+        ({"caption": ["one dog", "two dogs"]}, "one dog"),
+        ({"caption": None}, None),
+        ({"caption": []}, None),
+        ({"caption": [None]}, None),
+        ({"caption": 3, "text": {"en": "a dog"}}, None),
+        (["caption"], None),
+        ("caption", None),
+        (None, None),
+    ],
+)
+def test_only_texts_are_captions(tmp_path: Path, values: object, expected: str | None) -> None:
+    shard = write_tar(tmp_path / "s.tar", {"a.png": png(1), "a.json": json.dumps(values).encode()})
+    source = ShardSource(str(shard), IMAGE, cache(tmp_path))
+    if expected is not None:
+        assert source.read(0).text == expected
+        return
+    with pytest.raises(UnusablePair, match=r"a.png: its .json holds no caption") as caught:
+        source.read(0)
+    assert caught.value.reason == "bad .json"
+
+
 def test_other_modalities_say_their_endings(tmp_path: Path) -> None:
     shard = str(write_tar(tmp_path / "s.tar", {"a.las": b"points", "a.txt": b"a tree"}))
     assert ShardSource(shard, [".LAS"], cache(tmp_path)).read(0).partner == b"points"

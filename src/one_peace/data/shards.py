@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import numpy as np
@@ -142,9 +143,8 @@ class ShardSource:
                 return text.strip() if self.labels is None else self.labels[int(text)]
             if form == "txt":
                 return text
-            values = json.loads(text)
-            return str(next(values[name] for name in CAPTION_FIELDS if name in values))
-        except (ValueError, TypeError, KeyError, StopIteration, RecursionError) as error:
+            return _caption_among(json.loads(text))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise UnusablePair(key, f"its .{form} holds no caption", f"bad .{form}") from error
 
     def _entries_if_any(self, shard: int) -> np.ndarray:
@@ -229,6 +229,16 @@ class ShardSource:
                 usual if url in self.cache.failed else length for url, length in zip(self.urls, lengths, strict=True)
             ]
         target.write_text(json.dumps(lengths), encoding="utf-8")
+
+
+def _caption_among(values: Any) -> str:
+    """The first text in the fields of a .json that may hold the caption; of a list of them its first."""
+    for name in CAPTION_FIELDS if isinstance(values, dict) else ():
+        found = values.get(name)
+        text = found[0] if isinstance(found, list) and found else found
+        if isinstance(text, str) and text.strip():
+            return text
+    raise ValueError(f"no text in its {' or '.join(CAPTION_FIELDS)}")
 
 
 def media_endings(modality: str) -> tuple[str, ...]:
