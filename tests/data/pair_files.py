@@ -106,7 +106,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server, asked = self.server, self.headers.get("Range")
         server.requests.append((self.path, asked))
-        file = server.folder / self.path.strip("/")
+        file = server.folder / self.path.partition("?")[0].strip("/")
         if not file.is_file():
             self.send_error(404)
             return

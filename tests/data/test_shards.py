@@ -136,6 +136,24 @@ def test_a_recipe_says_labels_and_endings(tmp_path: Path, labels: list[str] | st
         open_source("mine", SourceRecipe(shard, labels="nowhere.txt", endings=("las",)), "points", cache(tmp_path))
 
 
+def test_addresses_with_a_signature_and_endings_in_capitals(tmp_path: Path) -> None:
+    shard = Path(write_shards(tmp_path, 1, 5).replace("{000..000}", "000"))
+    shard = shard.rename(shard.with_suffix(".TAR"))
+    with serving(tmp_path) as server:
+        for path in (f"{server.url}/{shard.name}?signature=a.b/c", str(shard)):
+            source = open_source("web", SourceRecipe(path), "image", cache(tmp_path))
+            assert len(source) == 5 and source.read(3).text == caption(3)
+
+
+@pytest.mark.parametrize(
+    "path", ["s3://bucket/a.tar", "https://host/a.tsv?name=.tar", "file:///a/b.jsonl", "ftp://host/a-{0..3}.tar"]
+)
+def test_other_addresses_are_refused_as_they_are_written(tmp_path: Path, path: str) -> None:
+    with pytest.raises(InputError, match=r"only .tar files can be read from an address") as caught:
+        open_source("web", SourceRecipe(path), "image", cache(tmp_path))
+    assert caught.value.source == path.replace("{0..3}", "0")
+
+
 def test_a_shard_that_changed_is_indexed_anew(tmp_path: Path) -> None:
     pattern = write_shards(tmp_path, 1, 5)
     assert len(ShardSource(pattern, IMAGE, cache(tmp_path))) == 5

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from one_peace.data.decoding import PairDecoder
 from one_peace.data.folders import FolderSource, ManifestSource, find_list
@@ -15,7 +16,7 @@ from one_peace.data.manifest import Split
 from one_peace.data.mixture import Mixture
 from one_peace.data.prefetch import PrefetchedPairs
 from one_peace.data.row_index import first_line
-from one_peace.data.shard_cache import ShardCache, expand_braces
+from one_peace.data.shard_cache import REMOTE, ShardCache, expand_braces
 from one_peace.data.shards import ShardSource, media_endings
 from one_peace.data.source import ConcatenatedSource, PairSource, UnusablePair
 from one_peace.data.tables import TableSource
@@ -107,7 +108,7 @@ def open_source(
 ) -> PairSource:
     """One source under its name in the recipe; of the manifest of a sample library one of its splits."""
     paths = expand_braces(recipe.path)
-    if paths[0].endswith(".tar"):
+    if _is_shard(paths[0]):
         return ShardSource(
             paths,
             recipe.endings or media_endings(partner),
@@ -119,6 +120,16 @@ def open_source(
         )
     parts = [_open_local(Path(path), recipe, partner, shards.folder, split) for path in paths]
     return ConcatenatedSource(name, parts)
+
+
+def _is_shard(path: str) -> bool:
+    """Whether it is a tar file here or at an address, which may go on behind the name: `.tar?signature=...`."""
+    if "://" not in path:
+        return path.lower().endswith(".tar")
+    address = urlsplit(path)
+    if address.scheme not in (*REMOTE, "file") or not address.path.lower().endswith(".tar"):
+        raise InputError(path, "only .tar files can be read from an address, by http, https or file; copy others here")
+    return True
 
 
 def _open_local(path: Path, recipe: SourceRecipe, partner: str, cache: Path, split: Split) -> PairSource:
