@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from data.pair_files import write_shards
 from one_peace.checkpoints.native import is_native
 from one_peace.errors import InputError
 from one_peace.models.one_peace.loading import from_pretrained
@@ -209,11 +210,21 @@ def test_wrong_settings_are_answered(evaluation: dict[str, Any], more: dict[str,
 
 def test_what_is_trained_on_is_not_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONE_PEACE_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "pairs.csv").write_text("path,text\na.png,a\n")
-    source = {"path": str(tmp_path)}
-    recipe = recipe_with({"every": 1, "pairs": source}, files={"mine": source})
-    with pytest.raises(ValueError, match="evaluation.pairs: .* is also trained on"):
-        open_evaluator(recipe, [], PROCESSORS, "cpu", Processes())
+    monkeypatch.chdir(tmp_path)
+    for number in range(3):
+        Path(f"part-{number}.csv").write_text("path,text\na.png,a\n")
+    Path("pairs.csv").symlink_to("part-0.csv")
+    write_shards(tmp_path, 1, 2)
+    for trained, evaluated, both in (
+        (".", ".", "part-0.csv"),
+        ("part-0.csv", "./part-0.csv", "part-0.csv"),
+        (str(tmp_path / "part-0.csv"), "../" + tmp_path.name, "part-0.csv"),
+        ("part-{0..1}.csv", "part-{1..2}.csv", "part-1.csv"),
+        (f"file://{tmp_path}/train-000.tar", "train-000.tar", "train-000.tar"),
+    ):
+        recipe = recipe_with({"every": 1, "pairs": {"path": evaluated}}, files={"mine": {"path": trained}})
+        with pytest.raises(ValueError, match=f"evaluation.pairs: {tmp_path}/{both} is also trained on"):
+            open_evaluator(recipe, [], PROCESSORS, "cpu", Processes())
     with pytest.raises(InputError, match="nowhere"):
         open_evaluator(recipe_with({"every": 1, "labels": {"path": "nowhere"}}), [], PROCESSORS, "cpu", Processes())
     with pytest.raises(InputError, match="evaluation.pairs: there are no held-out pairs"):

@@ -16,7 +16,7 @@ from one_peace.data.manifest import Split
 from one_peace.data.mixture import Mixture
 from one_peace.data.prefetch import PrefetchedPairs
 from one_peace.data.row_index import first_line
-from one_peace.data.shard_cache import REMOTE, ShardCache, expand_braces
+from one_peace.data.shard_cache import REMOTE, ShardCache, expand_braces, is_remote, local_path
 from one_peace.data.shards import ShardSource, media_endings
 from one_peace.data.source import ConcatenatedSource, PairSource, UnusablePair
 from one_peace.data.tables import TableSource
@@ -120,6 +120,22 @@ def open_source(
         )
     parts = [_open_local(Path(path), recipe, partner, shards.folder, split) for path in paths]
     return ConcatenatedSource(name, parts)
+
+
+def places_of(path: str) -> set[str]:
+    """The files and addresses that the path of a source stands for, each in one spelling.
+
+    Raises:
+        InputError: a folder without a list of pairs.
+    """
+
+    def place(each: str) -> str:
+        if is_remote(each):
+            return each
+        file = local_path(each)
+        return str((find_list(file) if file.is_dir() else file).resolve())
+
+    return {place(each) for each in expand_braces(path)}
 
 
 def _is_shard(path: str) -> bool:

@@ -132,8 +132,13 @@ class ShardCache:
                     yield stat.st_mtime, stat.st_size, path
 
 
+def local_path(url: str) -> Path:
+    """The file of a `file:` URL, or of a path as it is."""
+    return Path(unquote(urlsplit(url).path)) if url.startswith("file:") else Path(url)
+
+
 def _local(url: str) -> Path:
-    path = Path(unquote(urlsplit(url).path)) if url.startswith("file:") else Path(url)
+    path = local_path(url)
     if not path.is_file():
         raise FileNotFoundError("no such file")
     return path

@@ -10,7 +10,7 @@ from torch import Tensor
 from one_peace.data.decoding import PairDecoder
 from one_peace.data.folders import ManifestSource
 from one_peace.data.manifest import Item
-from one_peace.data.opening import CACHE_BYTES, SourceRecipe, open_source
+from one_peace.data.opening import CACHE_BYTES, SourceRecipe, open_source, places_of
 from one_peace.data.packages import default_cache
 from one_peace.data.shard_cache import ShardCache
 from one_peace.data.source import ConcatenatedSource, PairSource
@@ -138,10 +138,10 @@ def _open_held_out(name: str, source: SourceRecipe, recipe: PretrainRecipe) -> P
     """A source that is not trained on; the manifest of a sample library may be both, since it has splits."""
     shards = ShardCache(default_cache() / "pairs", CACHE_BYTES)
     opened = open_source(name, source, recipe.stage.partner, shards, "val")
-    trained = {trained.path for trained in recipe.files.values()}
     has_splits = isinstance(opened, ConcatenatedSource) and all(isinstance(p, ManifestSource) for p in opened.parts)
-    if source.path in trained and not has_splits:
-        raise ValueError(f"{name}: {source.path} is also trained on; give a source that is not")
+    trained = {place for trained in recipe.files.values() for place in places_of(trained.path)}
+    if (both := places_of(source.path) & trained) and not has_splits:
+        raise ValueError(f"{name}: {min(both)} is also trained on; give a source that is not")
     return opened
 
 
