@@ -210,13 +210,20 @@ def test_sources_are_drawn_by_weight(pictures: list[Item], text: TextProcessor) 
         sampler_of(pictures, text, set(), sources={"nowhere": 1.0})
 
 
-def test_unreadable_pictures_are_counted_and_left_out(
-    pictures: list[Item], text: TextProcessor, tmp_path: Path
+def test_unreadable_files_are_named_counted_and_left_out(
+    pictures: list[Item], text: TextProcessor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    sampler = sampler_of([*pictures, item("bad", tmp_path / "broken.png", "broken")], text, set())
-    assert sampler.skipped == 1
+    broken = item("bad", tmp_path / "broken.png", "broken")
+    sampler = sampler_of([*pictures, broken], text, set())
+    assert sampler.summary()["unreadable"] == 1 and sampler.dropped.counts == {"unreadable image": 1}
+    assert f"left out: {broken.path}: " in caplog.text
     assert len(sampler.items) == len(pictures)
+    with pytest.raises(ValueError, match=r"all 2 items of the sources \['drawings'\] are unreadable; .*broken.png: "):
+        sampler_of([broken, broken], text, set())
+    recording = item("bad", broken.path, "broken", "audio", source="speech", split="train")
+    with pytest.raises(ValueError, match=r"all 1 items of the sources \['speech'\] are unreadable; .*broken.png: "):
+        PairSampler([recording], text, DataRecipe(sources={"speech": 1.0}), "audio")
 
 
 def test_pictures_come_at_the_models_size(pictures: list[Item], text: TextProcessor) -> None:
@@ -395,5 +402,5 @@ def test_items_join_little_by_little(pictures: list[Item], text: TextProcessor) 
 
 def test_sources_without_weight_are_not_even_read(pictures: list[Item], text: TextProcessor, tmp_path: Path) -> None:
     broken = replace(pictures[0], source="elsewhere", path=tmp_path / "missing.png", split="train")
-    assert sampler_of([*pictures, broken], text, set()).skipped == 0
-    assert sampler_of([*pictures, broken], text, set(), sources={"drawings": 1.0, "elsewhere": 0.1}).skipped == 1
+    assert sampler_of([*pictures, broken], text, set()).dropped.total == 0
+    assert sampler_of([*pictures, broken], text, set(), sources={"drawings": 1.0, "elsewhere": 0.1}).dropped.total == 1

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from one_peace.data.augmentation import augment_pictures, augment_waveform, random_piece
-from one_peace.data.dropped import Padding
+from one_peace.data.dropped import Dropped, Padding
 from one_peace.data.manifest import Item, normalise_caption
 from one_peace.errors import InputError
 from one_peace.modalities.base import Example, Processor
@@ -74,6 +75,11 @@ class PairSampler:
     A batch holds distinct captions only, since two pairs with one caption would be each other's negatives. No text
     drawn is one of `withheld` (normalised captions, the held-out ones), however it came about. Pictures are made
     `size` pixels wide; modalities other than pictures and sounds are read and augmented by their `processor`.
+
+    Items whose file cannot be read are left out: the first few are named in the log, `dropped` counts all.
+
+    Raises:
+        ValueError: the sources have no item, or none that can be read.
     """
 
     def __init__(
@@ -87,14 +93,18 @@ class PairSampler:
         processor: Processor | None = None,
     ) -> None:
         self.text, self.recipe, self.size, self.withheld = text, recipe, size, withheld
-        self.partner, self.processor, self.padding = partner, processor, Padding()
+        self.partner, self.processor, self.padding, self.dropped = partner, processor, Padding(), Dropped()
         decode = {"image": self._picture, "audio": self._sound}.get(partner, self._loaded)
         # A caption may be a held-out one in another language, or the second one of a held-out picture.
         items = [item for item in map(self._without_withheld, items) if item.texts and self._weight(item)]
         with ThreadPoolExecutor() as pool:
-            decoded = list(pool.map(decode, [item.path for item in items]))
-        kept = [(item, media) for item, media in zip(items, decoded, strict=True) if media is not None]
-        self.skipped = len(items) - len(kept)
+            decoded = list(pool.map(partial(_or_error, decode), [item.path for item in items]))
+        kept = [(i, media) for i, media in zip(items, decoded, strict=True) if not isinstance(media, InputError)]
+        failures = [(f"unreadable {partner}", str(media)) for media in decoded if isinstance(media, InputError)]
+        self.dropped.add(failures)
+        if failures and not kept:
+            what = f"all {len(failures)} items of the sources {sorted(recipe.sources)} are unreadable"
+            raise ValueError(f"{what}; the last one: {failures[-1][1]}")
         self.items = [item for item, _ in kept]
         self.media = [media for _, media in kept]
         self.heard: list[list[Tensor]] = []  # frames of the takes of every sound, float16
@@ -112,7 +122,11 @@ class PairSampler:
 
     def summary(self) -> dict[str, Any]:
         """What there is to draw from, and the share of padding in the batches so far, where a processor tells it."""
-        found: dict[str, Any] = {"items": len(self.items), "captions": len(self.groups), "unreadable": self.skipped}
+        found: dict[str, Any] = {
+            "items": len(self.items),
+            "captions": len(self.groups),
+            "unreadable": self.dropped.total,
+        }
         return found | {"padding": round(self.padding.total, 3)} if self.padding.text_padded else found
 
     def batch(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[tuple[Example, Example]]:
@@ -246,32 +260,31 @@ class PairSampler:
         left = {language: kept for language, texts in item.texts.items() if (kept := allowed(texts))}
         return item if left == item.texts else replace(item, texts=left)  # the sounds of a picture share its captions
 
-    def _picture(self, path: Path) -> Tensor | None:
+    def _picture(self, path: Path) -> Tensor:
         side = int(self.size * STORED_MARGIN)
-        try:
-            picture = decode_picture(path).resize((side, side), Image.Resampling.BICUBIC)
-        except InputError:
-            return None
+        picture = decode_picture(path).resize((side, side), Image.Resampling.BICUBIC)
         return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
     def _loaded(self, path: Path) -> Any:
         """Of any other modality, what its processor keeps for training."""
         assert self.processor is not None
-        try:
-            return self.processor.load(path)
-        except InputError:
-            return None
+        return self.processor.load(path)
 
-    def _sound(self, path: Path) -> Tensor | None:
-        try:
-            return torch.from_numpy(decode_sound(path)[: 2 * int(self.recipe.clip_seconds * SAMPLE_RATE)]).half()
-        except InputError:
-            return None
+    def _sound(self, path: Path) -> Tensor:
+        return torch.from_numpy(decode_sound(path)[: 2 * int(self.recipe.clip_seconds * SAMPLE_RATE)]).half()
 
     def _clip(self, media: Tensor, generator: torch.Generator) -> Tensor:
         waveform = augment_waveform(media.float(), generator, self.recipe.augmentation)
         piece = random_piece(waveform, int(self.recipe.clip_seconds * SAMPLE_RATE), generator)
         return prepare_waveform(piece, max_seconds=None)
+
+
+def _or_error(decode: Callable[[Path], Any], path: Path) -> Any:
+    """What `decode` makes of a file, or the `InputError` that says why not."""
+    try:
+        return decode(path)
+    except InputError as error:
+        return error.with_traceback(None)
 
 
 def source_of(item: Item, weighed: Container[str]) -> str:
