@@ -111,6 +111,18 @@ def test_below_the_limit_there_is_no_index(tmp_path: Path) -> None:
     assert store._table.list_indices() == []
 
 
+def test_damaged_files_are_a_store_error(tmp_path: Path) -> None:
+    store = LanceStore(str(tmp_path), SPACE)
+    store.add([record(1)])
+    for file in tmp_path.glob("items.lance/data/*"):
+        file.write_bytes(file.read_bytes()[:10])
+    store = LanceStore(str(tmp_path), SPACE)
+    uses = (store.entries, lambda: store.rows(["id-0001"]), lambda: list(store.vectors()))
+    for use in (*uses, lambda: store.search(record(1).vector, 1), lambda: store._by_index(record(1).vector, 1, None)):
+        with pytest.raises(StoreError, match=str(tmp_path)):
+            use()
+
+
 def test_a_failure_in_the_background_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = LanceStore(str(tmp_path), SPACE)
     store.add([record(1)])

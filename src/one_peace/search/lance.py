@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import partial
@@ -105,7 +106,8 @@ class LanceStore:
             self._write(partial(self._table.delete, condition))
 
     def count(self) -> int:
-        return int(self._table.count_rows())
+        with self._explained():
+            return int(self._table.count_rows())
 
     def entries(self, where: Filter = ()) -> list[Entry]:
         return [entry for table in self._read([*COLUMNS], sql(where)) for entry in entries_of(table)]
@@ -156,12 +158,13 @@ class LanceStore:
             raise failure(f"{self.address} cannot be made", error) from error
 
     def _state(self) -> _State:
-        version = int(self._table.version)
-        known = self._known
-        if known is None or known.version != version:
-            indexed = any(index.columns == ["vector"] for index in self._table.list_indices())
-            self._known = known = _State(version, self.count(), indexed)
-        return known
+        with self._explained():
+            version = int(self._table.version)
+            known = self._known
+            if known is None or known.version != version:
+                indexed = any(index.columns == ["vector"] for index in self._table.list_indices())
+                self._known = known = _State(version, self.count(), indexed)
+            return known
 
     def _latest(self, version: int) -> Snapshot:
         with self._lock:
@@ -187,9 +190,10 @@ class LanceStore:
         search = search.select(["id", "vector", "_distance"]).ef(max(_BEAM, wanted))
         if condition is not None:
             search = search.where(condition, prefilter=True)
-        table = search.to_arrow()
-        if len(table) < k:  # the graph has no way to more rows that pass; are there any?
-            table = search.bypass_vector_index().to_arrow()
+        with self._explained():
+            table = search.to_arrow()
+            if len(table) < k:  # the graph has no way to more rows that pass; are there any?
+                table = search.bypass_vector_index().to_arrow()
         scores = (vectors_of(table, self.space.dim).astype(np.float64) * query.astype(np.float64)).sum(axis=1)
         ranked = sorted(zip((-scores).tolist(), table["id"].to_pylist(), strict=True))[:k]
         return [Hit(id_, -negative) for negative, id_ in ranked]
@@ -226,11 +230,20 @@ class LanceStore:
         """Tables of some thousand rows."""
         import pyarrow
 
-        search = self._table.search().select(columns)
-        search = search.where(condition) if condition else search
-        for batch in search.to_batches(_ROWS_PER_BATCH):
-            if len(batch):
-                yield pyarrow.Table.from_batches([batch])
+        with self._explained():
+            search = self._table.search().select(columns)
+            search = search.where(condition) if condition else search
+            for batch in search.to_batches(_ROWS_PER_BATCH):
+                if len(batch):
+                    yield pyarrow.Table.from_batches([batch])
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Failures of the engine, when it reads, as `StoreError`."""
+        try:
+            yield
+        except (RuntimeError, ValueError, OSError) as error:
+            raise failure(self.address, error) from error
 
 
 def space_at(address: str) -> Space | None:
