@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from fake_encoder import DIM, FakeEncoder, write_sound
+from one_peace.search import duplicates
 from one_peace.search.duplicates import find_duplicates
 from one_peace.search.exporting import export_library
 from one_peace.search.filters import Filters
@@ -44,6 +45,15 @@ def test_near_duplicates(folder: Path, opened: Library) -> None:
         g[0] for g in groups
     }
     assert find_duplicates(opened, Filters(modality=("audio",))) == []
+
+
+def test_texts_are_compared_to_their_end(folder: Path, opened: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(duplicates._NEAR, "text", -1.0)  # the encoder here finds no texts alike
+    beginning = "The same beginning of both. " * 7
+    (folder / "one.txt").write_text(beginning + "Then it goes on with a sentence about horses in a field, at noon.")
+    (folder / "two.txt").write_text(beginning + "0123456789 0123456789 0123456789 0123456789 0123456789 01234567")
+    opened.index(folder)
+    assert find_duplicates(opened) == []
 
 
 def test_zero_shot_tags(opened: Library, folder: Path) -> None:

@@ -21,7 +21,6 @@ from one_peace.search.waveform import draw_waveform
 
 THUMBNAIL = 256  # pixels of its longer side
 SEGMENT = 30.0  # seconds; a sound of more than two of these is cut into such
-CAPTION = 200  # characters that are kept of a text, to show
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +143,7 @@ def _read_sound(path: Path, branches: Collection[str]) -> Content:
 
 def _read_text(path: Path, branches: Collection[str]) -> Content:
     passages = passages_of(path)
-    captions = [" ".join(passage.split())[:CAPTION] for passage in passages]
+    captions = [" ".join(passage.split()) for passage in passages]
     labels = [""] if len(passages) == 1 else [f"passage {n} of {len(passages)}" for n in range(1, len(passages) + 1)]
     pieces = [
         Piece("text", passage, len(passage), label=label, caption=caption if label else "")
