@@ -16,7 +16,7 @@ from one_peace.cli.export import export
 from one_peace.cli.index import index
 from one_peace.cli.search import search
 from one_peace.cli.tag import tag
-from one_peace.search import indexing, library
+from one_peace.search import indexing
 from search.conftest import encoder, folder
 
 __all__ = ["encoder", "folder"]  # fixtures
@@ -32,7 +32,7 @@ runner = CliRunner()
 
 @pytest.fixture(autouse=True)
 def no_weights(monkeypatch: pytest.MonkeyPatch, encoder: FakeEncoder) -> None:
-    monkeypatch.setattr(library, "_load", lambda name, device: encoder)
+    monkeypatch.setattr("one_peace.from_pretrained", lambda name, device: encoder)
 
 
 def call(*words: object, status: int = 0) -> str:
@@ -104,6 +104,7 @@ def test_any_query(folder: Path) -> None:
         "modality=image",
     ]
     assert Path(json.loads(call(*minus))[0]["path"]).name == "green.jpg"
+    assert len(json.loads(call(*base, "-t", "red", "--minus", "e=mc2"))) == 4  # words, for e is no modality
     small = json.loads(call(*base, "-t", "red", "--where", "max-duration=1:00", "--no-calibration"))
     assert [row["modality"] for row in small] == ["audio"]
     given = json.loads(call(*base, "--input", f"image={folder / 'red.png'}", "-k", 1))
@@ -113,6 +114,7 @@ def test_any_query(folder: Path) -> None:
         (["--weight", "text=much"], "MODALITY=NUMBER"),
         (["--weight", "text=nan"], "finite number"),
         (["--weight", "minus=-1"], "minus is subtracted already"),
+        (["--minus", f"imgae={folder / 'red.png'}"], "did you mean 'image'"),
         (["--rerank", 3], "jointly"),
     ):
         result = runner.invoke(app, [str(word) for word in (*base, "-t", "red", *wrong)])
@@ -136,7 +138,7 @@ def test_uses_of_a_library(folder: Path, tmp_path: Path) -> None:
 
 def test_beginning_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call("index", folder)
-    monkeypatch.setattr(library, "_load", lambda name, device: FakeEncoder("fake-2"))
+    monkeypatch.setattr("one_peace.from_pretrained", lambda name, device: FakeEncoder("fake-2"))
     result = runner.invoke(app, ["index", str(folder)])
     assert result.exit_code == 1 and "--rebuild" in str(result.exception)
     assert "4 added" in call("index", folder, "--rebuild") and "4 unchanged" in call("index", folder)

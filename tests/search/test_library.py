@@ -13,7 +13,8 @@ import pytest
 from fake_encoder import FakeEncoder, hide_animals, write_picture, write_sound
 from one_peace.data.lock import FolderBusyError, writer_lock
 from one_peace.errors import MissingExtraError
-from one_peace.search import engines, indexing, library, reading
+from one_peace.search import engines, indexing, reading
+from one_peace.search import manifest as manifests
 from one_peace.search.filters import Filters
 from one_peace.search.library import Library
 from one_peace.search.library_folder import erase_library
@@ -185,7 +186,11 @@ def test_bad_files_are_told_skipped_and_remembered(
     (folder / "empty.wav").unlink()
     mended = opened.index(folder)
     assert reads == ["truncated.jpg"] and mended.added == 1
+    saved: list[int] = []
+    write = manifests._write
+    monkeypatch.setattr(manifests, "_write", lambda path, rows: saved.append(len(rows)) or write(path, rows))
     assert {Path(path).name for path in mended.problems} == bad - {"truncated.jpg", "empty.wav"}
+    assert saved == [3]
 
 
 def test_a_file_gone_bad_is_not_found_any_more(folder: Path, place: Path, encoder: FakeEncoder) -> None:
@@ -269,7 +274,7 @@ def test_the_model_is_noted_and_loaded_by_name(
     folder: Path, place: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(library, "_load", lambda name, device: asked.append(name) or encoder)
+    monkeypatch.setattr("one_peace.from_pretrained", lambda name, device: asked.append(name) or encoder)
     Library(place).index(folder)
     Library(place.parent / "other", "my/model").index(folder)
     assert len(Library(place.parent / "other")) == 4
@@ -295,6 +300,14 @@ def test_small_libraries_need_no_extra(
     folder: Path, place: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
+    assert opened.add([(folder / "red.png", "")]).unchanged == 1
+    os.utime(folder / "red.png", ns=(1, 1))
+    assert opened.add([(folder / "red.png", "")]).changed == 1
+    assert opened.search(text="red")[0].caption == "Rouge"  # what was said once stays
+    shutil.copyfile(folder / "red.png", folder / "another one.png")
+    opened.add([(folder / "another one.png", "")])
+    copy = opened.find(folder / "another one.png")
+    assert copy is not None and copy.caption == "another one"
         patch.setattr(engines, "find_spec", lambda name: None)
         Library(place, encoder).index(folder)
     assert (place / "vectors" / "items.sqlite").is_file()
@@ -473,3 +486,7 @@ def test_progress_is_silent_unless_asked(
     write_picture(folder / "blue.png", (0, 0, 250))
     opened.index(folder, progress=True)
     assert "indexing" in capsys.readouterr().err
+    (folder / "red.txt").write_text("A red thing.\ntags=")
+    (folder / "animals" / "green.txt").write_text("tags=")
+    write_picture(folder / "animals" / "green.jpg", (20, 220, 40))
+    assert opened.index(folder).changed == 2 and not any(item.tags for item in opened.items())

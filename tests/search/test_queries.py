@@ -116,6 +116,8 @@ def test_filters_in_words(tmp_path: Path) -> None:
         after=day,
         before=round(datetime(2024, 5, 3).timestamp()) * 10**9 - 1,
     )
+    far = filters_from_words(["after=0003-01-01", "before=9999-12-31"])  # beyond what files' times can be
+    assert (far.after, far.before) == (1 - 2**63, 2**63 - 1)
     moment = filters_from_words(["before=2024-05-01T10:00:00+00:00"]).before
     assert moment == 1_714_557_600 * 10**9
 
@@ -126,7 +128,10 @@ def test_filters_in_words(tmp_path: Path) -> None:
         ("tga=x", "did you mean 'tag'"),
         ("tag", "expected name=value"),
         ("tag=", "expected name=value"),
+        ("tag=,", "names nothing"),
         ("max_size=big", "is no size"),
+        pytest.param("max_size=" + 400 * "9", "larger than any file", id="a very large size"),
+        pytest.param("max_duration=" + 5000 * "9" + ":00", "number", id="a very long duration"),
         ("max_size=-1", "is no size"),
         ("min_duration=1:2:3:4", "is no duration"),
         ("after=yesterday", "is no date"),

@@ -47,6 +47,9 @@ def test_tags_are_on_a_line_of_their_own(folder: Path) -> None:
     )
     sound = found[str(folder / "animals" / "tone.wav")]
     assert (sound.caption, sound.tags) == ("tone", ("loud",))
+    assert found[str(folder / "animals" / "green.jpg")].tags is None  # nothing is said of any
+    (folder / "red.txt").write_text("tags=")
+    assert walk(folder, ALL, folder / "x").found[str(folder / "red.png")].tags == ()
 
 
 def test_links(folder: Path) -> None:
@@ -91,9 +94,9 @@ def test_a_name_that_is_no_text(folder: Path) -> None:
 
 def test_single_files(folder: Path) -> None:
     files = [(folder / "red.png", "my caption"), (folder / "animals" / "green.jpg", "")]
-    files += [(folder / "program.py", ""), (folder / "no.png", "")]
+    files += [(folder / "program.py", ""), (folder / "no.png", ""), (folder / "animals" / "tone.wav", "")]
     looked = look_at_all(files, ALL)
-    assert [file.caption for file in looked.found.values()] == ["my caption", "A green animal."]
+    assert [file.caption for file in looked.found.values()] == ["my caption", "A green animal.", ""]
     tagged = look_at_all([(folder / "red.png", "", ["b", " a", "b"])], ALL).found.values()
     assert [file.tags for file in tagged] == [("a", "b")]
     assert len(looked.problems) == 2

@@ -88,7 +88,8 @@ def search(
 
 def _query(inputs: dict[str, list[Any]], minus: Sequence[str], weights: Sequence[str], **settings: Any) -> Query:
     """A modality's weight is shared out among its inputs, as in `Query.of`; that of `minus` too."""
-    from one_peace.search.queries import Part, Query, QueryError
+    from one_peace.modalities import list_modalities
+    from one_peace.search.queries import ITEM, Part, Query, QueryError
 
     weighted: dict[str, float] = {}
     for one in weights:
@@ -104,7 +105,9 @@ def _query(inputs: dict[str, list[Any]], minus: Sequence[str], weights: Sequence
     unwanted = []
     for one in minus:
         name, equals, file = one.partition("=")
-        modality, source = (name, Path(file)) if equals and name.isidentifier() else ("text", one)
+        # "e=mc2" is words. A misspelt modality before a file is not: the query names the right one.
+        is_file = equals and (name in (*list_modalities(), ITEM) or Path(file).is_file())
+        modality, source = (name, Path(file)) if is_file else ("text", one)
         unwanted.append(Part(modality, source, -against / len(minus)))
     return replace(query, parts=(*query.parts, *unwanted))
 

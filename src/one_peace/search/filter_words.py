@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from datetime import date, datetime, time, timedelta
-from pathlib import Path
+from datetime import date, datetime, time
+from math import isfinite
 from typing import Any
 
 from one_peace.search.filters import Filters
 from one_peace.search.queries import QueryError, check_name, filters_from
+from one_peace.search.records import stored_moment
+from one_peace.search.walk import absolute
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_DAY = 24 * 60 * 60  # seconds
 _DURATION = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)\s*s?")
 
 
@@ -38,11 +41,14 @@ def filters_from_words(words: Iterable[str]) -> Filters:
 
 
 def _several(value: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in value.split(",") if part.strip())
+    parts = tuple(part.strip() for part in value.split(",") if part.strip())
+    if not parts:
+        raise QueryError("filters", f"{value!r} names nothing; write one name or several with commas between them")
+    return parts
 
 
 def _folder(value: str) -> str:
-    return str(Path(value).expanduser().absolute())
+    return str(absolute(value))
 
 
 def _size(value: str) -> int:
@@ -50,26 +56,28 @@ def _size(value: str) -> int:
         raise QueryError("filters", f"{value!r} is no size; write 300kB, 10MB or a number of bytes")
     number, unit, binary = match.groups()
     factor = _UNITS[unit.lower()]
-    return round(float(number) * (1024 ** list(_UNITS).index(unit.lower()) if binary else factor))
+    size = float(number) * (1024 ** list(_UNITS).index(unit.lower()) if binary else factor)
+    if not isfinite(size):
+        raise QueryError("filters", f"{value[:20]}... is larger than any file")
+    return round(size)
 
 
 def _duration(value: str) -> float:
     if not (match := _DURATION.fullmatch(value)):
         raise QueryError("filters", f"{value!r} is no duration; write seconds or 1:30")
     hours, minutes, seconds = match.groups()
-    return 3600 * int(hours or 0) + 60 * int(minutes or 0) + float(seconds)
+    return 3600 * float(hours or 0) + 60 * float(minutes or 0) + float(seconds)
 
 
 def _after(value: str) -> int:
     moment, _ = _moment(value)
-    return round(moment.timestamp()) * 10**9
+    return stored_moment(round(moment.timestamp()) * 10**9)
 
 
 def _before(value: str) -> int:
     moment, whole_day = _moment(value)
-    if whole_day:
-        return round((moment + timedelta(days=1)).timestamp()) * 10**9 - 1
-    return round(moment.timestamp()) * 10**9
+    last = round(moment.timestamp() + _DAY) * 10**9 - 1 if whole_day else round(moment.timestamp()) * 10**9
+    return stored_moment(last)
 
 
 def _moment(value: str) -> tuple[datetime, bool]:

@@ -17,7 +17,7 @@ from one_peace.search.manifest import Rejected
 from one_peace.search.reading import Failure, Reader, Reading, is_still
 from one_peace.search.records import Entry, Record
 from one_peace.search.store import VectorStore
-from one_peace.search.walk import Found, Walk
+from one_peace.search.walk import Found, Walk, name_of
 
 _BATCH = 128  # files that are encoded and committed together, fewer if they are big:
 _BATCH_BYTES = 1 << 27  # decoded
@@ -79,6 +79,7 @@ class Indexing:
         self.rejected = rejected
         self.save_rejected = save_rejected
         self.report = IndexReport()
+        self._unsaved = False  # what became of `rejected`
         self._reader = Reader(kinds, encoder.modalities)
         self._known = KnownItems(store, only)
 
@@ -107,6 +108,7 @@ class Indexing:
         self.report.removed += len(gone)
         if todo or gone:
             self.store.finish()
+        self._save_rejected()
         return self.report
 
     def _miss(self, walk: Walk, inside: str) -> None:
@@ -119,13 +121,12 @@ class Indexing:
         forgotten = [path for path in self.rejected if path.startswith(inside) and path not in walk.found]
         for path in forgotten:
             del self.rejected[path]
-        if forgotten:
-            self.save_rejected(self.rejected)
+        self._unsaved |= bool(forgotten)
 
     def _new_and_changed(self, walk: Walk) -> list[Found]:
         """Files to read, grouped by kind. A caption or tags that alone have changed are stored right here."""
         todo: list[Found] = []
-        described: dict[str, Found] = {}  # by the id of the row
+        described: dict[str, tuple[str, tuple[str, ...]]] = {}  # by the id of the row
         for file in walk.found.values():
             rows, reject = self._known.by_path.get(file.path, []), self.rejected.get(file.path)
             if reject is not None and (reject.size, reject.mtime) == (file.size, file.mtime):
@@ -135,9 +136,9 @@ class Indexing:
                 todo.append(file)
                 continue
             self.report.items[file.path] = rows[0].item
-            tags = file.tags or rows[0].tags
+            tags = _tags(file, rows)
             if (_caption(rows[0], file.caption), tags) != (rows[0].caption, rows[0].tags):
-                described |= {row.id: replace(file, tags=tags) for row in rows}
+                described |= {row.id: (file.caption, tags) for row in rows}
                 self.report.changed += 1
             else:
                 self.report.unchanged += 1
@@ -145,12 +146,12 @@ class Indexing:
         order = list(self.kinds)
         return sorted(todo, key=lambda file: order.index(file.modality))
 
-    def _describe(self, files: dict[str, Found]) -> None:
-        """Gives rows, by id, the captions and tags of these files."""
+    def _describe(self, described: dict[str, tuple[str, tuple[str, ...]]]) -> None:
+        """Gives rows, by id, the captions and tags of their files."""
         records = []
-        for id_, row in self.store.rows(list(files)).items():
-            entry = replace(row.entry, caption=_caption(row.entry, files[id_].caption), tags=files[id_].tags)
-            records.append(replace(row, entry=entry))
+        for id_, row in self.store.rows(list(described)).items():
+            caption, tags = described[id_]
+            records.append(replace(row, entry=replace(row.entry, caption=_caption(row.entry, caption), tags=tags)))
         if records:
             self.store.add(records)
 
@@ -190,8 +191,8 @@ class Indexing:
         for rows in items:
             self._known.update(rows)
         forgiven = [record.entry.path for record in records if self.rejected.pop(record.entry.path, None)]
-        if forgiven:
-            self.save_rejected(self.rejected)
+        self._unsaved |= bool(forgiven)
+        self._save_rejected()
 
     def _encode(self, files: list[tuple[Reading, Content]]) -> list[Encoded]:
         """The contents through the model; a file of which nothing comes out is rejected."""
@@ -206,7 +207,8 @@ class Indexing:
     def _like(self, reading: Reading, twin: list[Record]) -> list[Record]:
         """The rows of a file of the same contents as another one."""
         first = twin[0].entry
-        whole = self._item(reading, first.caption, first.duration)
+        said = first.caption if first.modality == "text" else ""  # others' contents say nothing
+        whole = self._item(reading, said, first.duration)
         if whole is None:
             return []
         records = []
@@ -248,11 +250,17 @@ class Indexing:
             digest=digest,
             size=file.size,
             mtime=file.mtime,
-            caption=file.caption or caption,
+            caption=file.caption or caption or (before[0].caption if before else name_of(Path(file.path))),
             duration=duration,
-            tags=file.tags or (before[0].tags if before else ()),
+            tags=_tags(file, before),
             added=before[0].added if before else time.time_ns(),
         )
+
+    def _save_rejected(self) -> None:
+        """Once for many: it is the whole list each time."""
+        if self._unsaved:
+            self.save_rejected(self.rejected)
+            self._unsaved = False
 
     def _reject(self, failure: Failure) -> None:
         file = failure.file
@@ -260,11 +268,18 @@ class Indexing:
         if not failure.lasting:
             return
         self.rejected[file.path] = Rejected(file.size, file.mtime, failure.problem)
-        self.save_rejected(self.rejected)
+        self._unsaved = True
         before = self._known.by_path.pop(file.path, None)
         if before is not None:  # what was indexed is not in the file any more
             self.store.delete([row.id for row in before])
             self.report.removed += 1
+
+
+def _tags(file: Found, before: Sequence[Entry] | None) -> tuple[str, ...]:
+    """Those of a file whose rows were these: its own, or where nothing speaks of any those that it had."""
+    if file.tags is not None:
+        return file.tags
+    return before[0].tags if before else ()
 
 
 def _caption(row: Entry, caption: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from one_peace.errors import InputError, MissingExtraError
 from one_peace.search.kinds import Content, Kind
+from one_peace.search.records import stored_moment
 from one_peace.search.walk import Found, reason
 
 _READ_AHEAD = 4  # files decoded at the same time
@@ -85,4 +86,4 @@ def is_still(file: Found) -> bool:
         status = os.stat(file.path)
     except OSError:
         return False
-    return (status.st_size, status.st_mtime_ns) == (file.size, file.mtime)
+    return (status.st_size, stored_moment(status.st_mtime_ns)) == (file.size, file.mtime)

@@ -46,6 +46,13 @@ class Entry:
 COLUMNS: dict[str, Any] = get_type_hints(Entry)
 """Type of each field of an `Entry`, in order."""
 
+_LAST_MOMENT = 2**63 - 1
+
+
+def stored_moment(nanoseconds: int) -> int:
+    """A time in nanoseconds since 1970 as a column of 64 bits holds it: nothing is before 1677 or after 2262."""
+    return max(-_LAST_MOMENT, min(nanoseconds, _LAST_MOMENT))
+
 
 @dataclass(frozen=True, eq=False)
 class Record:

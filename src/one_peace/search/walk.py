@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from one_peace.modalities.sources import describe
 from one_peace.search.kinds import Kind, kind_of
+from one_peace.search.records import stored_moment
 
 _CAPTION_LENGTH = 2_000  # characters
 _TAGS = "tags="
@@ -19,7 +21,8 @@ _TAGS = "tags="
 class Found:
     """A file to be in the library: absolute path, modality, size in bytes, time of change in ns, caption and tags.
 
-    The caption is "" where only the contents can tell (texts).
+    The caption is "" where only the contents can tell (texts), and the tags are None where nothing beside the file
+    speaks of any: a file that is known keeps those that it has.
     """
 
     path: str
@@ -27,7 +30,7 @@ class Found:
     size: int
     mtime: int
     caption: str
-    tags: tuple[str, ...] = ()
+    tags: tuple[str, ...] | None = None
 
 
 @dataclass
@@ -41,7 +44,7 @@ class Walk:
         """Whether a file that was not found may be there all the same, in a place that could not be read."""
         return any(path == place or path.startswith(place + os.sep) for place in self.problems)
 
-    def look_at(self, path: Path, modality: str, caption: str, tags: tuple[str, ...] = ()) -> None:
+    def look_at(self, path: Path, modality: str, caption: str, tags: tuple[str, ...] | None = None) -> None:
         """Notes the file at the absolute path `path`, or what is wrong with it."""
         name = os.fspath(path)
         try:
@@ -52,7 +55,16 @@ class Walk:
         except OSError as error:
             self.problems[name] = reason(error)
         else:
-            self.found[name] = Found(name, modality, status.st_size, status.st_mtime_ns, caption, tags)
+            if stat.S_ISREG(status.st_mode):
+                moment = stored_moment(status.st_mtime_ns)
+                self.found[name] = Found(name, modality, status.st_size, moment, caption, tags)
+            else:  # reading a pipe or a device may never end
+                self.problems[name] = "is not a regular file"
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """The name that a library calls a place by, however it was spelled: without `~`, `.` and `..`; links stay."""
+    return Path(os.path.abspath(Path(path).expanduser()))
 
 
 def walk(folder: Path, kinds: dict[str, Kind], skip: Path) -> Walk:
@@ -71,39 +83,52 @@ def walk(folder: Path, kinds: dict[str, Kind], skip: Path) -> Walk:
             if kind is None:
                 continue
             if kind != "text":
-                result.look_at(path, kind, *beside(path))
+                caption, tags = beside(path)
+                result.look_at(path, kind, caption or name_of(path), tags)
             elif path.suffix != ".txt" or path.with_suffix("") not in captioned:
                 result.look_at(path, kind, "")
     return result
 
 
 def look_at_all(files: Iterable[Sequence[Any]], kinds: dict[str, Kind]) -> Walk:
-    """Single files as (path, caption) or (path, caption, tags); what is empty is taken from beside the file."""
+    """Single files as (path, caption) or (path, caption, tags); what is empty is taken from beside the file.
+
+    The caption stays "" where nothing is beside it either.
+    """
     result = Walk()
     for given, caption, *tags in files:
-        path = Path(given).expanduser().absolute()
+        path = absolute(given)
         kind = kind_of(path, kinds)
         if kind is None:
             result.problems[os.fspath(path)] = "is not a kind of file that this model and library take"
             continue
-        found = ("", ()) if kind == "text" else beside(path)
-        result.look_at(path, kind, caption or found[0], unique(tags[0]) if tags and tags[0] else found[1])
+        words, own = ("", None) if kind == "text" else beside(path)
+        result.look_at(path, kind, caption or words, unique(tags[0]) if tags and tags[0] else own)
     return result
 
 
-def beside(path: Path) -> tuple[str, tuple[str, ...]]:
-    """Caption and tags of a file from the .txt beside it, or its own name and none.
+def beside(path: Path) -> tuple[str, tuple[str, ...] | None]:
+    """Caption and tags of a file from the .txt beside it; "" and None where that says nothing of them.
 
-    The caption is the first line; tags are on a line of their own: `tags=red, flower`.
+    The caption is the first line; tags are on a line of their own: `tags=red, flower`, or `tags=` for none.
     """
+    lines: list[str] = []
+    text = path.with_suffix(".txt")
     try:
-        with open(path.with_suffix(".txt"), encoding="utf-8-sig", errors="replace") as file:
-            lines = file.read(_CAPTION_LENGTH).splitlines()
+        if text.is_file():  # and no pipe
+            with open(text, encoding="utf-8-sig", errors="replace") as file:
+                lines = file.read(_CAPTION_LENGTH).splitlines()
     except OSError:
-        lines = []
-    tags = unique(tag for line in lines if line.startswith(_TAGS) for tag in line.removeprefix(_TAGS).split(","))
+        pass  # a caption that cannot be read is none
+    given = [line.removeprefix(_TAGS) for line in lines if line.startswith(_TAGS)]
     first = lines[0] if lines and not lines[0].startswith(_TAGS) else ""
-    return " ".join(first.split()) or describe(path.stem), tags
+    tags = unique(tag for line in given for tag in line.split(",")) if given else None
+    return " ".join(first.split()), tags
+
+
+def name_of(path: Path) -> str:
+    """The caption of a file that has no other."""
+    return describe(path.stem)
 
 
 def unique(tags: Iterable[str]) -> tuple[str, ...]:
