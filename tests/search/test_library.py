@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import json
 import os
 import shutil
 import signal
@@ -184,13 +186,13 @@ def test_bad_files_are_told_skipped_and_remembered(
     assert again.problems == report.problems and not reads
     (folder / "truncated.jpg").write_bytes(whole)
     (folder / "empty.wav").unlink()
-    mended = opened.index(folder)
-    assert reads == ["truncated.jpg"] and mended.added == 1
     saved: list[int] = []
     write = manifests._write
     monkeypatch.setattr(manifests, "_write", lambda path, rows: saved.append(len(rows)) or write(path, rows))
-    assert {Path(path).name for path in mended.problems} == bad - {"truncated.jpg", "empty.wav"}
+    mended = opened.index(folder)
     assert saved == [3]
+    assert reads == ["truncated.jpg"] and mended.added == 1
+    assert {Path(path).name for path in mended.problems} == bad - {"truncated.jpg", "empty.wav"}
 
 
 def test_a_file_gone_bad_is_not_found_any_more(folder: Path, place: Path, encoder: FakeEncoder) -> None:
@@ -252,12 +254,60 @@ def test_several_folders_and_the_library_inside_one(tmp_path: Path, folder: Path
     assert opened.index(folder / "animals").unchanged == 2 and len(opened) == 5
 
 
+def test_a_folder_is_one_however_it_is_spelled(
+    folder: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Library(folder / ".one-peace", encoder).index(folder)
+    monkeypatch.chdir(folder / "animals")
+    opened = Library(Path("..", ".one-peace"), encoder)
+    assert str(opened.index("..")) == "4 unchanged" and opened.path == folder / ".one-peace"
+    assert paths(opened.search(text="red", folder="../animals", modality="image")) == ["green.jpg"]
+    assert opened.find("../red.png") is not None
+    assert opened.add([("../red.png", "")]).unchanged == 1 and len(opened) == 4
+
+
+def test_files_of_a_folder_that_was_moved_are_recognised(folder: Path, place: Path, encoder: FakeEncoder) -> None:
+    opened = Library(place, encoder)
+    opened.index(folder)
+    shutil.copyfile(folder / "red.png", folder / "again.png")
+    opened.index(folder)
+    ids = {item.id for item in opened.items()}
+    moved = folder.rename(folder.with_name("moved"))
+    report = opened.index(moved)
+    assert (report.renamed, report.added) == (5, 0) and {item.id for item in opened.items()} == ids
+    assert all(item.path.is_relative_to(moved) for item in opened.items())
+    shutil.copytree(moved, folder)  # what is where it was is another file of the same contents
+    assert opened.index(folder).added == 5 and len(opened) == 10
+
+
+def test_no_pipe_is_waited_for_and_any_date_is_kept(folder: Path, place: Path, encoder: FakeEncoder) -> None:
+    os.mkfifo(folder / "pipe.png")
+    os.mkfifo(folder / "red.txt")
+    (folder / "zero.wav").symlink_to("/dev/zero")
+    os.utime(folder / "red.png", ns=(1, 330 * 366 * 24 * 3600 * 10**9))  # year 2300: more than 64 bits of nanoseconds
+    opened = Library(place, encoder)
+    report = opened.index(folder)
+    assert {Path(path).name: problem for path, problem in report.problems.items()} == {
+        "pipe.png": "is not a regular file",
+        "zero.wav": "is not a regular file",
+    }
+    assert report.added == 4 and opened.index(folder).unchanged == 4
+
+
 def test_single_files_with_captions(folder: Path, place: Path, encoder: FakeEncoder) -> None:
     opened = Library(place, encoder)
     report = opened.add([(folder / "red.png", "Rouge"), (folder / "missing.png", "")])
     assert report.added == 1 and list(report.problems) == [str(folder / "missing.png")]
     assert opened.search(text="red")[0].caption == "Rouge"
     assert opened.add([(folder / "animals" / "green.jpg", "")]).removed == 0 and len(opened) == 2
+    assert opened.add([(folder / "red.png", "")]).unchanged == 1
+    os.utime(folder / "red.png", ns=(1, 1))
+    assert opened.add([(folder / "red.png", "")]).changed == 1
+    assert opened.search(text="red")[0].caption == "Rouge"  # what was said once stays
+    shutil.copyfile(folder / "red.png", folder / "another one.png")
+    opened.add([(folder / "another one.png", "")])
+    copy = opened.find(folder / "another one.png")
+    assert copy is not None and copy.caption == "another one"
 
 
 def test_a_model_is_never_mixed_with_another(folder: Path, place: Path, encoder: FakeEncoder) -> None:
@@ -268,6 +318,52 @@ def test_a_model_is_never_mixed_with_another(folder: Path, place: Path, encoder:
     Library(place.parent / "late", encoder).index(folder)
     with pytest.raises(LibraryError, match="index again"):
         late.index(folder)
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "lance"])
+def test_an_open_library_sees_that_it_was_made_anew(
+    folder: Path, place: Path, encoder: FakeEncoder, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if engine == "sqlite":
+        monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    else:
+        pytest.importorskip("lancedb")
+    opened = Library(place, encoder)
+    opened.index(folder)
+    erase_library(place)
+    with pytest.raises(LibraryError, match="index a folder first"):
+        opened.search(text="red")
+    assert len(opened) == 0
+    Library(place, encoder).add([(folder / "red.png", "")])
+    assert paths(opened.search(text="red")) == ["red.png"]
+    erase_library(place)
+    Library(place, FakeEncoder("fake-2")).index(folder)
+    for use in (lambda: opened.search(text="red"), opened.items, lambda: opened.add([(folder / "red.png", "")])):
+        with pytest.raises(LibraryError, match="another model, fake-2|made with another model"):
+            use()
+
+
+@pytest.mark.parametrize("kept", ["calibration", "rejected"])
+def test_what_was_committed_is_not_denied_for_want_of_room(
+    folder: Path, place: Path, encoder: FakeEncoder, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    opened = Library(place, encoder)
+    opened.add([(folder / "animals" / "tone.wav", "")])
+    (folder / "empty.wav").write_bytes(b"")
+    with monkeypatch.context() as patch:
+        patch.setattr("one_peace.search.calibration.np.savez" if kept == "calibration" else "json.dump", full)
+        report = opened.add([(folder / "red.png", ""), (folder / "empty.wav", "")])
+    assert report.added == 1 and len(report.problems) == 1
+    assert paths(opened.search(text="red", modality="image")) == ["red.png"]
+    assert {file.name for file in place.iterdir() if file.is_file()} <= {
+        "library.json",
+        "calibration.npz",
+        "rejected.json",
+        "writer.lock",
+    }
 
 
 def test_the_model_is_noted_and_loaded_by_name(
@@ -282,32 +378,35 @@ def test_the_model_is_noted_and_loaded_by_name(
     Library(place.parent / "third", encoder, "handed over").index(folder)
     manifest = read_manifest(place.parent / "third")
     assert manifest is not None and (manifest.model, manifest.dim) == ("handed over", encoder.dim)
+    monkeypatch.chdir(folder)  # a path is noted so that it can be loaded from anywhere
+    assert Library(place.parent / "fourth", "animals").space.model == str(folder / "animals")
 
 
 def test_damaged_and_later_libraries(folder: Path, place: Path, encoder: FakeEncoder) -> None:
     Library(place, encoder).index(folder)
     (place / "rejected.json").write_text("{")
     assert Library(place, encoder).index(folder).unchanged == 4
+    shutil.copyfile(place / "library.json", place.parent / "whole.json")
     (place / "library.json").write_text('{"format": 99}')
     with pytest.raises(LibraryError, match="another version"):
         Library(place, encoder)
-    (place / "library.json").write_text("{")
-    with pytest.raises(LibraryError, match="damaged"):
-        Library(place, encoder)
+    whole = json.loads((place.parent / "whole.json").read_text())
+    without = {key: value for key, value in whole.items() if key != "dim"}
+    for contents in ("{", json.dumps(without), json.dumps({**whole, "more": 1})):
+        (place / "library.json").write_text(contents)
+        with pytest.raises(LibraryError, match="damaged"):
+            Library(place, encoder)
+    shutil.copyfile(place.parent / "whole.json", place / "library.json")
+    shutil.rmtree(place / "vectors")
+    with pytest.raises(LibraryError, match="lost its vectors.*--rebuild"):
+        Library(place, encoder).search(text="red")
+    assert not (place / "vectors").exists()
 
 
 def test_small_libraries_need_no_extra(
     folder: Path, place: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-    assert opened.add([(folder / "red.png", "")]).unchanged == 1
-    os.utime(folder / "red.png", ns=(1, 1))
-    assert opened.add([(folder / "red.png", "")]).changed == 1
-    assert opened.search(text="red")[0].caption == "Rouge"  # what was said once stays
-    shutil.copyfile(folder / "red.png", folder / "another one.png")
-    opened.add([(folder / "another one.png", "")])
-    copy = opened.find(folder / "another one.png")
-    assert copy is not None and copy.caption == "another one"
         patch.setattr(engines, "find_spec", lambda name: None)
         Library(place, encoder).index(folder)
     assert (place / "vectors" / "items.sqlite").is_file()
@@ -388,6 +487,10 @@ def test_tags_are_kept_and_filtered_by(folder: Path, place: Path, encoder: FakeE
     assert opened.index(folder).changed == 2
     tags = {item.path.name: item.tags for item in opened.items()}
     assert tags["green.jpg"] == ("cold", "wet") and tags["red.png"] == ("hot",)
+    (folder / "red.txt").write_text("A red thing.\ntags=")
+    (folder / "animals" / "green.txt").write_text("tags=")
+    write_picture(folder / "animals" / "green.jpg", (20, 220, 40))
+    assert opened.index(folder).changed == 2 and not any(item.tags for item in opened.items())
 
 
 def test_what_lies_in_the_library_is_not_taken_for_lost(folder: Path, encoder: FakeEncoder) -> None:
@@ -486,7 +589,3 @@ def test_progress_is_silent_unless_asked(
     write_picture(folder / "blue.png", (0, 0, 250))
     opened.index(folder, progress=True)
     assert "indexing" in capsys.readouterr().err
-    (folder / "red.txt").write_text("A red thing.\ntags=")
-    (folder / "animals" / "green.txt").write_text("tags=")
-    write_picture(folder / "animals" / "green.jpg", (20, 220, 40))
-    assert opened.index(folder).changed == 2 and not any(item.tags for item in opened.items())

@@ -12,6 +12,7 @@ changes, measured.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import zipfile
@@ -28,6 +29,8 @@ _PRIOR_ROWS = 32  # of a branch with so many rows, its own statistics count as m
 _MOST_ROWS = 100_000  # of a branch that are looked at
 _DRIFT = 0.1  # share of rows that may come or go before a kept calibration is measured again
 _SMALLEST = 1e-9  # standard deviation: a query that scores all rows alike tells none of them from the others
+
+log = logging.getLogger("one_peace.search")
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +103,13 @@ class Calibration:
                 f"gram/{name}": moments.gram,
             }
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # its allow_pickle has the same form
-        os.replace(partial, path)
+        try:
+            with open(partial, "wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]  # its allow_pickle has the same form
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
     @classmethod
     def load(cls, path: Path) -> Calibration | None:
@@ -149,7 +156,14 @@ class KeptCalibration:
             return self._known[1]
 
     def renew(self, store: VectorStore) -> None:
-        """After writing to `store`: measures again if much has changed."""
+        """After writing to `store`: measures again if much has changed.
+
+        What was written stays so where this file cannot be (the disk is full): the next writer measures again.
+        """
         rows, known = store.count(), Calibration.load(self.path)
         if known is None or abs(rows - known.rows) > _DRIFT * known.rows:
-            Calibration.measure(store.vectors()).save(self.path)
+            measured = Calibration.measure(store.vectors())
+            try:
+                measured.save(self.path)
+            except OSError as error:
+                log.warning("%s could not be written: %s", self.path, error)

@@ -24,6 +24,14 @@ class Encoder(Protocol):
     def encode_modality(self, name: str, inputs: Any, /, *, progress: bool | None, on_error: Any) -> Any: ...
 
 
+def load_encoder(name: str, device: str) -> Encoder:
+    """The model of a name or path."""
+    import one_peace
+
+    model: Encoder = one_peace.from_pretrained(name, device=device)
+    return model
+
+
 @dataclass(frozen=True, eq=False)
 class Encoded:
     """The pieces of a file that could be encoded, with their vectors (dim,) of unit length, and what is wrong, if

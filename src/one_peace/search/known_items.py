@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -31,6 +32,8 @@ class KnownItems:
         self.broken: set[str] = set()
         self.leftover: list[str] = []
         self._vanished: dict[tuple[str, str], list[list[Entry]]] = {}
+        self._alike: dict[tuple[str, str], list[list[Entry]]] = {}
+        self._found_again: set[str] = set()  # ids of items
         self._ids: set[str] = set()  # of items
         self._all = only is None
         for where in [()] if only is None else _among(only):
@@ -42,9 +45,17 @@ class KnownItems:
         self._vanished.setdefault((rows[0].modality, rows[0].digest), []).append(rows)
 
     def found_again(self, modality: str, digest: str) -> list[Entry] | None:
-        """A lost item of these contents, which is lost no longer; None if there is none."""
-        twins = self._vanished.get((modality, digest))
-        return twins.pop() if twins else None
+        """An item of these contents that was lost, or whose file is gone from a folder that nobody looked into: it is
+        lost no longer. None if there is none."""
+        if twins := self._vanished.get((modality, digest)):
+            rows = twins.pop()
+            self._found_again.add(rows[0].item)
+            return rows
+        for rows in self._alike.get((modality, digest), []):
+            if rows[0].item not in self._found_again and _is_gone(rows[0].path):
+                self._found_again.add(rows[0].item)
+                return rows
+        return None
 
     def lost(self) -> list[list[Entry]]:
         """The items that stayed lost."""
@@ -77,6 +88,7 @@ class KnownItems:
         self.by_path[first.path] = whole
         if len(whole) == first.parts:
             self.by_contents[first.modality, first.digest] = whole
+            self._alike.setdefault((first.modality, first.digest), []).append(whole)
         else:
             self.broken.add(first.path)
 
@@ -87,6 +99,17 @@ def by_item(entries: Iterable[Entry]) -> list[list[Entry]]:
     for entry in entries:
         items.setdefault(entry.item, []).append(entry)
     return [sorted(rows, key=lambda row: row.part) for rows in items.values()]
+
+
+def _is_gone(path: str) -> bool:
+    """Not where a folder cannot be read: a file may be there."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _among(paths: Sequence[str]) -> Iterator[tuple[Condition, ...]]:

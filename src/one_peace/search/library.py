@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from one_peace.search.encoding import Encoder
+from one_peace.search.encoding import Encoder, load_encoder
 from one_peace.search.engines import find_space
-from one_peace.search.filters import Condition, Filters
+from one_peace.search.filters import Condition, Filter, Filters
 from one_peace.search.indexing import Indexing, IndexReport, tracker
 from one_peace.search.kinds import Kind, kinds_for
 from one_peace.search.library_folder import LibraryFolder
-from one_peace.search.manifest import LibraryError, read_manifest, read_rejected, write_rejected
+from one_peace.search.manifest import LibraryError, lasting_name, read_manifest, read_rejected, write_rejected
 from one_peace.search.queries import MOST_ANSWERS, Query, QueryError, check_name, check_whole
 from one_peace.search.records import Entry, Item, Record, Result, Space
 from one_peace.search.searching import Searcher
 from one_peace.search.store import VectorStore
-from one_peace.search.walk import Walk, look_at_all, unique, walk
+from one_peace.search.walk import Walk, absolute, look_at_all, unique, walk
 
 DEFAULT_MODEL = "one-peace-nano"
 
@@ -51,7 +51,7 @@ class Library:
         device: str = "cpu",
         store: str | None = None,
     ) -> None:
-        self.path = Path(path).expanduser().absolute()
+        self.path = absolute(path)
         manifest = read_manifest(self.path)
         if manifest is not None and store not in (None, manifest.address):
             raise LibraryError(f"{self.path} keeps its vectors in {manifest.address or self.path}, not in {store}")
@@ -59,10 +59,9 @@ class Library:
             shared = find_space(store) if manifest is None and store is not None else None
             model = manifest.model if manifest else shared.model if shared else DEFAULT_MODEL
         if isinstance(model, str):
-            self._model_name, self.model = model_name or model, _load(model, device)
-        else:
-            self._model_name = model_name or str(getattr(getattr(model, "config", None), "name", "unnamed"))
-            self.model = model
+            model_name, model = model_name or model, load_encoder(model, device)
+        self.model = model
+        self._model_name = lasting_name(model_name or str(getattr(getattr(model, "config", None), "name", "unnamed")))
         self._folder = LibraryFolder(self.path, self.space, store or "")
 
     def __len__(self) -> int:
@@ -71,8 +70,7 @@ class Library:
 
     def entries(self) -> list[Entry]:
         """All rows, ordered by path and part: several to an item that has several parts."""
-        rows = self._folder.store.entries() if self._folder.store else []
-        return sorted(rows, key=lambda row: (row.path, row.part))
+        return sorted(self._rows(), key=lambda row: (row.path, row.part))
 
     def items(self) -> list[Item]:
         """All files that can be found, ordered by path."""
@@ -88,8 +86,7 @@ class Library:
 
     def find(self, path: str | os.PathLike[str]) -> Item | None:
         """The item of a file, None if the library does not have it."""
-        name = os.fspath(Path(path).expanduser().absolute())
-        rows = self._folder.store.entries((Condition("path", "in", (name,)),)) if self._folder.store else []
+        rows = self._rows((Condition("path", "in", (os.fspath(absolute(path)),)),))
         return Item.of(min(rows, key=lambda row: row.part)) if rows else None
 
     def thumbnail(self, id: str) -> bytes | None:
@@ -98,8 +95,8 @@ class Library:
 
     def vectors(self, filters: Filters | None = None) -> Iterator[tuple[list[Entry], np.ndarray]]:
         """All rows that pass, some thousands at a time: entries and embeddings (n, dim) float32, in any order."""
-        where = (filters or Filters()).conditions()
-        return self._folder.store.vectors(where) if self._folder.store else iter(())
+        store = self._folder.store
+        return store.vectors((filters or Filters()).conditions()) if store else iter(())
 
     def statistics(self) -> dict[str, int]:
         """Number of items by modality."""
@@ -131,7 +128,7 @@ class Library:
             FolderBusyError: somebody else is writing to this library.
             LibraryError: `folder` is not a folder.
         """
-        root = Path(folder).expanduser().absolute()
+        root = absolute(folder)
         if not root.is_dir():
             raise LibraryError(f"{root} is not a folder that can be indexed")
         with self._folder.writing() as store:
@@ -140,7 +137,8 @@ class Library:
     def add(self, files: Iterable[Sequence[Any]], *, progress: bool | None = None) -> IndexReport:
         """Takes in single files, as (path, caption) or (path, caption, tags), and removes nothing; else as `index`.
 
-        An empty caption stands for the one that `index` would find.
+        An empty caption stands for the one that `index` would find beside the file, and where there is none for the
+        one that the item has; so do empty tags.
         """
         with self._folder.writing() as store:
             return self._update(store, look_at_all(files, self._kinds), None, progress)
@@ -223,8 +221,9 @@ class Library:
 
     def close(self) -> None:
         """Waits for what is written in the background, and frees memory. The library stays usable."""
-        if self._folder.store is not None:
-            self._folder.store.close()
+        store = self._folder.store
+        if store is not None:
+            store.close()
 
     @property
     def _kinds(self) -> dict[str, Kind]:
@@ -236,10 +235,15 @@ class Library:
 
     def _firsts(self) -> list[Entry]:
         """The first row of each item."""
-        return self._folder.store.entries((Condition("part", "in", (0,)),)) if self._folder.store else []
+        return self._rows((Condition("part", "in", (0,)),))
+
+    def _rows(self, where: Filter = ()) -> list[Entry]:
+        store = self._folder.store
+        return store.entries(where) if store else []
 
     def _row(self, id: str) -> Record:
-        rows = self._folder.store.rows([id]) if self._folder.store else {}
+        store = self._folder.store
+        rows = store.rows([id]) if store else {}
         if id not in rows or rows[id].entry.part:
             raise LibraryError(f"{self.path} has no item {id!r}")
         return rows[id]
@@ -251,7 +255,7 @@ class Library:
         if modality is not None:
             filters = replace(filters, modality=(modality,) if isinstance(modality, str) else tuple(modality))
         if folder is not None:
-            filters = replace(filters, folder=os.fspath(Path(folder).expanduser().absolute()))
+            filters = replace(filters, folder=os.fspath(absolute(folder)))
         for name in filters.modality:
             check_name("modality", name, list(self._kinds))
         for name in filters.branch:
@@ -271,10 +275,3 @@ class Library:
         report = indexing.run(found, folder, tracker(progress))
         self._folder.calibration.renew(store)
         return report
-
-
-def _load(name: str, device: str) -> Encoder:
-    import one_peace
-
-    model: Encoder = one_peace.from_pretrained(name, device=device)
-    return model

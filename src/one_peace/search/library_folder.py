@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from one_peace.data.lock import writer_lock
@@ -15,22 +17,26 @@ from one_peace.search.manifest import (
     LibraryError,
     Manifest,
     kept_elsewhere,
+    manifest_mark,
     read_manifest,
     remove_manifest,
     write_manifest,
 )
 from one_peace.search.records import Space
+from one_peace.search.relocating import relocate
 from one_peace.search.store import VectorStore
+from one_peace.search.walk import absolute
 
 _LOCK = "writer.lock"
-_VECTORS = "vectors"
+VECTORS = "vectors"
 _CALIBRATION = "calibration.npz"
 
 
 class LibraryFolder:
     """The folder `path`, for vectors of `space`; `address` is where a library made here keeps them, "" for within.
 
-    `store` is None until somebody has written to the library.
+    Another process may make the library, erase it, or make it anew with another model at any time. So whoever wants
+    the store asks for it each time.
 
     Raises:
         LibraryError: the library was made by a model with another fingerprint, or is damaged.
@@ -42,17 +48,30 @@ class LibraryFolder:
         self.space = space
         self.address = address
         self.calibration = KeptCalibration(path / _CALIBRATION)
-        manifest = read_manifest(path)
-        self.store: VectorStore | None = self._open(manifest) if manifest else None
+        self._opened: tuple[tuple[int, int], VectorStore] | None = None  # with the mark of its manifest
+        self._opening = threading.Lock()
+        _ = self.store  # what is wrong with it is said at once
+
+    @property
+    def store(self) -> VectorStore | None:
+        """The store that the manifest tells of now; None if nobody has written to the library.
+
+        Raises:
+            LibraryError: it is another model's by now, or damaged.
+        """
+        with self._opening:
+            mark = manifest_mark(self.path)
+            if self._opened is None or self._opened[0] != mark:
+                manifest = read_manifest(self.path)
+                self._opened = None if mark is None or manifest is None else (mark, self._open(manifest))
+            return None if self._opened is None else self._opened[1]
 
     def opened(self) -> VectorStore:
         """The store; `LibraryError` if there is none yet."""
-        if self.store is None:
-            manifest = read_manifest(self.path)  # somebody else may have made it since
-            if manifest is None:
-                raise LibraryError(f"{self.path} holds no library yet; index a folder first")
-            self.store = self._open(manifest)
-        return self.store
+        store = self.store
+        if store is None:
+            raise LibraryError(f"{self.path} holds no library yet; index a folder first")
+        return store
 
     @contextmanager
     def writing(self) -> Iterator[VectorStore]:
@@ -60,15 +79,27 @@ class LibraryFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with writer_lock(self.path / _LOCK):
             if self.store is None:
-                manifest = read_manifest(self.path)  # somebody else may have made it since
-                if manifest is None:
-                    manifest = Manifest(self.space.model, self.space.fingerprint, self.space.dim, self.address)
-                    self._remove_leftovers()
-                    self.store = self._open(manifest)
-                    write_manifest(self.path, manifest)
-                else:
-                    self.store = self._open(manifest)
-            yield self.store
+                self._make()
+            self._follow()
+            yield self.opened()
+
+    def _make(self) -> None:
+        """An empty library. The manifest comes last: where there is one, there are vectors."""
+        self._remove_leftovers()
+        open_store(self.address or os.fspath(self.path / VECTORS), self.space)
+        write_manifest(self.path, Manifest(self.space.model, self.space.fingerprint, self.space.dim, self.address))
+
+    def _follow(self) -> None:
+        """Notes where the library lies; one that was moved or copied takes its rows along.
+
+        Not of vectors that are kept elsewhere: others may have the files under the same paths still.
+        """
+        manifest = read_manifest(self.path)
+        if manifest is None or manifest.place == os.fspath(self.path):
+            return
+        if manifest.place and not manifest.address:
+            relocate(self.opened(), Path(manifest.place).parent, self.path.parent)
+        write_manifest(self.path, replace(manifest, place=os.fspath(self.path)))
 
     def _open(self, manifest: Manifest) -> VectorStore:
         if (manifest.fingerprint, manifest.dim) != (self.space.fingerprint, self.space.dim):
@@ -77,13 +108,16 @@ class LibraryFolder:
                 f"{self.space.model} ({self.space.fingerprint}); vectors of two models cannot be compared. "
                 "Open it with its own model, or index again: one-peace index --rebuild"
             )
-        return open_store(manifest.address or os.fspath(self.path / _VECTORS), self.space)
+        address = manifest.address or os.fspath(self.path / VECTORS)
+        if find_space(address) is None:
+            raise LibraryError(f"{self.path} has lost its vectors in {address}; index again: one-peace index --rebuild")
+        return open_store(address, self.space)
 
     def _remove_leftovers(self) -> None:
         """What an interrupted `erase_library` left of another model."""
-        found = find_space(os.fspath(self.path / _VECTORS))
+        found = find_space(os.fspath(self.path / VECTORS))
         if found is not None and (found.fingerprint, found.dim) != (self.space.fingerprint, self.space.dim):
-            shutil.rmtree(self.path / _VECTORS)
+            shutil.rmtree(self.path / VECTORS)
             (self.path / _CALIBRATION).unlink(missing_ok=True)
 
 
@@ -94,7 +128,7 @@ def erase_library(path: str | os.PathLike[str]) -> None:
         FolderBusyError: somebody is writing to it.
         LibraryError: its vectors are kept elsewhere, where others may use them.
     """
-    folder = Path(path).expanduser().absolute()
+    folder = absolute(path)
     if not folder.is_dir():
         return
     with writer_lock(folder / _LOCK):
@@ -102,5 +136,5 @@ def erase_library(path: str | os.PathLike[str]) -> None:
         if address:
             raise LibraryError(f"{folder} keeps its vectors in {address}; index into another place instead")
         remove_manifest(folder)  # first: what is left without it is removed by the next writer
-        shutil.rmtree(folder / _VECTORS, ignore_errors=True)
+        shutil.rmtree(folder / VECTORS, ignore_errors=True)
         (folder / _CALIBRATION).unlink(missing_ok=True)

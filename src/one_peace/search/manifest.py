@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ _MANIFEST = "library.json"
 _REJECTED = "rejected.json"
 _FORMAT = 2
 
+log = logging.getLogger("one_peace.search")
+
 
 class LibraryError(OnePeaceError):
     """A library that is not there, is damaged, or does not belong to the model."""
@@ -22,13 +25,15 @@ class LibraryError(OnePeaceError):
 class Manifest:
     """`model` is the name or path to load it by, `fingerprint` identifies its vector space of width `dim`.
 
-    `address` is where its vectors are kept (`engines.py`), "" for a folder beside the manifest.
+    `address` is where its vectors are kept (`engines.py`), "" for a folder beside the manifest. `place` is where the
+    library lay when it was last written to, by which it is seen that it was moved since.
     """
 
     model: str
     fingerprint: str
     dim: int
     address: str = ""
+    place: str = ""
     format: int = _FORMAT
 
 
@@ -69,18 +74,34 @@ def read_manifest(folder: Path) -> Manifest | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise LibraryError(
-            f"{folder / _MANIFEST} is damaged ({error}); index again: one-peace index --rebuild"
-        ) from error
+        raise _damaged(folder, error) from error
     if not isinstance(fields, dict) or fields.get("format") != _FORMAT:
         raise LibraryError(
             f"{folder} was made by another version of one-peace; update, or index again: one-peace index --rebuild"
         )
-    return Manifest(**fields)
+    try:
+        return Manifest(**fields)
+    except TypeError as error:
+        raise _damaged(folder, error) from error
+
+
+def manifest_mark(folder: Path) -> tuple[int, int] | None:
+    """Differs whenever the manifest was written anew; None if there is none."""
+    try:
+        status = (folder / _MANIFEST).stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     _write(folder / _MANIFEST, asdict(manifest))
+
+
+def lasting_name(model: str) -> str:
+    """The name of a model as a manifest has it: a path on this machine absolute, for it is loaded from anywhere."""
+    path = os.path.expanduser(model)
+    return os.path.abspath(path) if model and os.path.exists(path) else model
 
 
 def kept_elsewhere(folder: Path) -> str:
@@ -107,14 +128,26 @@ def read_rejected(folder: Path) -> dict[str, Rejected]:
 
 
 def write_rejected(folder: Path, rejected: dict[str, Rejected]) -> None:
-    _write(folder / _REJECTED, {path: asdict(row) for path, row in rejected.items()})
+    """By absolute path. Where it cannot be written the work goes on: as with a damaged list, files are tried again."""
+    try:
+        _write(folder / _REJECTED, {path: asdict(row) for path, row in rejected.items()})
+    except OSError as error:
+        log.warning("%s: the list of unreadable files could not be written: %s", folder, error)
 
 
 def _write(path: Path, contents: object) -> None:
     """All or nothing: a reader or a crash never sees half a file."""
     partial = path.with_suffix(".partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(contents, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            json.dump(contents, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _damaged(folder: Path, error: Exception) -> LibraryError:
+    return LibraryError(f"{folder / _MANIFEST} is damaged ({error}); index again: one-peace index --rebuild")
