@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -51,6 +52,16 @@ def test_every_file_once(many: Path, tmp_path: Path, encoder: FakeEncoder) -> No
         assert row["vector"] == pytest.approx(known[row["path"]].tolist(), abs=1e-6)
     encoder.encoded.clear()
     assert run(many, tmp_path / "out", encoder).shards == 0 and not encoder.encoded
+
+
+def test_what_could_not_be_looked_at_is_told(many: Path, tmp_path: Path) -> None:
+    (many / "gone.png").symlink_to(many / "nowhere.png")
+    for _ in range(2):
+        report = run(many, tmp_path / "out")
+        assert (report.items, report.rows, report.problems) == (25, 23, 2)
+    assert json.loads((tmp_path / "out" / "plan.json").read_text())["problems"] == {
+        str(many / "gone.png"): "No such file or directory"
+    }
 
 
 def test_what_is_missing_is_done_and_nothing_else(many: Path, tmp_path: Path, encoder: FakeEncoder) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,10 +23,11 @@ from one_peace.data.lock import writer_lock
 from one_peace.errors import InputError, MissingExtraError
 from one_peace.search.encoding import Encoder, encode_contents, rows_of
 from one_peace.search.kinds import Content, kinds_for
+from one_peace.search.manifest import lasting_name
 from one_peace.search.reading import digest_of
 from one_peace.search.records import Entry, Record, Space
 from one_peace.search.shard_files import FORMATS, ShardWriter
-from one_peace.search.walk import Found, reason, walk
+from one_peace.search.walk import Found, absolute, reason, walk
 
 _ITEMS = "items.jsonl"
 _BATCH_BYTES = 1 << 27  # decoded contents that are encoded together
@@ -37,7 +38,8 @@ class Plan:
     """What is to be embedded by which model, and how it is written.
 
     `source` is the folder, `items` the number of files in it, `shard_size` how many of them make a shard, `format` one
-    of `FORMATS`. `model` is the name or path to load it by in every worker.
+    of `FORMATS`. `model` is the name or path to load it by in every worker. `problems` has by path what could not be
+    looked at, and is in no shard.
     """
 
     source: str
@@ -47,6 +49,7 @@ class Plan:
     items: int
     shard_size: int
     format: str
+    problems: dict[str, str] = field(default_factory=dict)
 
     @property
     def shards(self) -> int:
@@ -106,7 +109,7 @@ def embed_folder(
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     with writer_lock(out / "writer.lock"):
-        plan = _planned(folder.expanduser().absolute(), out, model, model_name, format, shard_size)
+        plan = _planned(absolute(folder), out, model, model_name, format, shard_size)
         writer: ShardWriter = FORMATS[format](out, plan.space, plan.shards)
         done = writer.done()
         todo = ((number, files) for number, files in _shards(out, plan) if number not in done)
@@ -119,9 +122,9 @@ def embed_folder(
             writer.write(shard.number, shard.records, shard.problems)
         totals = writer.totals()
         return BulkReport(
-            items=plan.items,
+            items=plan.items + len(plan.problems),
             rows=totals.rows,
-            problems=totals.problems,
+            problems=totals.problems + len(plan.problems),
             shards=plan.shards - len(done),
             seconds=time.perf_counter() - started,
         )
@@ -191,7 +194,7 @@ def _entry(file: Found, content: Content) -> Entry:
         mtime=file.mtime,
         caption=file.caption or content.caption,
         duration=content.duration,
-        tags=file.tags,
+        tags=file.tags or (),
         added=time.time_ns(),
     )
 
@@ -224,11 +227,20 @@ def _make_plan(folder: Path, out: Path, model: Encoder, name: str, format: str, 
             lines.write(json.dumps(asdict(file), ensure_ascii=False) + "\n")
         lines.flush()
         os.fsync(lines.fileno())
-    return Plan(str(folder), name, model.fingerprint, model.dim, len(files), shard_size, format)
+    return Plan(
+        source=str(folder),
+        model=lasting_name(name),
+        fingerprint=model.fingerprint,
+        dim=model.dim,
+        items=len(files),
+        shard_size=shard_size,
+        format=format,
+        problems=found.problems,
+    )
 
 
 def _shards(out: Path, plan: Plan) -> Iterator[tuple[int, list[Found]]]:
     with open(out / _ITEMS, encoding="utf-8") as lines:
         for number in range(plan.shards):
             rows = [json.loads(line) for line in islice(lines, plan.shard_size)]
-            yield number, [Found(**{**row, "tags": tuple(row["tags"])}) for row in rows]
+            yield number, [Found(**{**row, "tags": tuple(row["tags"] or ())}) for row in rows]
