@@ -144,6 +144,27 @@ def test_beginning_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "4 added" in call("index", folder, "--rebuild") and "4 unchanged" in call("index", folder)
 
 
+def test_nothing_is_erased_before_a_new_beginning_is_possible(
+    folder: Path, tmp_path: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call("index", folder)
+
+    def load(name: str, device: str) -> FakeEncoder:
+        if name == "one-peace-nanoo":
+            raise ValueError("unknown model")
+        return encoder
+
+    monkeypatch.setattr("one_peace.from_pretrained", load)
+    call("index", folder, "--rebuild", "--model", "one-peace-nanoo", status=1)
+    call("index", tmp_path / "nowhere", "--rebuild", "--library", folder / ".one-peace", status=2)
+    call("index", folder, "--rebuild", "--store", "nonsense://x", status=1)
+    assert len(json.loads(call("search", "--text", "red", "--library", folder, "--json"))) == 4
+    sent = folder / ".one-peace" / "uploads" / "ab" / "ab12" / "blue.png"
+    sent.parent.mkdir(parents=True)
+    sent.write_bytes((folder / "red.png").read_bytes())
+    assert "1 uploaded files taken in again\n4 added, " in call("index", folder, "--rebuild")
+
+
 def test_any_mix_and_a_sheet(folder: Path, tmp_path: Path) -> None:
     call("index", folder)
     sheet = tmp_path / "sheet.png"

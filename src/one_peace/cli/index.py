@@ -26,32 +26,44 @@ def index(
         ),
     ] = None,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Forget what the library holds and begin anew, e.g. with another model.")
+        bool,
+        typer.Option(
+            "--rebuild",
+            help="Forget what the library holds and begin anew, e.g. with another model; what was uploaded stays.",
+        ),
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     imports: Imports = None,
 ) -> None:
     """Embed pictures, sounds, videos and texts to search them. Run it again to take in what has changed."""
+    if not folder.is_dir():  # said before a library is erased, or a model loaded
+        raise typer.BadParameter(f"{folder} is not a folder")
     import time
 
     from one_peace.nn.allocator import keep_freed_memory
+    from one_peace.search.indexing import IndexReport
     from one_peace.search.library import Library
-    from one_peace.search.library_folder import erase_library
+    from one_peace.search.rebuilding import begin_anew
 
     keep_freed_memory()
     started = time.perf_counter()
     place = library or folder / ".one-peace"
     if rebuild:
-        erase_library(place)
-    opened = Library(place, model, device=device, store=store)
+        opened, uploaded = begin_anew(place, model, device, store)
+    else:
+        opened, uploaded = Library(place, model, device=device, store=store), IndexReport()
     try:
         report = opened.index(folder)
     except KeyboardInterrupt:
         kept = f"{len(opened)} files are kept in {opened.path}"
-        typer.echo(f"\ninterrupted: {kept}; the same command goes on from there", err=True)
+        command = "the same command without --rebuild" if rebuild else "the same command"
+        typer.echo(f"\ninterrupted: {kept}; {command} goes on from there", err=True)
         raise typer.Exit(130) from None
-    for path, problem in report.problems.items():
-        told = "indexed in part" if path in report.items else "not indexed"
-        typer.echo(f"{told}: {path}: {problem}".encode("utf-8", "backslashreplace").decode(), err=True)
+    for one in (uploaded, report):
+        for path, problem in one.problems.items():
+            told = "indexed in part" if path in one.items else "not indexed"
+            typer.echo(f"{told}: {path}: {problem}".encode("utf-8", "backslashreplace").decode(), err=True)
     opened.close()
+    if uploaded.items:
+        typer.echo(f"{len(uploaded.items)} uploaded files taken in again")
     typer.echo(f"{report}, in {time.perf_counter() - started:.1f} s; {len(opened)} files in {opened.path}")
