@@ -109,7 +109,7 @@ class Writer:
             report = self._library.add([(task.path, task.caption, task.tags) for task in batch], progress=False)
         except Exception as error:  # each client's to see; the thread serves others
             for task in batch:
-                task.future.set_exception(error)
+                self._failed(task, error)
             return
         self.commits += 1
         for task in batch:
@@ -119,6 +119,18 @@ class Writer:
             else:
                 problem = report.problems.get(path, "could not be taken in")
                 task.future.set_exception(InputError(task.path.name, problem))
+
+    def _failed(self, task: _Add, error: Exception) -> None:
+        """Tells a client of an error, unless its file was in an earlier commit of the batch: that one is kept."""
+        try:
+            kept = self._library.find(task.path)
+        except Exception:  # the library cannot be read any more: the error at hand says why
+            kept = None
+        if kept is None:
+            task.future.set_exception(error)
+        else:
+            self.commits += 1
+            task.future.set_result(kept.id)
 
     def _removed(self, task: _Remove) -> None:
         if not task.future.set_running_or_notify_cancel():

@@ -15,6 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from one_peace.errors import InputError
 from one_peace.search.manifest import LibraryError
+from one_peace.search.records import stored_moment
 from one_peace.server import schemas
 from one_peace.server.errors import RESPONSES
 from one_peace.server.service import Here, Service, item
@@ -191,7 +192,7 @@ def _look(service: Service, found: Any) -> tuple[FilePath, os.stat_result, Any]:
         kind = type_of_file(path)
     except (OSError, LibraryError) as error:
         raise HTTPException(410, "the file of this item is gone; index its folder again") from error
-    if (status.st_size, status.st_mtime_ns) != (found.size, found.mtime):
+    if (status.st_size, stored_moment(status.st_mtime_ns)) != (found.size, found.mtime):
         raise HTTPException(410, "the file of this item has changed since; index its folder again")
     return path, status, kind
 
