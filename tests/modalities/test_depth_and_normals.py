@@ -117,6 +117,7 @@ def test_every_form_of_a_map_of_normals_is_the_same_map() -> None:
         (b"no map at all", "no map we can read"),
         (b"v/1\x01" + bytes(20), "OpenEXR"),
         (stored(metres(), "npy")[:200], "damaged"),
+        (stored(metres(), "npy").replace(b"(40, 60)", b"(4\xff\xff 60)"), "damaged"),
         (stored(metres(), "npz", a=metres(), b=metres()), "a, b; one is to be named depth"),
         (stored(metres(), "npz", a=metres())[:-30], "damaged"),
         (stored(metres(), "pfm")[:-1], "truncated"),

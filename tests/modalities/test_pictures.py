@@ -40,12 +40,12 @@ def gradient(width: int = 24, height: int = 16) -> np.ndarray:
     return np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], axis=-1).astype(np.uint8)
 
 
-def png_header(width: int, height: int) -> bytes:
+def png_header(width: int, height: int, colours: int = 2) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     body = zlib.compress(bytes(1000))
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
@@ -234,6 +234,15 @@ def test_what_is_no_picture_is_named(data: bytes, message: str, tmp_path: Path) 
 def test_wrong_kinds_of_input(source: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         decode_picture(source)
+
+
+def test_a_palette_that_is_missing_and_transparency_of_another_mode_are_input_errors() -> None:
+    with pytest.raises(InputError, match="from P to RGB"):
+        decode_picture(png_header(5, 5, colours=3))
+    black = Image.new("1", (5, 5))
+    black.info["transparency"] = bytes(16)  # as `convert` leaves it there
+    with pytest.raises(InputError, match="from 1 to RGB"):
+        decode_picture(black)
 
 
 def test_a_closed_pil_image_is_an_input_error(tmp_path: Path) -> None:

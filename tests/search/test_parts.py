@@ -214,6 +214,24 @@ def test_files_of_a_registered_modality(smell: None, media: Path, tmp_path: Path
     assert not kinds.has_pictures("text") and not kinds.has_pictures("unheard of")
 
 
+def test_a_fault_of_a_reader_costs_one_file_and_not_the_run(
+    smell: None, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(self: _Smell, source: Path) -> Image.Image:
+        if source.name == "b.smell":
+            raise RuntimeError("too strong")
+        return Image.new("RGB", (8, 8), RED)
+
+    monkeypatch.setattr(_Smell, "picture", faulty)
+    for name in ("a", "b", "c"):
+        (media / f"{name}.smell").write_text(name)
+    opened = Library(tmp_path / "library", _Nose())
+    for _ in range(2):  # the fault may be gone the next time, so the file is tried again
+        [(path, problem)] = opened.index(media).problems.items()
+        assert path.endswith("b.smell") and "RuntimeError: too strong" in problem
+    assert len(opened) == 2
+
+
 def test_a_batch_holds_several_kinds(media: Path, opened: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     (media / "a.txt").write_text("one")
     Image.new("RGB", (9, 9), RED).save(media / "b.png")

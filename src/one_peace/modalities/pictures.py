@@ -187,8 +187,9 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
             white = Image.new("RGBA", image.size, (255, 255, 255, 255))
             return Image.alpha_composite(white, transparent).convert("RGB")
         return image.convert("RGB")
-    except (ValueError, OSError, KeyError) as error:
-        raise InputError(name, f"cannot be converted from {image.mode} to RGB: {error}") from error
+    except Exception as error:  # such as a palette that is missing, which Pillow asserts
+        reason = str(error) or type(error).__name__
+        raise InputError(name, f"cannot be converted from {image.mode} to RGB: {reason}") from error
 
 
 def _from_array(array: np.ndarray, name: str, max_pixels: int, *, channels_first: bool) -> Image.Image:

@@ -72,6 +72,8 @@ class Reader:
             return Failure(file, reason(error), lasting=False)
         except MissingExtraError as error:
             return Failure(file, str(error), lasting=False)
+        except Exception as error:  # a fault of a decoder, or of a user's modality: one file, not the whole run
+            return Failure(file, f"reading it failed ({type(error).__name__}: {error})", lasting=False)
 
 
 def digest_of(path: str) -> str:
