@@ -4,6 +4,8 @@ import base64
 import io
 import os
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +78,7 @@ def test_what_cannot_be_opened(path: Path, tmp_path: Path) -> None:
     closed.close()
     released = memoryview(DATA)
     released.release()
-    with open(path, encoding="latin-1") as text:
+    with open(path, encoding="utf-8") as text:  # which the bytes in it are not
         for source, message in [
             (tmp_path / "missing.png", "no such file"),
             (tmp_path, "directory"),
@@ -99,13 +101,14 @@ def test_what_cannot_be_opened(path: Path, tmp_path: Path) -> None:
             (closed, "failed"),
             (released, "released"),
             (text, "opened as text"),
+            (io.StringIO("moo"), "opened as text"),
             (io.BytesIO(), "nothing left"),
             (7, "expected a path"),
             (None, "expected a path"),
         ]:
             with pytest.raises(InputError, match=message) as caught:
                 read(source)
-            assert caught.value.source == describe(source)
+            assert caught.value.source == describe(source) and describe(source) not in caught.value.problem
             assert pickle.loads(pickle.dumps(caught.value)).source == caught.value.source
 
 
@@ -139,6 +142,24 @@ def test_odd_file_objects() -> None:
     for source, message in ((Wrong(), "returned int"), (Failing(), "no connection")):
         with pytest.raises(InputError, match=message):
             read(source)
+
+
+def test_file_objects_that_share_a_stream_are_read_one_at_a_time() -> None:
+    shared = io.BytesIO(b"".join(bytes([number]) * 9 for number in range(8)))
+
+    class Member:
+        def __init__(self, number: int) -> None:
+            self.place, self.left = 9 * number, 9
+
+        def read(self, size: int) -> bytes:
+            shared.seek(self.place + 9 - self.left)
+            time.sleep(1e-3)
+            piece = shared.read(min(size, self.left, 5))
+            self.left -= len(piece)
+            return piece
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(read, map(Member, range(8)))) == [bytes([number]) * 9 for number in range(8)]
 
 
 @pytest.mark.parametrize(

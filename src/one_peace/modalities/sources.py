@@ -12,6 +12,7 @@ import io
 import os
 import re
 import stat
+import threading
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
@@ -25,6 +26,10 @@ Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | Bi
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _LONGEST_NAME = 200
+
+# Held while a file object is read: several of them may share one stream, such as the members of a tar file, each of
+# which seeks there and then reads.
+_READING = threading.Lock()
 
 
 def describe(source: object) -> str:
@@ -125,6 +130,8 @@ def _open_path(path: Path, name: str) -> BinaryIO:
         if not stat.S_ISREG(kind):  # a pipe or a device would block or never end
             raise InputError(name, "is not a regular file; pass an open file object instead")
         return open(path, "rb")
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(name, "no such file") from error
     except PermissionError as error:
@@ -171,24 +178,32 @@ def _contents(stream: Any, max_bytes: int) -> bytes:
     name = describe(stream)
     pieces: list[bytes] = []
     total = 0
-    while True:
-        try:
-            piece = stream.read(1 << 20)
-        except Exception as error:  # foreign code: zip members, sockets, ... have errors of their own
-            raise InputError(name, f"reading the file object failed: {str(error) or type(error).__name__}") from error
-        if isinstance(piece, str):
-            raise InputError(name, "the file object is opened as text; open it in binary mode ('rb')")
-        if not piece:
-            break
-        if not isinstance(piece, bytes | bytearray | memoryview):
-            raise InputError(name, f"the file object returned {type(piece).__name__} instead of bytes")
-        pieces.append(bytes(piece))
-        total += len(pieces[-1])
-        if total > max_bytes:
-            raise InputError(name, f"holds more than {max_bytes} B; pass the file's path instead")
+    with _READING:
+        while piece := _piece(stream, name):
+            pieces.append(piece)
+            total += len(piece)
+            if total > max_bytes:
+                raise InputError(name, f"holds more than {max_bytes} B; pass the file's path instead")
     if not total:
         raise InputError(name, "nothing left to read; rewind the file object with seek(0)")
     return b"".join(pieces)
+
+
+_TEXT_MODE = "the file object is opened as text; open it in binary mode ('rb')"
+
+
+def _piece(stream: Any, name: str) -> bytes:
+    try:
+        piece = stream.read(1 << 20)
+    except UnicodeDecodeError as error:
+        raise InputError(name, _TEXT_MODE) from error
+    except Exception as error:  # foreign code: zip members, sockets, ... have errors of their own
+        raise InputError(name, f"reading the file object failed: {str(error) or type(error).__name__}") from error
+    if isinstance(piece, str):
+        raise InputError(name, _TEXT_MODE)
+    if piece and not isinstance(piece, bytes | bytearray | memoryview):
+        raise InputError(name, f"the file object returned {type(piece).__name__} instead of bytes")
+    return bytes(piece or b"")
 
 
 def _shorten(text: str) -> str:
