@@ -36,6 +36,26 @@ def film(frames: np.ndarray, container: str = "mp4", codec: str = "libx264", rat
     return buffer.getvalue()
 
 
+def film_with_sound(seconds: int, sounding: int | None = None, rate: int = 16_000) -> bytes:
+    """An MKV of noise in ten frames a second, with noise to it for `sounding` seconds: it states one length."""
+    av = pytest.importorskip("av")
+    random, buffer = np.random.default_rng(0), io.BytesIO()
+    with av.open(buffer, "w", format="matroska") as output:
+        pictures = output.add_stream("mpeg4", rate=10, width=32, height=16, pix_fmt="yuv420p")
+        sound = output.add_stream("pcm_s16le", rate=rate, layout="mono")
+        for number in range(10 * seconds):
+            pixels = random.integers(0, 256, (16, 32, 3), dtype=np.uint8)
+            output.mux(pictures.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            if sounding is not None and number >= 10 * sounding:
+                continue
+            samples = random.integers(-9000, 9000, (1, rate // 10)).astype(np.int16)
+            heard = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            heard.rate, heard.pts = rate, number * rate // 10
+            output.mux(sound.encode(heard))
+        output.mux([*pictures.encode(), *sound.encode()])
+    return buffer.getvalue()
+
+
 def animation(frames: np.ndarray, kind: str = "WEBP", milliseconds: Any = 100, **options: Any) -> bytes:
     """A lossless animated picture."""
     pictures = [Image.fromarray(frame) for frame in frames]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 
 from one_peace.errors import InputError, MissingExtraError
 from one_peace.modalities.sounds import decode_sound, frame_count, prepare_waveform, windows
-from video_files import hide_pyav
+from video_files import film_with_sound, hide_pyav
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "one_peace"
 META = json.loads((GOLDEN / "fixture8_audio.json").read_text())["meta"]
@@ -219,12 +220,28 @@ def test_an_open_ended_header_is_no_fault() -> None:
     assert len(decode_sound(bytes(wav))) == 8_000
 
 
-@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3", "AIFF"])
-@pytest.mark.parametrize("part", [0.001, 0.3, 0.7])
-def test_truncated_files_are_refused(kind: str, part: float) -> None:
-    data = encoded(tone(3, 44_100), 44_100, kind)
+@pytest.mark.parametrize(
+    ("kind", "subtype", "seconds"),
+    [
+        *((kind, None, 5.0) for kind in ("WAV", "FLAC", "OGG", "MP3", "AIFF", "W64", "RF64")),
+        ("OGG", "OPUS", 5.0),
+        ("OGG", "VORBIS", 0.5),  # a single page
+    ],
+)
+@pytest.mark.parametrize("part", [0.001, 0.3, 0.7, 0.9])
+def test_truncated_files_are_refused(kind: str, subtype: str | None, part: float, seconds: float) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, int(seconds * 16_000)).astype(np.float32)
+    data = encoded(noise, 16_000, kind, subtype)
+    assert len(decode_sound(data)) == pytest.approx(len(noise), abs=2_000)
     with pytest.raises(InputError):
         decode_sound(data[: int(part * len(data))])
+
+
+def test_an_ogg_may_end_without_a_mark_or_with_more_behind_it() -> None:
+    data = encoded(np.random.default_rng(0).uniform(-0.5, 0.5, 80_000).astype(np.float32), 16_000, "OGG", "OPUS")
+    whole = len(decode_sound(data))
+    assert len(decode_sound(data + b"TAG" + bytes(125))) == whole
+    assert 0 < len(decode_sound(data[: data.rindex(b"OggS")])) < whole  # as recorders of live streams leave it
 
 
 @pytest.mark.parametrize("container,codec", [("mp4", "aac"), ("webm", "libopus")])
@@ -234,11 +251,26 @@ def test_damaged_containers_are_refused(container: str, codec: str) -> None:
         decode_sound(data[:200])
 
 
-def test_a_truncated_container_is_refused() -> None:
-    data = av_encoded(tone(5, 48_000), 48_000, "matroska", "pcm_f32le")
-    assert len(decode_sound(data)) == 80_000
-    with pytest.raises(InputError, match="truncated"):
-        decode_sound(data[: len(data) // 2])
+TRUNCATED = {
+    "matroska": lambda: av_encoded(tone(5, 48_000), 48_000, "matroska", "pcm_f32le"),
+    "with pictures": lambda: film_with_sound(5),
+    "avi": lambda: av_encoded(tone(5, 48_000), 48_000, "avi", "pcm_s16le"),
+    "caf": lambda: encoded(tone(5), 16_000, "CAF"),
+}
+
+
+@pytest.mark.parametrize("make", TRUNCATED.values(), ids=TRUNCATED)
+def test_a_truncated_container_is_refused(make: Callable[[], bytes]) -> None:
+    pytest.importorskip("av")
+    data = make()
+    assert len(decode_sound(data)) == pytest.approx(80_000, abs=100)
+    for part in (0.5, 0.8):
+        with pytest.raises(InputError, match="truncated"):
+            decode_sound(data[: int(part * len(data))])
+
+
+def test_a_sound_track_shorter_than_its_film_is_whole() -> None:
+    assert len(decode_sound(film_with_sound(5, sounding=2))) == 32_000
 
 
 def test_a_video_without_sound_is_refused() -> None:

@@ -18,7 +18,7 @@ from one_peace.errors import InputError, MissingExtraError
 from one_peace.modalities import videos
 from one_peace.modalities.frame_choice import even_frames, frames_at
 from one_peace.modalities.videos import open_video
-from video_files import LEVEL, animation, film, grey_frames, hide_pyav
+from video_files import LEVEL, animation, film, film_with_sound, grey_frames, hide_pyav
 
 CONTAINERS = [
     ("mp4", "libx264"),
@@ -172,12 +172,22 @@ def test_truncated_films_are_refused(container: str, codec: str, share: float, t
     refused(path, r"cut.bin: (is|has) .*(damaged|truncated|no frames|no video)")
 
 
+def test_a_film_with_sound_is_whole_if_one_of_both_reaches_the_end() -> None:
+    data = film_with_sound(4)
+    assert len(greys(data)) == len(greys(film_with_sound(4, sounding=1))) == 40
+    for share in (0.3, 0.9):
+        refused(data[: int(len(data) * share)], "truncated: its header promises 4.0 s")
+
+
 def test_truncated_and_damaged_animations_are_refused() -> None:
     noise = np.random.default_rng(0).integers(0, 255, (6, 32, 32, 3), np.uint8)
     for kind in ("WEBP", "GIF", "PNG"):
         data = animation(noise, kind)
         for share in (0.1, 0.6):
-            refused(data[: int(len(data) * share)], "damaged or truncated|still picture")
+            refused(data[: int(len(data) * share)], "damaged or truncated|truncated animation|still picture")
+    gif = animation(noise, "GIF")
+    refused(gif[:-1], "truncated animation")
+    assert len(greys(gif + b"\0\0")) == 6
 
 
 @settings(max_examples=60, deadline=None)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from one_peace.errors import InputError
 from one_peace.modalities.arrays import plain_values
-from one_peace.modalities.containers import container_of, decode_container, too_long
+from one_peace.modalities.containers import check_ogg_ends, container_of, decode_container, too_long
 from one_peace.modalities.sources import MAX_BYTES, Source, describe, is_stored, looks_like_text, open_source
 
 Waveform: TypeAlias = np.ndarray | Tensor
@@ -148,6 +148,8 @@ def _decode_file(source: Any, name: str, max_bytes: int, form: _Form) -> tuple[n
         head = stream.read(4096)
         if not head:
             raise InputError(name, "the file is empty")
+        if head.startswith(b"OggS"):
+            check_ogg_ends(stream, name)
         try:
             sound = soundfile.SoundFile(_fastest(stream), closefd=False)
         except soundfile.LibsndfileError as error:
@@ -195,14 +197,17 @@ class _Contents(io.BytesIO):
 
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile counts a stream of unstated length as 2**63 - 1
 _SHORT_DATA = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_SHORT_FILE = re.compile(r"^\s*(?:riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)  # of W64 and RF64
+_SIZE_SLACK = 64  # bytes by which writers of these differ on what counts
 _OPEN_ENDED = 0x7FFF_0000  # a recorder that could not seek back leaves the largest size there: no fault
 
 
 def _blocks(sound: Any, name: str) -> Iterator[np.ndarray]:
     """(samples, channels) float32 blocks of an open file, refused if it is shorter than its header says."""
-    said = _SHORT_DATA.search(sound.extra_info)
-    if said and int(said[2]) < int(said[1]) < _OPEN_ENDED:
-        raise InputError(name, f"is truncated: its header promises {said[1]} B of sound, {said[2]} are there")
+    for pattern, slack in ((_SHORT_DATA, 0), (_SHORT_FILE, _SIZE_SLACK)):
+        said = pattern.search(sound.extra_info)
+        if said and int(said[2]) + slack < int(said[1]) < _OPEN_ENDED:
+            raise InputError(name, f"is truncated: its header promises {said[1]} B, {said[2]} are there")
     frames = max(1, _BLOCK // sound.channels)
     decoded = 0
     while len(block := sound.read(frames, dtype="float32", always_2d=True)):

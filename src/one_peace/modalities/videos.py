@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from one_peace.errors import InputError, MissingExtraError
 from one_peace.modalities.arrays import plain_values
-from one_peace.modalities.containers import container_of
+from one_peace.modalities.containers import Extent, container_of
 from one_peace.modalities.pictures import decode_picture
 from one_peace.modalities.sources import describe, is_stored, open_source
 
@@ -143,6 +144,7 @@ class _Film(Clip):
             raise InputError(name, "is damaged, or its pictures are in a format that cannot be decoded")
         _check_size(track.codec_context.width, track.codec_context.height, name)
         _check_count(track.frames or 1, name)  # as the header says
+        self.extent = Extent(opened, track, name)
         with _damaged(name):
             packets = list(self._packets())
         self.count = len(packets)
@@ -156,7 +158,7 @@ class _Film(Clip):
         self._check_whole()
 
     def _packets(self) -> Iterator[_Packet]:
-        for number, packet in enumerate(self.opened.demux(self.track)):
+        for number, packet in enumerate(self.extent.packets()):
             if packet.is_corrupt:
                 raise InputError(self.name, "is truncated: a frame in it is not whole")
             stamps = [stamp for stamp in (packet.dts, packet.pts) if stamp is not None]
@@ -173,14 +175,11 @@ class _Film(Clip):
             raise InputError(
                 self.name, f"is truncated: its header promises {track.frames} frames, {self.count} are there"
             )
-        if track.duration:
-            stated = float(track.duration * track.time_base)
-        elif self.opened.duration and len(self.opened.streams) == 1:  # else another stream may be the long one
-            stated = self.opened.duration / 1e6
-        else:
-            return
         _, seconds = self.timing()
-        if seconds < 0.98 * stated - max(0.1, 1.5 * seconds / self.count):
+        slack = max(0.1, 1.5 * seconds / self.count)
+        self.extent.check(slack)
+        stated = float((track.duration or 0) * track.time_base)
+        if seconds < 0.98 * stated - slack:
             raise InputError(self.name, f"is truncated: its header promises {stated:.1f} s, {seconds:.1f} s are there")
 
     def timing(self) -> tuple[Sequence[float], float]:
@@ -243,9 +242,11 @@ class _Packet:
 
 def _open_stored(stream: BinaryIO, name: str) -> AbstractContextManager[Clip]:
     head = stream.read(4096)
-    stream.seek(0)
     if not head:
         raise InputError(name, "the file is empty")
+    if head.startswith(b"GIF8"):
+        _check_gif_ends(stream, name)
+    stream.seek(0)
     if head.startswith((b"GIF8", b"\x89PNG")) or head[8:12] in (b"WEBP", b"avis", b"avif"):
         return _open_animation(stream, name)
     return _open_film(stream, container_of(head), name)
@@ -259,6 +260,14 @@ def _open_animation(stream: BinaryIO, name: str) -> Iterator[Clip]:
         raise InputError(name, f"is a damaged or truncated animation ({error})") from error
     with image:
         yield _Animation(image, name)
+
+
+def _check_gif_ends(stream: BinaryIO, name: str) -> None:
+    """A GIF says nowhere how many frames it has: what tells whether all are there is its last byte."""
+    length = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, length - 256))
+    if not stream.read().rstrip(b"\0\r\n ").endswith(b";"):  # some programs fill files up
+        raise InputError(name, "is a truncated animation: its end is missing")
 
 
 @contextmanager
