@@ -404,6 +404,12 @@ def test_features_are_joint(model: OnePeace) -> None:
         model.features(text="lamp", image=[pixels(0), pixels(1)])
 
 
+def test_a_head_can_be_trained_on_what_comes_out(model: OnePeace) -> None:
+    head = torch.nn.Linear(model.dim, 1)
+    for rows in (model.encode_text("lamp"), model.features(text="lamp")["text"]):
+        head(rows).sum().backward()
+
+
 def test_encoding_leaves_no_trace_in_the_model() -> None:
     model = random_model()
     before = {name: value.clone() for name, value in model.encoder.state_dict().items()}

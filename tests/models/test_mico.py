@@ -140,6 +140,12 @@ def test_matching_pairs_each_text_with_each_input(mico: MiCo) -> None:
     assert not torch.allclose(joint, scores[:, :2], atol=1e-3)
 
 
+def test_a_head_can_be_trained_on_what_comes_out(mico: MiCo) -> None:
+    rows = mico.encode_joint(image=picture(0))
+    torch.nn.Linear(mico.dim, 1)(rows).sum().backward()
+    torch.nn.Linear(1, 1)(mico.match("a dog", image=picture(0))).sum().backward()
+
+
 def test_what_cannot_be_read_together_is_named(mico: MiCo) -> None:
     with pytest.raises(ValueError, match="same branch"):
         mico.match("a dog", image=picture(0), video="clip.mp4")

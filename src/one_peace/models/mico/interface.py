@@ -74,7 +74,7 @@ class MiCo(EmbeddingModel):
         """Maps of surface normals -> (n, dim); see `encode_modality`."""
         return self.encode_modality("normals", maps, **options)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # no inference_mode: a head may be trained on what comes out
     def encode_joint(self, **inputs: Any) -> Tensor:
         """Inputs by modality, those of several as one each -> (n, dim), by the head that was trained for them together.
 
@@ -87,7 +87,7 @@ class MiCo(EmbeddingModel):
             rows.append(self.encoder.project(parts, pooled).float().cpu())
         return torch.cat(rows)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def match(self, texts: str | Sequence[str], **inputs: Any) -> Tensor:
         """How probable it is that a text describes an input, (texts, inputs) float32 on the CPU.
 

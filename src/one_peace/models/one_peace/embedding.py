@@ -41,7 +41,7 @@ class OnePeace(PublishedInterface, EmbeddingModel):
         """That of the weights; embeddings are float32 whatever it is."""
         return self.encoder.logit_scale.dtype
 
-    @torch.inference_mode()
+    @torch.no_grad()  # no inference_mode: a head may be trained on what comes out
     def features(self, **inputs: Any) -> dict[str, Tensor]:
         """Joint encoding: token features (n, tokens, dim) of each modality, cls first, after its final norm.
 
