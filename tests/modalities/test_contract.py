@@ -362,6 +362,14 @@ def test_a_modality_needs_a_proper_name_and_config(series: Series) -> None:
     bad_name = type("Bad", (Series,), {"name": "time series"})()
     with pytest.raises(ValueError, match="identifier"):
         register_modality(bad_name)
+    for name in ("weights", "items", "type", "training"):
+        with pytest.raises(ValueError, match=f"called '{name}'"):
+            register_modality(type("Bad", (Series,), {"name": name})())
+    with pytest.raises(ValueError, match=r"'text' is the name of one_peace\.modalities\.text\.Text; take"):
+        register_modality(type("Text", (Series,), {"name": "text"})())
+    with pytest.raises(ValueError, match="'series' is the name of .*Series; take"):
+        register_modality(type("Other", (Series,), {})())
+    register_modality(type("Series", (Series,), {})())  # the same one again, as in a notebook
     no_dataclass = type("Bad", (Series,), {"name": "bad", "Config": dict})()
     with pytest.raises(TypeError, match="dataclass"):
         register_modality(no_dataclass)

@@ -223,6 +223,19 @@ def test_every_row_has_unit_length_and_lies_on_the_cpu(model: OnePeace) -> None:
         torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(rows)), atol=1e-5, rtol=0)
 
 
+def test_another_default_type_changes_nothing(model: OnePeace) -> None:
+    expected = model.encode_text("lamp"), model.encode_image(pixels()), model.encode_audio(wave())
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = model.encode_text("lamp"), model.encode_image(pixels()), model.encode_audio(wave())
+        mixed = model.encode(text="lamp", image=pixels())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(found, expected, strict=True):
+        same(one, other)
+    assert mixed.dtype == torch.float32
+
+
 BAD: dict[str, dict[str, Any]] = {
     "image": {
         "truncated": png(pixels())[:-600],
@@ -312,6 +325,9 @@ def test_an_empty_list_gives_no_rows(model: OnePeace, name: str) -> None:
 def test_wrong_options_are_refused(model: OnePeace) -> None:
     with pytest.raises(ValueError, match="on_error.*'ignore'"):
         model.encode_text("lamp", on_error="ignore")
+    for size in (0, -1, 2.5, float("nan")):
+        with pytest.raises(ValueError, match="batch_size"):
+            model.encode_text("lamp", batch_size=size)
     with pytest.raises(ValueError, match="no modality 'smell'.*text, image, audio"):
         model.encode_modality("smell", "lamp")
     with pytest.raises(ValueError, match="no modality 'audio'.*it has text"):
@@ -385,6 +401,9 @@ def test_a_mix_without_a_direction_is_refused(model: OnePeace) -> None:
         model.encode(**inputs | {"text": []})
     with pytest.raises(ValueError, match="weight for 'txt'"):
         model.encode(**inputs, weights={"txt": 2.0})
+    for weight in (float("nan"), float("inf"), 1e300):
+        with pytest.raises(ValueError, match="weight of 'text'"):
+            model.encode(**inputs, weights={"text": weight})
     with pytest.raises(ValueError, match="cancel out"):
         model.encode(**inputs, weights={"text": 0.0, "image": 0.0})
     with pytest.raises(ValueError, match="no modality 'smell'"):

@@ -24,6 +24,7 @@ from one_peace.modalities.base import Example, Processor
 from one_peace.models.one_peace.batching import batch_by_length
 
 CHUNK = 512  # inputs decoded at a time: bounds memory on long lists
+_LARGEST_WEIGHT = 1e9  # far more than makes sense; squares of it still fit float32
 TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32768}
 
 
@@ -138,7 +139,7 @@ class EmbeddingModel(ABC):
         # An open file is an iterator of its lines too, but it is one input.
         several = isinstance(inputs, list | Iterator) and not hasattr(inputs, "read")
         sources = list(inputs) if several else [inputs]
-        vectors = torch.zeros(len(sources), self.dim)
+        vectors = torch.zeros(len(sources), self.dim, dtype=torch.float32)
         errors: dict[int, InputError] = {}
         for start in _track(range(0, len(sources), CHUNK), len(sources), name, progress):
             chunk = sources[start : start + CHUNK]
@@ -163,15 +164,17 @@ class EmbeddingModel(ABC):
 
         The unit-length embeddings are averaged with `weights` per modality (default 1) and normalised, the rule of
         the official demo. A list gives several inputs of one modality. `ValueError` for an empty list, a weight
-        without input, or parts that cancel out.
+        without input or above 1e9, or parts that cancel out.
         """
         if not inputs:
             raise ValueError(f"nothing to encode; give at least one of {', '.join(self.modalities)}")
         weights = weights or {}
-        for name in weights:
+        for name, weight in weights.items():
             if name not in inputs:
                 raise ValueError(f"a weight for {name!r}, of which there is no input")
-        mix = torch.zeros(1, self.dim)
+            if not abs(weight) <= _LARGEST_WEIGHT:
+                raise ValueError(f"the weight of {name!r} must be from -1e9 to 1e9, got {weight}")
+        mix = torch.zeros(1, self.dim, dtype=torch.float32)
         for name, sources in inputs.items():
             rows = self.encode_modality(name, sources)
             if not len(rows):
@@ -189,7 +192,7 @@ class EmbeddingModel(ABC):
     @torch.inference_mode()
     def _embed_views(self, name: str, views: list[Example], batch_size: int | None) -> Tensor:
         processor = self.processors[name]
-        vectors = torch.empty(len(views), self.dim)
+        vectors = torch.empty(len(views), self.dim, dtype=torch.float32)
         lengths = [self.tokens(name, v) for v in views]
         budget = TOKENS_PER_BATCH.get(self.device.type, TOKENS_PER_BATCH["cpu"])
         for batch in batch_by_length(lengths, budget, batch_size):

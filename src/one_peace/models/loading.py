@@ -16,7 +16,7 @@ from one_peace.checkpoints.registry import resolve
 def from_pretrained(
     name_or_path: str | os.PathLike[str],
     model_type: str | None = None,
-    device: str | torch.device | None = None,
+    device: str | int | torch.device | None = None,
     dtype: str | torch.dtype = "float32",
     download_root: str | os.PathLike[str] | None = None,
     *,

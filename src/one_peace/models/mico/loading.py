@@ -24,11 +24,12 @@ from one_peace.models.mico.interface import MiCo
 from one_peace.models.mico.model import TEXT, MiCoModel
 from one_peace.models.one_peace.loading import parse_dtype
 from one_peace.models.vocabularies import VOCABULARY_VARIABLE, NoVocabulary
+from one_peace.nn.device import parse_device
 
 
 def from_pretrained(
     path: Path,
-    device: str | torch.device | None = None,
+    device: str | int | torch.device | None = None,
     dtype: str | torch.dtype = "float32",
     *,
     modalities: Sequence[str] | None = None,
@@ -46,7 +47,7 @@ def from_pretrained(
     if image_size is not None:
         values = with_image_size(values, image_size)
     try:
-        model = build_mico(values, tensors, device or "cpu", parse_dtype(dtype))
+        model = build_mico(values, tensors, parse_device(device), parse_dtype(dtype))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     known = (TEXT, *model.config.modalities)

@@ -24,6 +24,7 @@ from one_peace.models.ofa.trunk import STRIDE
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.models.one_peace.loading import parse_dtype
 from one_peace.models.vocabularies import find_tokenizer, tokenizer_beside
+from one_peace.nn.device import parse_device
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def load_model(
 
 def from_pretrained(
     path: Path,
-    device: str | torch.device | None = None,
+    device: str | int | torch.device | None = None,
     dtype: str | torch.dtype = "float32",
     *,
     image_size: int | None = None,
@@ -99,7 +100,7 @@ def from_pretrained(
     Without one, texts can be neither read nor written.
     """
     saved = open_saved(path)
-    model = load_model(saved, device or "cpu", parse_dtype(dtype), image_size)
+    model = load_model(saved, parse_device(device), parse_dtype(dtype), image_size)
     return Ofa(model, OfaProcessor(model.config, open_vocabulary(path, model.config, tokenizer)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 MAX_PADDING = 0.08  # share of a batch's tokens that may be padding
 
@@ -11,8 +12,10 @@ def batch_by_length(lengths: Sequence[int], max_tokens: int, batch_size: int | N
     """Indices grouped into batches of similar length, longest first.
 
     A batch holds at most `max_tokens` tokens after padding (one item at least) and `batch_size` items, and starts
-    anew where padding would exceed 8 %.
+    anew where padding would exceed 8 %. `ValueError` for a `batch_size` that is no whole number from 1 on.
     """
+    if batch_size is not None and not (isinstance(batch_size, Integral) and batch_size >= 1):
+        raise ValueError(f"batch_size must be a whole number from 1 on, got {batch_size!r}")
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batches: list[list[int]] = []
     longest = total = 0

@@ -26,6 +26,7 @@ from one_peace.models.one_peace.embedding import OnePeace
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from one_peace.models.vocabularies import PUBLISHED_VOCABULARY, NoVocabulary, find_tokenizer, tokenizer_beside
+from one_peace.nn.device import parse_device
 
 DTYPES = {
     "float32": torch.float32,
@@ -43,7 +44,7 @@ AFTER_BLOCKS = ("fusion.norms.", "projections.", "logit_scale")  # of which a fi
 def from_pretrained(
     name_or_path: str | os.PathLike[str],
     model_type: str | None = None,
-    device: str | torch.device | None = None,
+    device: str | int | torch.device | None = None,
     dtype: str | torch.dtype = "float32",
     download_root: str | os.PathLike[str] | None = None,
     *,
@@ -78,18 +79,18 @@ def from_pretrained(
         kept = _encoder_tensors(source, config)
         headless = not any(name.startswith("projections.") for name in kept)
         optional = AFTER_BLOCKS if headless else ()
-        report = assign_tensors(encoder, kept, device or "cpu", parse_dtype(dtype), optional)
+        report = assign_tensors(encoder, kept, parse_device(device), parse_dtype(dtype), optional)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     if headless:
-        _fill_after_blocks(path, encoder, report.missing, device or "cpu", parse_dtype(dtype))
+        _fill_after_blocks(path, encoder, report.missing, parse_device(device), parse_dtype(dtype))
     processors = {name: open_processor(name, settings, path, tokenizer) for name, settings in config.modalities.items()}
     return OnePeace(encoder, processors)
 
 
 def load_for_prediction(
     name_or_path: str | os.PathLike[str],
-    device: str | torch.device | None = None,
+    device: str | int | torch.device | None = None,
     dtype: str | torch.dtype = "float32",
     *,
     image_size: int | None = None,
@@ -110,7 +111,7 @@ def load_for_prediction(
     ignored = ("encoder.projections.", "encoder.logit_scale", "encoder.fusion.norms.")
     names = {name: name for name in source.tensors if name in wanted or not name.startswith(ignored)}
     names, added = _fold_roles(names, config, prefix="encoder.") if not model.roles else (names, {})
-    target, to_dtype = device or "cpu", parse_dtype(dtype)
+    target, to_dtype = parse_device(device), parse_dtype(dtype)
     try:
         assign_tensors(model, _Selected(source.tensors, names, added), target, to_dtype, optional=("roles.",))
     except CheckpointError as error:
