@@ -100,6 +100,8 @@ def test_every_form_of_a_map_of_normals_is_the_same_map() -> None:
         stored(normals, "npz", normals=normals, depth=metres()),
         encode_normals(normals),
         ((normals + 1) / 2 * 65535).astype(np.uint16),
+        np.rint(normals * 127).astype(np.int8),
+        np.rint(normals * 32767).astype(np.int16),
         stored(encode_normals(normals), "PNG"),
         Image.fromarray(encode_normals(normals)),
     ]
@@ -145,6 +147,11 @@ def test_what_is_no_depth_map_is_refused(source: Any, problem: str) -> None:
 def test_what_is_no_map_of_normals_is_refused(source: Any) -> None:
     with pytest.raises(InputError):
         read_normals(source)
+
+
+def test_whole_numbers_of_unknown_range_are_no_normals() -> None:
+    with pytest.raises(InputError, match="int64 values.*pass uint8"):
+        read_normals(encode_normals(leaning(0.6)).astype(np.int64))
 
 
 def test_headers_that_promise_too_much_are_refused_before_they_are_believed() -> None:

@@ -44,19 +44,20 @@ class NormalsConfig(ImageConfig):
 def read_normals(source: MapSource, *, axes: tuple[int, int, int] = (1, 1, 1)) -> np.ndarray:
     """Normals from any source that `read_map` takes, (height, width, 3) float32 of unit length, 0 where there are none.
 
-    Floats are the vectors themselves, of any length but 0; whole numbers stand for [-1, 1] over the range of their
-    type. A pixel has no normal if a component is NaN or infinite, or the vector has no length, or if it is encoded and
-    its length is not about 1 (black, white, middle grey).
+    Floats are the vectors themselves, of any length but 0. Whole numbers of 8 or 16 bits stand for [-1, 1] over the
+    range of their type: 0 is -1 if it is unsigned, and 0 if it is signed. A pixel has no normal if a component is NaN
+    or infinite, or the vector has no length, or if it is encoded and its length is not about 1 (black, white, middle
+    grey).
 
     Raises:
-        InputError: not a map of three channels, or no pixel of it has a normal.
+        InputError: not a map of three channels, of wider whole numbers, or no pixel of it has a normal.
     """
     raw = read_map(source, KEYS)
     if raw.values.ndim != 3 or raw.values.shape[2] < 3:
         raise InputError(raw.name, f"has the shape {raw.values.shape}; a map of normals has three channels")
     vectors = raw.values[..., :3].astype(np.float32)
     if raw.encoded:
-        vectors = vectors / float(np.iinfo(raw.values.dtype).max) * 2 - 1
+        vectors = _decoded(vectors, raw.values.dtype, raw.name)
     lengths = np.linalg.norm(vectors, axis=2)
     with np.errstate(invalid="ignore"):
         shortest, longest = (SHORTEST, LONGEST) if raw.encoded else (1e-6, np.inf)
@@ -65,6 +66,13 @@ def read_normals(source: MapSource, *, axes: tuple[int, int, int] = (1, 1, 1)) -
         raise InputError(raw.name, "has no pixel with a normal: none is a vector of about unit length")
     unit = vectors / np.where(usable, lengths, 1)[..., None] * np.array(axes, np.float32)
     return np.where(usable[..., None], unit, np.float32(0))
+
+
+def _decoded(vectors: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    if dtype.itemsize > 2:
+        raise InputError(name, f"holds {dtype} values, which say nothing of their range; pass uint8, int16 or floats")
+    scaled = vectors / np.iinfo(dtype).max
+    return np.maximum(scaled, -1) if dtype.kind == "i" else scaled * 2 - 1
 
 
 def encode_normals(normals: np.ndarray) -> np.ndarray:
