@@ -7,7 +7,7 @@ import dataclasses
 import io
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from one_peace.errors import InputError
-from one_peace.models import embedding
+from one_peace.models import embedding, inputs
 from one_peace.models.embedding import EmbeddingResult
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.embedding import OnePeace
@@ -210,6 +210,46 @@ def test_order_is_kept_across_chunks(model: OnePeace, monkeypatch: pytest.Monkey
     result = model.encode_text([*captions[:5], 7, *captions[6:]], on_error="skip")
     assert result.kept == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10] and list(result.errors) == [5]
     same(result.vectors, whole[result.kept])
+
+
+@pytest.mark.parametrize("name", ["image", "audio"])
+def test_an_iterator_is_read_as_its_inputs_are_encoded(
+    model: OnePeace, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "PART_BYTES", 100_000)
+    made = 0
+    ahead: list[int] = []
+    embed = OnePeace._embed_views
+
+    def watched(self: OnePeace, *given: Any) -> Tensor:
+        ahead.append(made)
+        return embed(self, *given)
+
+    def endless() -> Iterator[Any]:
+        nonlocal made
+        for made in range(1, 1 << 40):
+            yield b"" if made == 60 else pixels(made % 5) if name == "image" else wave(made % 5)
+
+    monkeypatch.setattr(OnePeace, "_embed_views", watched)
+    with pytest.raises(InputError):
+        model.encode_modality(name, endless())
+    assert len(ahead) > 10 and ahead[0] < 40 and made < 100
+
+
+def test_what_gives_no_finite_embedding_is_an_input_error(model: OnePeace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a modality of a user's own may let NaN through."""
+    clean = PROCESSORS["audio"].views
+
+    def leaking(source: Any) -> list[dict[str, Tensor]]:
+        return [{"waveform": torch.full((RATE,), torch.nan)}] if source is lost else clean(source)
+
+    lost = wave(9)
+    monkeypatch.setattr(model.processors["audio"], "views", leaking)
+    with pytest.raises(InputError, match=r"array of shape .*no finite embedding"):
+        model.encode_audio([wave(), lost])
+    result = model.encode_audio([wave(), lost, b"", wave(1)], on_error="skip")
+    assert result.kept == [0, 3] and list(result.errors) == [1, 2]
+    assert result.vectors.isfinite().all() and result.vectors.shape == (2, model.dim)
 
 
 def test_every_row_has_unit_length_and_lies_on_the_cpu(model: OnePeace) -> None:

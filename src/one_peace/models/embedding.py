@@ -7,10 +7,11 @@ import json
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
+from operator import length_hint
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -21,9 +22,10 @@ from torch import Tensor
 from one_peace.checkpoints.native import write_folder
 from one_peace.errors import InputError
 from one_peace.modalities.base import Example, Processor
+from one_peace.models.inputs import Decoded, are_several, decode_in_parts
 from one_peace.models.one_peace.batching import batch_by_length
 
-CHUNK = 512  # inputs decoded at a time: bounds memory on long lists
+CHUNK = 512  # inputs that are batched together at most
 _LARGEST_WEIGHT = 1e9  # far more than makes sense; squares of it still fit float32
 TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32768}
 
@@ -127,36 +129,33 @@ class EmbeddingModel(ABC):
         on_error: Literal["raise", "skip"] = "raise",
         whole: bool = True,
     ) -> Any:
-        """Embeds inputs of any modality of this model: a list is many inputs, anything else is one.
+        """Embeds inputs of any modality of this model: a list or an iterator is many inputs, anything else is one.
 
         Returns a Tensor (n, dim), or with `on_error="skip"` an `EmbeddingResult`. With "raise" the first input
-        that cannot be used raises `InputError`. `progress` defaults to showing a bar for long lists on terminals.
+        that cannot be used raises `InputError`. Inputs are decoded a few ahead, so an iterator may be of any length.
+        `progress` defaults to showing a bar for long lists on terminals.
         Of an input over the model's limit, `whole=False` takes the beginning alone, as published evaluations do.
         """
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         processor = self._processor(name)
-        # An open file is an iterator of its lines too, but it is one input.
-        several = isinstance(inputs, list | Iterator) and not hasattr(inputs, "read")
-        sources = list(inputs) if several else [inputs]
-        vectors = torch.zeros(len(sources), self.dim, dtype=torch.float32)
+        sources = _track(inputs if are_several(inputs) else [inputs], name, progress)
+        views = processor.views if whole else lambda source: [processor(source)]
+        rows = [torch.zeros(0, self.dim, dtype=torch.float32)]
+        kept: list[int] = []
         errors: dict[int, InputError] = {}
-        for start in _track(range(0, len(sources), CHUNK), len(sources), name, progress):
-            chunk = sources[start : start + CHUNK]
-            views: list[Example] = []
-            owners: list[int] = []
-            for offset, result in enumerate(_decode(processor, chunk, whole)):
-                if isinstance(result, InputError):
-                    if on_error == "raise":
-                        raise result
-                    errors[start + offset] = result
-                else:
-                    views += result
-                    owners += [start + offset] * len(result)
-            if views:
-                vectors.index_add_(0, torch.tensor(owners), self._embed_views(name, views, batch_size))
-        kept = [i for i in range(len(sources)) if i not in errors]
-        vectors = F.normalize(vectors[kept], dim=1)
+        with closing(decode_in_parts(sources, views, CHUNK)) as parts:
+            for part in parts:
+                failed = {one.index: one.error for one in part if one.error is not None}
+                if failed and on_error == "raise":
+                    raise next(iter(failed.values()))
+                vectors, lost = self._embed_part(name, part, batch_size)
+                if lost and on_error == "raise":
+                    raise next(iter(lost.values()))
+                errors |= dict(sorted({**failed, **lost}.items()))
+                kept += [one.index for one in part if one.index not in errors]
+                rows.append(vectors)
+        vectors = F.normalize(torch.cat(rows), dim=1)
         return vectors if on_error == "raise" else EmbeddingResult(vectors, kept, errors)
 
     def encode(self, *, weights: Mapping[str, float] | None = None, **inputs: Any) -> Tensor:
@@ -189,6 +188,22 @@ class EmbeddingModel(ABC):
         """Cosine similarities (n, m) of two sets of embeddings."""
         return F.normalize(first.float(), dim=-1) @ F.normalize(second.float(), dim=-1).t()
 
+    def _embed_part(
+        self, name: str, part: list[Decoded], batch_size: int | None
+    ) -> tuple[Tensor, dict[int, InputError]]:
+        """The mean embedding of each usable input, (n, dim), and by index the errors of those that have none."""
+        views = [view for one in part for view in one.views]
+        owners = torch.tensor([number for number, one in enumerate(part) for _ in one.views], dtype=torch.int64)
+        sums = torch.zeros(len(part), self.dim, dtype=torch.float32)
+        sums.index_add_(0, owners, self._embed_views(name, views, batch_size))
+        finite = sums.isfinite().all(dim=1).tolist()
+        lost = {
+            one.index: InputError(one.name, "gives no finite embedding; does it hold NaN?")
+            for one, is_finite in zip(part, finite, strict=True)
+            if not is_finite
+        }
+        return sums[[n for n, one in enumerate(part) if one.error is None and finite[n]]], lost
+
     @torch.inference_mode()
     def _embed_views(self, name: str, views: list[Example], batch_size: int | None) -> Tensor:
         processor = self.processors[name]
@@ -211,27 +226,12 @@ class EmbeddingModel(ABC):
         return self.processors[name]
 
 
-def _decode(processor: Processor, sources: Sequence[Any], whole: bool) -> Iterable[list[Example] | InputError]:
-    """Views of each source, or its error, decoded in parallel."""
-
-    def views(source: Any) -> list[Example] | InputError:
-        try:
-            return processor.views(source) if whole else [processor(source)]
-        except InputError as error:
-            return error
-
-    if len(sources) < 4:
-        return map(views, sources)
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(views, sources))
-
-
-def _track(steps: range, count: int, name: str, progress: bool | None) -> Iterable[int]:
+def _track(inputs: Iterable[Any], name: str, progress: bool | None) -> Iterable[Any]:
     if progress is None:
-        progress = count > CHUNK and sys.stderr.isatty()
+        progress = length_hint(inputs) > CHUNK and sys.stderr.isatty()
     if not progress:
-        return steps
+        return inputs
     from rich.console import Console
     from rich.progress import track
 
-    return track(steps, description=f"encoding {count} x {name}", console=Console(stderr=True))
+    return track(inputs, description=f"encoding {name}", console=Console(stderr=True))

@@ -1,0 +1,91 @@
+"""Inputs as users give them: one or many, decoded a few ahead of the network, in parts that fit into memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import Any, TypeGuard
+
+from one_peace.errors import InputError
+from one_peace.modalities.base import Example
+from one_peace.modalities.sources import describe
+
+PART_BYTES = 1 << 29  # decoded: more than 512 pictures of the published size
+_AHEAD = 32  # inputs decoded, or on their way to that, beyond the part at hand
+_FEW = 4  # below this, threads take longer to start than inputs to decode
+
+
+def are_several(inputs: Any) -> TypeGuard[list[Any] | Iterator[Any]]:
+    """Whether inputs are many: a list is, and an iterator; an open file, an iterator of its lines too, is one."""
+    return isinstance(inputs, list | Iterator) and not hasattr(inputs, "read")
+
+
+def list_inputs(inputs: Any) -> list[Any]:
+    """Inputs of a modality, one or many, as a list."""
+    return list(inputs) if are_several(inputs) else [inputs]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What became of an input: its views, or its error. `name` is for messages."""
+
+    index: int
+    name: str
+    views: list[Example] = field(default_factory=list)
+    error: InputError | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Of memory that the views hold; a part of a longer recording holds all of it."""
+        storages = [tensor.untyped_storage() for view in self.views for tensor in view.values()]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def decode_in_parts(
+    sources: Iterable[Any], views: Callable[[Any], list[Example]], most: int
+) -> Iterator[list[Decoded]]:
+    """All inputs in their order, in parts of at most `most`, fewer where they hold more than `PART_BYTES`.
+
+    A part is emptied when the next one is asked for. `views` decodes one input, several of them at the same time.
+    """
+    part: list[Decoded] = []
+    held = 0
+    for decoded in _decode_ahead(sources, views):
+        part.append(decoded)
+        held += decoded.nbytes
+        if len(part) >= most or held >= PART_BYTES:
+            yield part
+            part.clear()  # the caller has this list, too, and is not to keep two parts
+            held = 0
+    if part:
+        yield part
+
+
+def _decode_ahead(sources: Iterable[Any], views: Callable[[Any], list[Example]]) -> Iterator[Decoded]:
+    def decode(index: int, source: Any) -> Decoded:
+        try:
+            return Decoded(index, describe(source), views(source))
+        except InputError as error:
+            return Decoded(index, describe(source), error=error)
+
+    numbered = enumerate(sources)
+    first = list(islice(numbered, _FEW))
+    if len(first) < _FEW:
+        for index, source in first:
+            yield decode(index, source)
+        return
+    waiting: deque[Future[Decoded]] = deque()
+    with ThreadPoolExecutor() as pool:
+        try:
+            for index, source in chain(first, numbered):
+                waiting.append(pool.submit(decode, index, source))
+                if len(waiting) >= _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
