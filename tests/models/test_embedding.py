@@ -461,6 +461,13 @@ def test_features_are_joint(model: OnePeace) -> None:
     same(model.encoder.project("image", alone), model.encode_image([pixels(0), pixels(1)]))
     with pytest.raises(ValueError, match="equally many.*1, 2"):
         model.features(text="lamp", image=[pixels(0), pixels(1)])
+    several = model.features(text=(word for word in ("lamp", "two boats")), image=iter([pixels(0), pixels(1)]))
+    assert torch.equal(several["text"], joint["text"])
+    for name in ("text", "image", "audio"):
+        with pytest.raises(ValueError, match=f"list for '{name}' is empty"):
+            model.features(**{name: []})
+    with pytest.raises(ValueError, match="no modality 'smell'"):
+        model.features(smell="lamp")
 
 
 def test_a_head_can_be_trained_on_what_comes_out(model: OnePeace) -> None:

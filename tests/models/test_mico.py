@@ -135,7 +135,7 @@ def test_matching_pairs_each_text_with_each_input(mico: MiCo) -> None:
     for row, text in enumerate(texts):
         for column, one in enumerate(pictures):
             assert torch.allclose(mico.match(text, image=one)[0, 0], scores[row, column], atol=1e-5)
-    joint = mico.match(texts, image=pictures[:2], audio=[sound(0), sound(1)])
+    joint = mico.match(texts, image=iter(pictures[:2]), audio=[sound(0), sound(1)])
     assert joint.shape == (3, 2)
     assert not torch.allclose(joint, scores[:, :2], atol=1e-3)
 

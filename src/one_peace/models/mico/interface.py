@@ -12,6 +12,7 @@ from one_peace.errors import InputError
 from one_peace.modalities.base import Example, Processor
 from one_peace.modalities.wordpiece import WordPieceProcessor, WordPieces
 from one_peace.models.embedding import EmbeddingModel
+from one_peace.models.inputs import list_inputs
 from one_peace.models.mico.config import MiCoConfig, branch_of
 from one_peace.models.mico.model import TEXT, MiCoModel
 from one_peace.models.mico.text import Memory
@@ -187,7 +188,7 @@ class MiCo(EmbeddingModel):
                 )
         if len({branch_of(name) for name in inputs}) < len(inputs):
             raise ValueError(f"{' and '.join(inputs)} take the same branch of the model; give one of them")
-        lists = {name: sources if isinstance(sources, list) else [sources] for name, sources in inputs.items()}
+        lists = {name: list_inputs(sources) for name, sources in inputs.items()}
         counts = {len(sources) for sources in lists.values()}
         if len(counts) != 1 or 0 in counts:
             raise ValueError(f"equally many inputs of every modality are needed, got {sorted(counts)}")

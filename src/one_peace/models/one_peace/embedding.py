@@ -10,6 +10,7 @@ from torch import Tensor
 
 from one_peace.modalities.base import Processor
 from one_peace.models.embedding import EmbeddingModel
+from one_peace.models.inputs import list_inputs
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.models.one_peace.published_interface import PublishedInterface
@@ -45,15 +46,14 @@ class OnePeace(PublishedInterface, EmbeddingModel):
     def features(self, **inputs: Any) -> dict[str, Tensor]:
         """Joint encoding: token features (n, tokens, dim) of each modality, cls first, after its final norm.
 
-        Every modality gets the same number of inputs; row i of all of them is encoded as one sequence. Padded
-        positions hold arbitrary values.
+        Every modality gets the same number of inputs; row i of all of them is encoded as one sequence. Of an input over
+        the model's limit the beginning counts alone. Padded positions hold arbitrary values.
         """
         batches, counts = {}, set()
-        for name, sources in inputs.items():
-            processor = self._processor(name)
-            examples = [processor(s) for s in (sources if isinstance(sources, list) else [sources])]
-            counts.add(len(examples))
-            batches[name] = self._move(processor.collate(examples))
+        for name, given in inputs.items():
+            sources = list_inputs(given)
+            counts.add(len(sources))
+            batches[name] = self._process(name, sources)
         if len(counts) != 1:
             raise ValueError(f"joint encoding needs equally many inputs of every modality, got {sorted(counts)}")
         joint: dict[str, Tensor] = self.encoder(batches)

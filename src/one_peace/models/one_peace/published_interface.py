@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,9 +54,12 @@ class PublishedInterface:
         """Waveforms and padding masks -> (n, dim)."""
         return self.encoder.embed("audio", {"waveform": src_audios, "padding": audio_padding_masks})
 
-    def _process(self, name: str, sources: Sequence[Any]) -> Mapping[str, Tensor]:
+    def _process(self, name: str, sources: Sequence[Any]) -> dict[str, Tensor]:
         if name not in self.processors:
             raise ValueError(f"this model has no modality {name!r}; it has {', '.join(self.processors)}")
         processor = self.processors[name]
-        batch = processor.collate([processor(source) for source in sources])
+        examples = [processor(source) for source in sources]
+        if not examples:
+            raise ValueError(f"nothing to encode: the list for {name!r} is empty")
+        batch = processor.collate(examples)
         return {key: value.to(self.device) for key, value in batch.items()}
