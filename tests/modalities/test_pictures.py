@@ -92,6 +92,7 @@ def test_every_source_gives_the_same_pixels(tmp_path: Path) -> None:
         channels_first.float() / 255,
     ]
     sources += [pixels.astype(np.float64) / 255, pixels.astype(np.int64), pixels.astype(np.uint16) * 257]
+    sources += [pixels.astype(">i4"), (pixels.astype(np.uint16) * 257).astype(">u2"), (pixels / 255).astype(">f4")]
     sources += [pixels[:, ::-1][:, ::-1], channels_first.bfloat16().div(255).mul(255).round().to(torch.uint8)]
     with open(path, "rb") as opened:
         for source in [*sources, opened]:
@@ -143,6 +144,8 @@ def test_other_modes() -> None:
     assert np.asarray(decode_picture(encoded(Image.fromarray(deep)))).tolist() == expected
     assert np.asarray(decode_picture(encoded(Image.fromarray(deep.astype(np.int32), "I"), "TIFF"))).tolist() == expected
     assert np.asarray(decode_picture(deep)).tolist() == expected
+    dark = np.full((3, 3), 255, ">u2")  # a 257th of full scale, however its bytes are ordered
+    assert np.asarray(decode_picture(dark)).max() == np.asarray(decode_picture(dark.astype("<u2"))).max() == 1
 
 
 def test_the_first_frame_of_an_animation_is_taken() -> None:

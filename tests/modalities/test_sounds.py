@@ -152,7 +152,8 @@ def test_decoding_by_blocks_equals_decoding_at_once() -> None:
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32])
 def test_integers_are_scaled_by_full_scale(dtype: type) -> None:
     low = np.iinfo(dtype).min
-    assert decode_sound(np.array([low, 0, low // 2], dtype)).tolist() == [-1, 0, -0.5]
+    for ordered in (np.dtype(dtype), np.dtype(dtype).newbyteorder(">")):
+        assert decode_sound(np.array([low, 0, low // 2], ordered)).tolist() == [-1, 0, -0.5]
     assert decode_sound(torch.tensor([low, 0, low // 2], dtype=getattr(torch, np.dtype(dtype).name))).tolist() == [
         -1,
         0,

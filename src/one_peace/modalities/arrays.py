@@ -15,6 +15,11 @@ PARSING = threading.Lock()
 recursion depth mismatch")."""
 
 
+def native_order(array: np.ndarray) -> np.ndarray:
+    """The same values in the byte order of this machine: elsewhere types do not compare equal to those of NumPy."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
 def plain_values(tensor: Tensor, name: str) -> np.ndarray:
     """A tensor of any device as an array, bfloat16 as float32. `InputError` by `name` for one without plain values."""
     try:

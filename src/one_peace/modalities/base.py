@@ -272,7 +272,9 @@ def get_modality(name: str) -> Modality:
     try:
         return _REGISTRY[name]
     except KeyError:
-        raise ValueError(f"unknown modality {name!r}; registered: {', '.join(_REGISTRY)}") from None
+        known = ", ".join(_REGISTRY)
+        hint = "one of your own is known after its file was imported (by the command line with --import FILE)"
+        raise ValueError(f"unknown modality {name!r}; registered: {known}; {hint}") from None
 
 
 def list_modalities() -> tuple[str, ...]:

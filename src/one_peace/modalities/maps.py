@@ -14,7 +14,7 @@ from typing import BinaryIO, TypeAlias
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from one_peace.errors import InputError
@@ -114,9 +114,11 @@ def _read_file(stream: BinaryIO, keys: Sequence[str], name: str) -> tuple[np.nda
             return _picture_values(picture, name), "", picture.mode != "F"
     except InputError:
         raise
-    except Exception as error:  # on damaged files Pillow's readers raise nearly every type there is
+    except UnidentifiedImageError as error:
         kinds = ".npy, .npz, .pfm, or PNG, TIFF or PGM"
-        raise InputError(name, f"is no map we can read, or damaged ({error}); expected {kinds}") from error
+        raise InputError(name, f"is no map we can read, or its beginning is damaged; expected {kinds}") from error
+    except Exception as error:  # on damaged files Pillow's readers raise nearly every type there is
+        raise InputError(name, f"is a damaged or truncated picture ({error})") from error
 
 
 def _read_npy(stream: BinaryIO, name: str) -> np.ndarray:

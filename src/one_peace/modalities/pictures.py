@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from one_peace.errors import InputError
-from one_peace.modalities.arrays import plain_values
+from one_peace.modalities.arrays import native_order, plain_values
 from one_peace.modalities.sources import Source, describe, is_stored, looks_like_text, open_source
 
 PictureSource: TypeAlias = Source | Image.Image | np.ndarray | Tensor
@@ -210,6 +210,7 @@ def _from_array(array: np.ndarray, name: str, max_pixels: int, *, channels_first
 
 def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
     """Pixel values of any supported type as uint8, rounded to the nearest."""
+    array = native_order(array)
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.bool_:

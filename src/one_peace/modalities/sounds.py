@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from one_peace.errors import InputError
-from one_peace.modalities.arrays import plain_values
+from one_peace.modalities.arrays import native_order, plain_values
 from one_peace.modalities.containers import check_ogg_ends, container_of, decode_container, too_long
 from one_peace.modalities.sources import MAX_BYTES, Source, describe, is_stored, looks_like_text, open_source
 
@@ -251,8 +251,7 @@ def _waveform(waveform: Any, name: str) -> np.ndarray:
         raise InputError(name, f"has rank {waveform.ndim}; a waveform has rank 1, or 2 with channels")
     if 0 in waveform.shape:
         raise InputError(name, "holds no samples")
-    if isinstance(waveform, Tensor):
-        waveform = plain_values(waveform, name)
+    waveform = plain_values(waveform, name) if isinstance(waveform, Tensor) else native_order(waveform)
     if waveform.dtype.kind == "f":
         with np.errstate(over="ignore"):  # to infinity, which is refused with the rest
             return waveform.astype(np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -46,7 +46,7 @@ class Decoded:
 
 def decode_in_parts(
     sources: Iterable[Any], views: Callable[[Any], list[Example]], most: int
-) -> Iterator[list[Decoded]]:
+) -> Generator[list[Decoded], None, None]:
     """All inputs in their order, in parts of at most `most`, fewer where they hold more than `PART_BYTES`.
 
     A part is emptied when the next one is asked for. `views` decodes one input, several of them at the same time.
