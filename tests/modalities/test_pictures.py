@@ -3,8 +3,11 @@ from __future__ import annotations
 import io
 import json
 import struct
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from one_peace.errors import InputError
+from one_peace.modalities import pictures
 from one_peace.modalities.pictures import (
     center_crop,
     decode_picture,
@@ -133,6 +137,36 @@ def test_transparency_shows_white_and_opaque_alpha_changes_nothing() -> None:
     keyed = encoded(Image.new("RGB", (2, 2), (1, 2, 3)), transparency=(1, 2, 3))
     assert decode_picture(keyed).getpixel((0, 0)) == (255, 255, 255)
     assert decode_picture(Image.new("LA", (2, 2), (7, 0))).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_transparency_is_composited_exactly() -> None:
+    values, alpha = np.meshgrid(np.arange(256), np.arange(256))
+    every = Image.fromarray(np.stack([values, 255 - values, values, alpha], axis=-1).astype(np.uint8))
+    white = Image.new("RGBA", every.size, (255, 255, 255, 255))
+    expected = np.asarray(Image.alpha_composite(white, every).convert("RGB"))
+    assert np.array_equal(np.asarray(decode_picture(every)), expected)
+
+
+def test_files_that_are_large_together_are_decoded_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(Image.new("RGB", (100, 40)))
+    monkeypatch.setattr(pictures, "_ROOM", pictures._Room(10_000))
+    load, at_once, most = pictures._load, 0, 0
+
+    def watched(*given: Any) -> Image.Image:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(2e-3)
+        try:
+            return load(*given)
+        finally:
+            at_once -= 1
+
+    monkeypatch.setattr(pictures, "_load", watched)
+    with ThreadPoolExecutor(8) as pool:
+        assert [image.size for image in pool.map(decode_picture, [data] * 16)] == [(100, 40)] * 16
+    assert most == 2
+    assert decode_picture(encoded(Image.new("RGB", (200, 100)))).size == (200, 100)  # larger than the room
 
 
 def test_other_modes() -> None:
