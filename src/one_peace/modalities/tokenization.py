@@ -107,13 +107,14 @@ class Tokenizer:
     def _shorten(self, text: str, limit: int) -> str:
         """Drop what cannot reach the first `limit` tokens (a whole book may come in here).
 
-        A word that stands between blanks is tokenised on its own, so cutting there changes no token before.
+        A run of letters or digits, and a word that stands between blanks, is tokenised on its own, so cutting behind
+        one changes no token before. Where there is no such place for long, any is as good: merges of pieces do not
+        reach that far back.
         """
         reach = limit * self._longest_piece
-        if len(text) <= reach:
-            return text
-        blank = _BLANK_BETWEEN_WORDS.search(text, reach)
-        return text[: blank.start() + 1] if blank else text
+        farthest = _CUT_ANYWHERE * reach
+        end = _END_OF_RUN.search(text, reach, farthest)
+        return text[: end.start() + 1] if end else text[:farthest]
 
     @cached_property
     def _longest_piece(self) -> int:
@@ -126,7 +127,8 @@ class Tokenizer:
         return f"Tokenizer(vocab_size={self.vocab_size}, max_tokens={self.max_tokens})"
 
 
-_BLANK_BETWEEN_WORDS = re.compile(r"\S(?= \S)")
+_END_OF_RUN = re.compile(r"[^\W_](?=[\W_])|\S(?= \S)")
+_CUT_ANYWHERE = 8  # times what the tokens asked for could hold
 
 
 def _restore(table: str, max_tokens: int) -> Tokenizer:
