@@ -140,6 +140,20 @@ def test_the_rate_of_given_frames_is_theirs() -> None:
         clip.timing()
 
 
+def test_an_avi_whose_picture_stays_for_a_while_is_whole() -> None:
+    av = pytest.importorskip("av")
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="avi") as output:
+        stream = output.add_stream("mpeg4", rate=10, width=32, height=16, pix_fmt="yuv420p")
+        for number, frame in enumerate(grey_frames(6)):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts = number if number < 3 else number + 5
+            output.mux(stream.encode(picture))
+        output.mux(stream.encode())
+    assert greys(buffer.getvalue()) == pytest.approx([n * LEVEL for n in range(6)], abs=4)
+    refused(buffer.getvalue()[: len(buffer.getvalue()) * 2 // 3], "truncated")
+
+
 def test_a_film_is_turned_upright() -> None:
     frames = grey_frames(3)
     frames[:, :8] = 255  # the upper half is white

@@ -1,4 +1,5 @@
-"""The sound track of containers that libsndfile does not read (MP4, WebM, ...), through PyAV, an extra."""
+"""Containers: the sound track of those that libsndfile does not read (MP4, WebM, ...), through PyAV, an extra; and
+whether one is all there."""
 
 from __future__ import annotations
 

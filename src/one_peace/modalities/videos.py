@@ -155,7 +155,8 @@ class _Film(Clip):
         self.keys = sorted((packet.pts or 0, packet.dts) for packet in packets if packet.key)
         self.first = min(packet.dts for packet in packets)
         self.end = max(self.stamps[-1] + 1, max(packet.end for packet in packets))
-        self._check_whole()
+        # AVI counts moments: where a picture stays as it was, no packet comes.
+        self._check_whole(max(self.count, self.end) if counted else self.count)
 
     def _packets(self) -> Iterator[_Packet]:
         for number, packet in enumerate(self.extent.packets()):
@@ -169,12 +170,10 @@ class _Film(Clip):
             _check_count(number + 1, self.name)
             yield _Packet(stamps[0], packet.pts, stamps[-1] + (packet.duration or 0), packet.is_keyframe)
 
-    def _check_whole(self) -> None:
+    def _check_whole(self, frames: int) -> None:
         track = self.track
-        if self.count < track.frames:
-            raise InputError(
-                self.name, f"is truncated: its header promises {track.frames} frames, {self.count} are there"
-            )
+        if frames < track.frames:
+            raise InputError(self.name, f"is truncated: its header promises {track.frames} frames, {frames} are there")
         _, seconds = self.timing()
         slack = max(0.1, 1.5 * seconds / self.count)
         self.extent.check(slack)
