@@ -158,12 +158,13 @@ def _encode(
     errors: dict[int, Exception] = {}
     for modality in dict.fromkeys(modalities):
         rows = [i for i, kind in enumerate(modalities) if kind == modality]
-        result = model.encode_modality(modality, [sources[i] for i in rows], on_error=on_error)
-        if on_error == "skip":
-            errors |= {rows[i]: error for i, error in result.errors.items()}
-            vectors[[rows[i] for i in result.kept]] = result.vectors.numpy()
-        else:
-            vectors[rows] = result.numpy()
+        chosen = [sources[i] for i in rows]
+        if on_error == "raise":
+            vectors[rows] = model.encode_modality(modality, chosen).numpy()
+            continue
+        result = model.encode_modality(modality, chosen, on_error="skip")
+        errors |= {rows[i]: error for i, error in result.errors.items()}
+        vectors[[rows[i] for i in result.kept]] = result.vectors.numpy()
     return vectors, errors
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from operator import length_hint
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict, Unpack, overload
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,14 @@ class EmbeddingResult:
     vectors: Tensor
     kept: list[int]
     errors: dict[int, InputError]
+
+
+class Options(TypedDict, total=False):
+    """Those of `EmbeddingModel.encode_modality`, as the other `encode_*` methods pass them on."""
+
+    batch_size: int | None
+    progress: bool | None
+    whole: bool
 
 
 class EmbeddingModel(ABC):
@@ -103,14 +111,38 @@ class EmbeddingModel(ABC):
         tensors = {name: [parameter.detach()] for name, parameter in self.encoder.named_parameters()}
         return write_folder(Path(folder), self.config.to_dict(), tensors, write_files=files)
 
+    @overload
+    def encode_text(
+        self, texts: str | Iterable[str], *, on_error: Literal["raise"] = "raise", **options: Unpack[Options]
+    ) -> Tensor: ...
+    @overload
+    def encode_text(
+        self, texts: str | Iterable[str], *, on_error: Literal["skip"], **options: Unpack[Options]
+    ) -> EmbeddingResult: ...
     def encode_text(self, texts: str | Iterable[str], **options: Any) -> Any:
         """Texts -> (n, dim). Options as in `encode_modality`."""
         return self.encode_modality("text", list(texts) if isinstance(texts, tuple) else texts, **options)
 
+    @overload
+    def encode_image(
+        self, images: Any, *, on_error: Literal["raise"] = "raise", **options: Unpack[Options]
+    ) -> Tensor: ...
+    @overload
+    def encode_image(
+        self, images: Any, *, on_error: Literal["skip"], **options: Unpack[Options]
+    ) -> EmbeddingResult: ...
     def encode_image(self, images: Any, **options: Any) -> Any:
         """Pictures (path, bytes, file, file:// URL, PIL, array, tensor) -> (n, dim); see `encode_modality`."""
         return self.encode_modality("image", images, **options)
 
+    @overload
+    def encode_audio(
+        self, sounds: Any, *, on_error: Literal["raise"] = "raise", **options: Unpack[Options]
+    ) -> Tensor: ...
+    @overload
+    def encode_audio(
+        self, sounds: Any, *, on_error: Literal["skip"], **options: Unpack[Options]
+    ) -> EmbeddingResult: ...
     def encode_audio(self, sounds: Any, **options: Any) -> Any:
         """Sounds (path, bytes, file, file:// URL, (waveform, rate), array at 16 kHz) -> (n, dim).
 
@@ -119,6 +151,14 @@ class EmbeddingModel(ABC):
         """
         return self.encode_modality("audio", sounds, **options)
 
+    @overload
+    def encode_modality(
+        self, name: str, inputs: Any, *, on_error: Literal["raise"] = "raise", **options: Unpack[Options]
+    ) -> Tensor: ...
+    @overload
+    def encode_modality(
+        self, name: str, inputs: Any, *, on_error: Literal["skip"], **options: Unpack[Options]
+    ) -> EmbeddingResult: ...
     def encode_modality(
         self,
         name: str,

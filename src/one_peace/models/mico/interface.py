@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from one_peace.errors import InputError
 from one_peace.modalities.base import Example, Processor
 from one_peace.modalities.wordpiece import WordPieceProcessor, WordPieces
-from one_peace.models.embedding import EmbeddingModel
+from one_peace.models.embedding import EmbeddingModel, EmbeddingResult, Options
 from one_peace.models.inputs import list_inputs
 from one_peace.models.mico.config import MiCoConfig, branch_of
 from one_peace.models.mico.model import TEXT, MiCoModel
@@ -63,14 +63,36 @@ class MiCo(EmbeddingModel):
         grid = self.config.tower.grid
         return length * (1 + grid * grid)
 
+    @overload
+    def encode_video(
+        self, videos: Any, *, on_error: Literal["raise"] = "raise", **options: Unpack[Options]
+    ) -> Tensor: ...
+    @overload
+    def encode_video(
+        self, videos: Any, *, on_error: Literal["skip"], **options: Unpack[Options]
+    ) -> EmbeddingResult: ...
     def encode_video(self, videos: Any, **options: Any) -> Any:
         """Videos -> (n, dim); see `encode_modality`."""
         return self.encode_modality("video", videos, **options)
 
+    @overload
+    def encode_depth(
+        self, maps: Any, *, on_error: Literal["raise"] = "raise", **options: Unpack[Options]
+    ) -> Tensor: ...
+    @overload
+    def encode_depth(self, maps: Any, *, on_error: Literal["skip"], **options: Unpack[Options]) -> EmbeddingResult: ...
     def encode_depth(self, maps: Any, **options: Any) -> Any:
         """Depth maps -> (n, dim); see `encode_modality`."""
         return self.encode_modality("depth", maps, **options)
 
+    @overload
+    def encode_normals(
+        self, maps: Any, *, on_error: Literal["raise"] = "raise", **options: Unpack[Options]
+    ) -> Tensor: ...
+    @overload
+    def encode_normals(
+        self, maps: Any, *, on_error: Literal["skip"], **options: Unpack[Options]
+    ) -> EmbeddingResult: ...
     def encode_normals(self, maps: Any, **options: Any) -> Any:
         """Maps of surface normals -> (n, dim); see `encode_modality`."""
         return self.encode_modality("normals", maps, **options)
