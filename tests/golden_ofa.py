@@ -64,13 +64,10 @@ def hash_uniform(name: str, count: int, seed: int) -> Tensor:
     return torch.from_numpy((z >> np.uint64(40)).astype(np.float32) / np.float32(2**23) - np.float32(1))
 
 
-def hashed_state(entries: list[dict[str, Any]], seed: int) -> dict[str, Tensor]:
-    """The weights of a whole model by `hash_uniform`, from the names and shapes of its state dict."""
+def hashed_state(shapes: dict[str, list[int]], seed: int) -> dict[str, Tensor]:
+    """The weights of a whole model by `hash_uniform`, from the official names and shapes of its state dict."""
     state = {}
-    for entry in entries:
-        name, shape = entry["name"], entry["shape"]
-        if entry["dtype"] != "float32" or name.endswith("version") or name in TIED:
-            continue
+    for name, shape in shapes.items():
         u = hash_uniform(name, math.prod(shape), seed).view(shape)
         state[name] = _vector(name, u) if u.dim() < 2 else _matrix(name, u)
     return state | {name: state[source] for name, source in TIED.items()}
@@ -102,10 +99,13 @@ def _vector(name: str, u: Tensor) -> Tensor:
 
 def build(state: dict[str, Tensor], stored: dict[str, Any]) -> OfaModel:
     """A model of an official state dict and settings, in evaluation mode."""
-    pieces = native_pieces(state).tensors
-    shapes = {name: joined_shape(parts) for name, parts in pieces.items()}
-    config = OfaConfig.from_dict(infer_config("golden", shapes, stored))
+    shapes = {name: joined_shape(parts) for name, parts in native_pieces(state).tensors.items()}
+    return filled(OfaConfig.from_dict(infer_config("golden", shapes, stored)), state)
+
+
+def filled(config: OfaConfig, state: dict[str, Tensor]) -> OfaModel:
+    """A model of this form with the tensors of an official state dict, in evaluation mode."""
     with torch.device("meta"):
         module = OfaModel(config)
-    assign_tensors(module, pieces, optional=("encoder.trunk.",))
+    assign_tensors(module, native_pieces(state).tensors, optional=("encoder.trunk.",))
     return module.eval()

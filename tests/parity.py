@@ -1,13 +1,13 @@
 """Compares this implementation with reference numbers: `python tests/parity.py DIR`.
 
-Every `NAME.json` or `NAME.safetensors` in DIR (and its folders) with a check of that name is run; configuration,
-inputs, weights and expected numbers come from both, or from a `manifest.json` beside them. Prints a line per file:
-name, worst absolute and relative difference, pass or fail. Exit status 1 if any check fails or none was found.
+Every `NAME.json`, `NAME.safetensors` or `NAME.pt` in DIR (and its folders) goes through the check of that name;
+configuration, inputs, weights and expected numbers come from these, or from a `manifest.json` beside them. Prints a
+line per file: name, worst absolute and relative difference, pass or fail; below it what is not compared, and why. Exit
+status 1 if a check fails, a file has none, an expected number is missing or not looked at, or nothing was found.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,27 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
+from parity_files import SUPPORT, Fixture, absent_files, fixtures, load_fixture, plain_name
 
-@dataclass
-class Fixture:
-    """One reference file: `meta` from the JSON, `tensors` by full name."""
-
-    path: Path
-    meta: dict[str, Any]
-    tensors: dict[str, Tensor]
-
-    def group(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors under a prefix such as `weights.`, without it."""
-        return {name[len(prefix) :]: t for name, t in self.tensors.items() if name.startswith(prefix)}
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name]
+TINY = 1e-4  # relative to less than this, differences are those of rounding: not worth a place among the worst
 
 
 @dataclass
@@ -48,6 +35,7 @@ class Comparison:
     relative: float = 0.0
     count: int = 0
     failures: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def feature(self, name: str, ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
         """Features and preprocessing: at most `tolerance` absolute."""
@@ -69,15 +57,21 @@ class Comparison:
         if not same:
             self.failures.append(f"{name} differs")
 
+    def leave_out(self, name: str, reason: str) -> None:
+        """Says of numbers in the file that they are not compared."""
+        self.left_out.append(f"{name}: {reason}")
+
     def _compare(self, name: str, ours: Tensor, theirs: Tensor, good: Callable[[float, float], bool]) -> None:
         self.count += 1
         if ours.shape != theirs.shape:
             self.failures.append(f"{name}: shape {tuple(ours.shape)} instead of {tuple(theirs.shape)}")
             return
         absolute = (ours.detach().double() - theirs.double()).abs().max().item() if ours.numel() else 0.0
-        relative = absolute / max(theirs.double().abs().max().item(), 1e-30) if absolute else 0.0
+        largest = theirs.double().abs().max().item() if theirs.numel() else 0.0
+        relative = absolute / max(largest, 1e-30)
         self.absolute = max(self.absolute, absolute)
-        self.relative = max(self.relative, relative)
+        if largest > TINY:
+            self.relative = max(self.relative, relative)
         if not good(absolute, relative):
             self.failures.append(f"{name}: absolute {absolute:.2e}, relative {relative:.2e}")
 
@@ -86,29 +80,27 @@ Check = Callable[[Fixture, Comparison], None]
 
 MODULES = (  # each with its CHECKS, by the beginning of a fixture's name
     "parity_one_peace",
+    "parity_one_peace_files",
     "parity_one_peace_inputs",
+    "parity_one_peace_metrics",
     "parity_one_peace_pretraining",
     "parity_one_peace_shapes",
     "parity_one_peace_tasks",
+    "parity_one_peace_tokens",
     "parity_one_peace_updates",
     "parity_ofa",
     "parity_ofa_generation",
     "parity_ofa_losses",
     "parity_ofa_metrics",
+    "parity_ofa_tokens",
     "parity_ofa_vqgan",
     "parity_ofa_items",
+    "parity_ofa_pictures",
+    "parity_rand_augment",
     "parity_mico",
     "parity_mico_pretraining",
     "parity_mico_weights",
 )
-
-
-def load_fixture(path: Path) -> Fixture:
-    """The JSON at `path`, of which there may be none, with the tensors beside it."""
-    values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    tensors = path.with_suffix(".safetensors")
-    meta = values.get("meta", values) if isinstance(values, dict) else {"cases": values}
-    return Fixture(path, meta, load_file(tensors) if tensors.exists() else {})
 
 
 def find_check(stem: str) -> Check | None:
@@ -116,14 +108,16 @@ def find_check(stem: str) -> Check | None:
     checks: dict[str, Check] = {}
     for module in MODULES:
         checks |= import_module(module).CHECKS
-    matching = [prefix for prefix in checks if stem.startswith(prefix)]
-    return checks[max(matching, key=len)] if matching else None
+    matching = [prefix for prefix in checks if plain_name(stem).startswith(prefix)]
+    if matching:
+        return checks[max(matching, key=len)]
+    return check_support if SUPPORT.fullmatch(stem) else None
 
 
-def fixtures(folder: Path) -> list[Path]:
-    """The reference files below a folder, as paths of their JSON, which those of tensors alone do not have."""
-    files = [*folder.rglob("*.json"), *folder.rglob("*.safetensors")]
-    return sorted({path.with_suffix(".json") for path in files})
+def check_support(fixture: Fixture, compare: Comparison) -> None:
+    """Files that other checks read are only held against the list of what they should have."""
+    compare.exact("tensors", sorted({*fixture.tensors}), sorted({*fixture.listed} or {*fixture.tensors}))
+    fixture.tensors.unread.clear()
 
 
 def run_check(path: Path, check: Check) -> Comparison:
@@ -131,9 +125,11 @@ def run_check(path: Path, check: Check) -> Comparison:
     comparison = Comparison()
     torch.manual_seed(0)
     try:
-        check(load_fixture(path), comparison)
+        fixture = load_fixture(path)
+        check(fixture, comparison)
         if not comparison.count:
             comparison.failures.append("nothing was compared")
+        comparison.failures += fixture.gaps()
     except Exception as error:  # the report must name every file
         traceback.print_exc()
         comparison.failures.append(f"{type(error).__name__}: {error}")
@@ -145,16 +141,17 @@ def main(folder: Path) -> int:
     failed = found = 0
     for path in fixtures(folder):
         check = find_check(path.stem)
-        if check is None:
-            print(f"{path.stem:<44} no check")
-            continue
-        found += 1
-        result = run_check(path, check)
-        verdict = "FAIL" if result.failures else "pass"
+        found += check is not check_support
+        result = run_check(path, check) if check else Comparison(failures=["no check of this name"])
+        verdict = "FAIL" if result.failures else "pass" if check is not check_support else "read by other checks"
         print(f"{path.stem:<44} absolute {result.absolute:.2e}  relative {result.relative:.2e}  {verdict}")
         for failure in result.failures:
             failed += 1
             print(f"    {failure}")
+        for reason in result.left_out:
+            print(f"    not compared: {reason}")
+    if absent := absent_files(folder):
+        print(f"In a manifest, and not beside it: {', '.join(path.name for path in absent)}")
     if not found:
         print(f"{folder}: no fixture with a check")
     return 1 if failed or not found else 0

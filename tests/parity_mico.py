@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import golden_mico as golden
@@ -25,8 +26,11 @@ from one_peace.models.mico.writing import (
     search_settings,
     write_answers,
 )
-from parity import Check, Comparison, Fixture
+from one_peace.objectives.masked_words import answer_mask
+from parity import Check, Comparison
+from parity_files import Fixture
 
+UNUSED_HEAD = "vision_encoder.visual.head"
 OURS = Path(__file__).parent / "golden" / "mico"
 
 
@@ -88,7 +92,8 @@ def inputs(modality: str, values: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def check_tower(fixture: Fixture, compare: Comparison) -> None:
-    """Patches, each block, the features after the last norm, and the projection that MiCo does not use."""
+    """Patches, each block, the features after the last norm; the projection of the class token, whose weights MiCo
+    keeps and never uses."""
     tower = golden.model(fixture.path.parent).tower
     outputs: list[Tensor] = []
     hooks = [block.register_forward_hook(lambda _, __, out: outputs.append(out)) for block in tower.blocks]
@@ -100,7 +105,10 @@ def check_tower(fixture: Fixture, compare: Comparison) -> None:
         expected = fixture[f"block{number}"]
         compare.feature(f"block {number}", output, expected, large(expected))
     compare.feature("tokens", tokens, fixture["tokens"])
-    compare.feature("class token", tower(fixture["input"], cls_only=True)[:, 0], fixture["tokens"][:, 0])
+    alone = tower(fixture["input"], cls_only=True)[:, 0]
+    compare.feature("class token", alone, fixture["tokens"][:, 0])
+    head = {part: golden.state_dict(fixture.path.parent)[f"{UNUSED_HEAD}.{part}"] for part in ("weight", "bias")}
+    compare.feature("projected", F.linear(alone, **head), fixture["projected"])
 
 
 @torch.no_grad()
@@ -166,9 +174,13 @@ def check_generation(fixture: Fixture, compare: Comparison) -> None:
         model = golden.model(fixture.path.parent)
         features = model.encode("video", {"frames": fixture["pixels"]})
         compare.feature("memory", model.remember({"vision": features}), fixture["condition"])
+        bias = model.text.prediction.bias
         if form == "sep_bias":
-            model.text.prediction.bias[last] = fixture["sep_bias.sep_bias_value"]
+            bias[last] = fixture["sep_bias.sep_bias_value"]
+        compare.feature(f"{form} bias of the end", bias[last], fixture[f"{form}.sep_bias_value"])
         memory = model.text.project_memory(fixture["condition"])
+        gaps = leads(TextDecoder(model.text, memory, mask), fixture[f"{form}.greedy.sequences"])
+        compare.feature(f"{form} leads", gaps, fixture[f"{form}.greedy.top1_top2_gap"], 2e-5)
         for name in [name for name in fixture.tensors if name.startswith(form) and name.endswith(".sequences")]:
             kind, expected = name.split(".")[1], fixture[name]
             beams = 1 if kind == "greedy" else config["beam_size"]
@@ -198,6 +210,14 @@ def check_generation(fixture: Fixture, compare: Comparison) -> None:
     compare.feature("their shares", best_ten.values.softmax(-1), fixture["captioner.first_step_top10_probs"])
     asking = torch.cat([torch.full((len(logits), 1), first), torch.full((len(logits), 1), mask)], dim=1)
     compare.exact("what asks for a word", asking, fixture["captioner.first_step_input_ids"])
+    seen = answer_mask(torch.ones_like(asking[:, :1]), torch.ones_like(asking[:, 1:]))
+    compare.exact("what it sees", seen, fixture["captioner.first_step_attention_mask"])
+
+
+def leads(decoder: TextDecoder, tokens: Tensor) -> Tensor:
+    """By how much the most probable word leads at each step of sequences (rows, tokens): logits (tokens - 1, rows)."""
+    steps = [decoder.step(tokens[:, step : step + 1]).topk(2).values for step in range(tokens.shape[1] - 1)]
+    return torch.stack([best[:, 0] - best[:, 1] for best in steps])
 
 
 def with_manifest(check: Check) -> Check:

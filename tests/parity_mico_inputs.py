@@ -21,7 +21,8 @@ from one_peace.modalities.slices import SliceConfig, SliceProcessor
 from one_peace.modalities.sounds import SAMPLE_RATE
 
 if TYPE_CHECKING:
-    from parity import Check, Comparison, Fixture
+    from parity import Check, Comparison
+    from parity_files import Fixture
 
 AST = {"mean": -4.2677393, "deviation": 4.5689974, "scale": "ast"}
 

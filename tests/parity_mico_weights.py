@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,8 @@ from one_peace.models.mico.config import AstConfig, BeatsConfig, TowerConfig
 from one_peace.models.mico.model import MiCoModel
 from one_peace.models.mico.presets import preset
 from one_peace.models.mico.tower import Tower
-from parity import Check, Comparison, Fixture
+from parity import Check, Comparison
+from parity_files import Fixture
 from parity_mico import facts
 
 
@@ -129,7 +131,7 @@ def check_audio_encoders(fixture: Fixture, compare: Comparison) -> None:
 
 def check_official_size(fixture: Fixture, compare: Comparison) -> None:
     """Names and shapes of the published model, on no memory; the number of its parameters."""
-    values = json.loads(fixture.path.read_text(encoding="utf-8"))
+    values = fixture.meta
     with torch.device("meta"):
         model = MiCoModel(preset("mico-giant"))
     named: dict[str, tuple[str, list[int]]] = {}
@@ -143,10 +145,24 @@ def check_official_size(fixture: Fixture, compare: Comparison) -> None:
     compare.exact("names", sorted(named), sorted(set(listed) - unread))
     for name, (_, shape) in named.items():
         compare.exact(f"shape of {name}", shape, listed.get(name))
-    counts = {entry["name"]: entry["numel"] for entry in values["entries"] if entry.get("parameter")}
-    ours = sum(parameter.numel() for parameter in model.parameters())
-    read = sum(number for name, number in counts.items() if name not in unread)
-    compare.exact("parameters", ours, read)
+    check_counts(compare, values, {name: math.prod(shape) for name, (_, shape) in named.items()})
+
+
+def check_counts(compare: Comparison, values: dict[str, Any], ours: dict[str, int]) -> None:
+    """Numbers of parameters in all and by group, with those that the published model has and never reads."""
+    compare.exact("entries", len(values["entries"]), values["n_entries"])
+    groups = dict.fromkeys(values["parameters_by_group"], 0)
+    for entry in values["entries"]:
+        name, count = entry["name"], math.prod(entry["shape"])
+        compare.exact(f"elements of {name}", count, entry["numel"])
+        compare.exact(f"{name} is a parameter", name in ours or to_native(name) is not Kind.BUFFER, entry["parameter"])
+        if entry["parameter"] and not tied_to(name):
+            group = next((group for group in groups if name.startswith(group)), "embeddings")
+            groups[group] += ours.get(name, count)
+    compare.exact("parameters by group", groups, values["parameters_by_group"])
+    compare.exact("parameters", sum(groups.values()), values["n_parameters_unique"])
+    without = sum(count for group, count in groups.items() if group != "vision_encoder.text")
+    compare.exact("parameters but for CLIP's texts", without, values["n_parameters_without_clip_text"])
 
 
 def check_weights(fixture: Fixture, compare: Comparison) -> None:
@@ -168,6 +184,9 @@ def check_weights(fixture: Fixture, compare: Comparison) -> None:
         for name, tensor in before.items():
             compare.exact(name, after[name].dtype, tensor.dtype)
             compare.exact(name, after[name], tensor)
+        for listed_name, stored in fixture.tensors.items():
+            name, _, factor = listed_name.partition(".int8_times_")
+            compare.exact(listed_name, after[name] * int(factor or 1), stored.float())
 
 
 CHECKS: dict[str, Check] = {

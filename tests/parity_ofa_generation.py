@@ -17,7 +17,8 @@ from one_peace.generation.settings import GenerationSettings, Hypothesis
 from one_peace.modalities.tokenization import BOS_ID, EOS_ID, PAD_ID
 from one_peace.models.ofa.encoder import Encoded
 from one_peace.models.ofa.model import OfaModel
-from parity import Check, Comparison, Fixture
+from parity import Check, Comparison
+from parity_files import Fixture
 from parity_ofa import close
 
 TEXT_ONLY = ("_text", "maxlen_a", "_codes")  # in the names of the cases that see no picture

@@ -22,8 +22,9 @@ from one_peace.tasks.sequence.referring import Referring
 from one_peace.tasks.sequence.sentences import QUESTIONS, SentenceAnswering
 from one_peace.tasks.sequence.summarization import Summarization
 from one_peace.tasks.sequence.task import PictureForm, SequenceTask
-from parity import Check, Comparison, Fixture
-from parity_one_peace_inputs import vocabulary_folder
+from parity import Check, Comparison
+from parity_files import Fixture
+from parity_one_peace_tokens import vocabulary_folder
 
 COLUMNS = {
     "caption": ("uniq_id", "image", "caption"),

@@ -28,7 +28,8 @@ from one_peace.objectives.sequence import (
     token_loss,
 )
 from one_peace.tasks.caption_metrics.cider import DocumentFrequency, cider_d, reward_words
-from parity import Check, Comparison, Fixture
+from parity import Check, Comparison
+from parity_files import Fixture
 
 SMOOTHING = 0.1  # of every case whose name gives none
 LOG_END = 0.75  # likewise
@@ -107,6 +108,8 @@ def check_losses(fixture: Fixture, compare: Comparison) -> None:
     source = load_file(folder / "loss_inputs.safetensors")
     all_grads = load_file(folder / "loss_grads.safetensors")
     ranges = golden_ofa.manifest(folder)["vocab"]
+    graded = {name for name, case in fixture.meta["cases"].items() if "grad_norms" in case}
+    compare.exact("cases with gradients", {name.partition("/grad/")[0] for name in all_grads}, graded)
     for name, case in fixture.meta["cases"].items():
         if name == "function_level":
             check_functions(compare, case, source)
@@ -123,6 +126,8 @@ def check_losses(fixture: Fixture, compare: Comparison) -> None:
             model.train("train_mode_bn" in name)
             loss = case_loss(model, name, source, (ranges["code0"], ranges["code0"] + ranges["n_code"]))
             compare_case(compare, name, loss, case)
+            targets = source[f"{kind_of(name)}target"]
+            compare.exact(f"{name}: tokens of targets", float((targets != PAD_ID).sum()), case["ntokens"])
             for statistic in ("mean", "var"):  # what training has left in the first batch norm
                 if values := case.get(f"bn1_running_{statistic}_after"):
                     state = model.get_buffer(f"{_native('encoder.embed_images.bn1.running_' + statistic)}")
@@ -134,10 +139,15 @@ def check_losses(fixture: Fixture, compare: Comparison) -> None:
                 model_gradients(compare, name, model, case, grads)
 
 
+def kind_of(name: str) -> str:
+    """The beginning of the names of a case's inputs."""
+    return next((prefix for word, prefix in KINDS.items() if word in name), "")
+
+
 def case_loss(model: OfaModel, name: str, source: dict[str, Tensor], codes: tuple[int, int]) -> SequenceLoss:
     """A case's loss by the model."""
     settings, update = settings_of(name)
-    kind = next((prefix for word, prefix in KINDS.items() if word in name), "")
+    kind = kind_of(name)
     previous, target = source[f"{kind}prev_output_tokens"], source[f"{kind}target"]
     drawing = kind == "code_"
     pictures = (None, None) if drawing else (source["patch_images"], source["patch_masks"])

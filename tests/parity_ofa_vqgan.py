@@ -11,7 +11,8 @@ from one_peace.checkpoints.assign import assign_tensors
 from one_peace.checkpoints.vqgan_names import NAMES, infer_config, native_tensors
 from one_peace.models.vqgan.config import VqganConfig
 from one_peace.models.vqgan.model import Vqgan, picture_of
-from parity import Check, Comparison, Fixture
+from parity import Check, Comparison
+from parity_files import Fixture
 from parity_ofa import close
 
 

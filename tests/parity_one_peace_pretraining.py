@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ from one_peace.tasks.pretraining import (
     mask_pair,
     pretraining_losses,
 )
-from parity import Check, Comparison, Fixture
+from parity import Check, Comparison
+from parity_files import Fixture
 from parity_one_peace import batches, load, read, reference_config
 
 PAIRS = {"vl": "image", "al": "audio"}  # the fixtures' names of joint inputs
@@ -33,11 +35,13 @@ def masks_of(fixture: Fixture, name: str) -> Masks:
 
 
 def check_pretraining(fixture: Fixture, compare: Comparison, joint: str, stage: PretrainingStage) -> None:
-    """Masks drawn from the seed, every pass, losses, gradients and the norms of all gradients."""
+    """Masks drawn from the seed, every pass, losses, right answers, gradients and the norms of all gradients."""
     partner = stage.partner
+    stage = weighted(stage, fixture.meta.get("criterion", {}), joint)
     checkpoint = read(fixture)
     model = load(OnePeaceForPretraining, checkpoint, reference_config(checkpoint))
     freeze_for_stage(model, stage)
+    check_trained(fixture, compare, model)
     masks = {
         "partner": masks_of(fixture, partner),
         "joint_anchor": masks_of(fixture, f"{joint}_text"),
@@ -63,7 +67,37 @@ def check_pretraining(fixture: Fixture, compare: Comparison, joint: str, stage: 
     for theirs, ours in names.items():
         if f"out.{theirs}" in fixture.tensors:
             compare.loss(theirs, losses[ours], fixture[f"out.{theirs}"])
+    for name, ours in ((f"{partner[0]}2t", "partner_correct"), (f"t2{partner[0]}", "anchor_correct")):
+        if f"out.{name}_ncorrect" in fixture.tensors:
+            compare.exact(f"{name} right", float(losses[ours]), float(fixture[f"out.{name}_ncorrect"]))
+    if "out.logit_scale_exp" in fixture.tensors:
+        compare.loss("temperature at the end", model.encoder.temperature(), fixture["out.logit_scale_exp"])
     check_gradients(fixture, compare, model)
+
+
+def weighted(stage: PretrainingStage, criterion: dict[str, float], joint: str) -> PretrainingStage:
+    """The stage with the settings that the file's losses were computed with."""
+    fields = {
+        "dcl_text_alpha": "anchor_weight",
+        f"dcl_{stage.partner}_alpha": "partner_weight",
+        f"dcl_{joint}_text_alpha": "joint_anchor_weight",
+        f"dcl_{joint}_{stage.partner}_alpha": "joint_partner_weight",
+        "dcl_logit_scale": "denoising_scale",
+        "label_smoothing": "denoising_smoothing",
+    }
+    return dataclasses.replace(stage, **{fields[name]: value for name, value in criterion.items()})
+
+
+def check_trained(fixture: Fixture, compare: Comparison, model: nn.Module) -> None:
+    """Which parameters the stage trains, and which it leaves as they are."""
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    compare.exact("all are trained", len(trained) == len([*model.parameters()]), "frozen" not in fixture.meta)
+    for wanted in ("trainable", "frozen"):
+        for official in fixture.meta.get(wanted, ()):
+            target = to_native(official)
+            compare.exact(f"{official} is known", target is not None, True)
+            if isinstance(target, Target):
+                compare.exact(f"{official} is {wanted}", prefixed_name(target.name) in trained, wanted == "trainable")
 
 
 def check_masks_drawn(
@@ -147,23 +181,24 @@ def check_gradients(fixture: Fixture, compare: Comparison, model: nn.Module) -> 
     """Gradients of the tensors in the file, and the norms of all."""
     parameters = dict(model.named_parameters())
 
-    def gradient(official: str) -> tuple[bool, Tensor | None]:
+    def gradient(official: str) -> Tensor | None:
         target = to_native(official)
-        if not isinstance(target, Target):
-            return False, None
+        compare.exact(f"{official} is known", target is not None, True)
+        if not isinstance(target, Target):  # never read: without a gradient
+            return None
         grad = parameters[prefixed_name(target.name)].grad
-        return True, grad if grad is None or target.part is None else grad.chunk(3)[target.part]
+        return grad if grad is None or target.part is None else grad.chunk(3)[target.part]
 
     for name, theirs in fixture.group("grad.").items():
-        compare.gradient(f"gradient {name}", gradient(name)[1], theirs)
+        compare.gradient(f"gradient {name}", gradient(name), theirs)
     for name, norm in fixture.meta.get("grad_norms", {}).items():
-        known, ours = gradient(name)
-        if known and norm is not None:
-            norm_here = torch.zeros(()) if ours is None else ours.norm()
-            compare.gradient(f"gradient norm {name}", norm_here, torch.tensor(norm))
+        ours = gradient(name)
+        norm_here = torch.zeros(()) if ours is None else ours.norm()
+        compare.gradient(f"gradient norm {name}", norm_here, torch.tensor(norm or 0.0))
 
 
 def check_masks(fixture: Fixture, compare: Comparison) -> None:
+    """Masks of blocks of frames and of whole words; ratios and seeds are in the names."""
     for name, theirs in fixture.tensors.items():
         if name.startswith("block_"):
             _, frames, ratio, seed = name.split("_")
@@ -174,6 +209,8 @@ def check_masks(fixture: Fixture, compare: Comparison) -> None:
             generator = torch.Generator().manual_seed(2000 + int(index))
             tokens, starts = fixture[f"ww_src_{index}"], fixture["mask_whole_word"]
             compare.exact(name, text.whole_word_mask(tokens, starts, float(ratio), generator), theirs)
+        elif not name.startswith(("ww_src_", "mask_whole_word")):
+            raise ValueError(f"{name}: no mask of this kind")
 
 
 CHECKS: dict[str, Check] = {

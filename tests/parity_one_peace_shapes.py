@@ -18,7 +18,8 @@ from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.tasks.pretraining import AUDIO_TEXT, freeze_for_stage
-from parity import Check, Comparison, Fixture, load_fixture
+from parity import Check, Comparison
+from parity_files import Fixture, load_fixture
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -79,11 +80,15 @@ def check_state_dict(fixture: Fixture, compare: Comparison) -> None:
     compare.exact("names", sorted(ours), sorted(shapes))
     for name, shape in ours.items():
         compare.exact(f"shape of {name}", shape, shapes.get(name))
-    for name in official:
+    trained = {bare_name(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, entry in fixture.meta["tensors"].items():
         target = to_native(name)
         compare.exact(f"{name} is known", target is not None, True)
         if isinstance(target, Target):
             compare.exact(f"{name} and back", to_official(target.name)[target.part or 0], name)
+            compare.exact(f"{name} is frozen", target.name not in trained, bool(entry.get("frozen")))
+        if "kind" in entry:
+            compare.exact(f"{name} is a buffer", target is Kind.BUFFER, entry["kind"] == "buffer")
     for key, number in counts(model, official).items():
         compare.exact(key, number, fixture.meta[key])
 
@@ -97,6 +102,8 @@ def check_summary(fixture: Fixture, compare: Comparison) -> None:
             official = official_shapes(load_fixture(beside))
             for key, number in counts(our_model(name, native_shapes(official)), official).items():
                 compare.exact(f"{key} of {name}", number, expected[key])
+        else:
+            compare.leave_out(name, f"{beside.name} is not there")
 
 
 CHECKS: dict[str, Check] = {"state_dict_4b": check_state_dict, "state_dict_4b_summary": check_summary}

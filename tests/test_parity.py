@@ -4,32 +4,178 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 import parity
-import parity_one_peace_inputs
+import parity_files
+import parity_one_peace_tokens
 
 GOLDEN = Path(__file__).parent / "golden"
-FILES = [path for path in parity.fixtures(GOLDEN) if parity.find_check(path.stem)]
+FILES = parity_files.fixtures(GOLDEN)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_matches_the_reference(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parity_ofa_metrics.has_meteor", lambda: False)  # ten seconds of Java
-    worded = any(word in path.stem for word in ("tokenizer", "dataset_items"))
-    if worded and not parity_one_peace_inputs.vocabulary_folder().exists():
-        pytest.skip("the published vocabulary is not here; set ONE_PEACE_VOCAB to its folder")
-    result = parity.run_check(path, parity.find_check(path.stem))
+    skip_without_words(path.stem)
+    check = parity.find_check(path.stem)
+    assert check is not None
+    result = parity.run_check(path, check)
     assert result.count and not result.failures, result.failures
+
+
+def skip_without_words(stem: str) -> None:
+    worded = any(word in stem for word in ("tokenizer", "dataset_items"))
+    if worded and not parity_one_peace_tokens.vocabulary_folder().exists():
+        pytest.skip("the published vocabulary is not here; set ONE_PEACE_VOCAB to its folder")
+
+
+Change = Callable[[dict[str, Any], dict[str, Tensor]], None]
+"""What is done to the meta and the tensors of a file."""
+
+
+def failures(monkeypatch: pytest.MonkeyPatch, file: str, change: Change) -> list[str]:
+    """What the check of a file says after a change."""
+    path = GOLDEN / file
+    skip_without_words(path.stem)
+    fixture = parity_files.load_fixture(path)
+    tensors = {name: fixture.tensors[name].clone() for name in fixture.tensors}
+    change(fixture.meta, tensors)
+    changed = parity_files.Fixture(path, fixture.meta, parity_files.Tensors(tensors), fixture.listed)
+    monkeypatch.setattr(parity, "load_fixture", lambda _: changed)
+    check = parity.find_check(path.stem)
+    assert check is not None
+    return parity.run_check(path, check).failures
+
+
+NUMBERS = [
+    ("one_peace/fixture2_pretrain_vl.json", "out.i2t_ncorrect"),
+    ("one_peace/fixture2_pretrain_vl.json", "out.logit_scale_exp"),
+    ("one_peace/fixture3_pretrain_al.json", "out.t2a_ncorrect"),
+    ("one_peace/fixture8_image.json", "out.refcoco_size_up"),
+    ("one_peace/fixture_x_ema.json", "ema2.weight"),
+    ("one_peace/fixture_x_metrics.json", "map_ap"),
+    ("one_peace/fixture_x_rel_pos_buckets.json", "text_256_row0_raw"),
+    ("mico/01b_vit_internals.json", "projected"),
+    ("mico/05_generation.json", "captioner.first_step_attention_mask"),
+    ("mico/05_generation.json", "plain.greedy.top1_top2_gap"),
+]
+
+
+@pytest.mark.parametrize(("file", "name"), NUMBERS)
+def test_a_changed_number_fails(file: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that is no feature, loss or gradient, at the end of its tensor."""
+
+    def change(meta: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        tensors[name].view(-1)[-1] += 1 if not tensors[name].is_floating_point() else 1e-3 * tensors[name].abs().max()
+
+    assert failures(monkeypatch, file, change)
+
+
+FACTS: list[tuple[str, tuple[str | int, ...], object]] = [
+    ("one_peace/fixture3_pretrain_al.json", ("frozen", 0), "logit_scale"),
+    ("one_peace/fixture3_pretrain_al.json", ("criterion", "dcl_audio_alpha"), 0.9),
+    ("one_peace/fixture7_tokenizer.json", ("rows", 1, "aqa", 0), 11),
+    ("one_peace/fixture7_tokenizer.json", ("rows", 1, "bpe_ids"), "257 3290"),
+    ("one_peace/fixture7_tokenizer.json", ("rows", 1, "dataset_refcoco_clean70"), "a dog"),
+    ("one_peace/fixture7_tokenizer.json", ("batch_padded", 0, 2), 2),
+    ("one_peace/fixture7_tokenizer.json", ("specials", "eos"), 3),
+    ("one_peace/fixture7_tokenizer.json", ("last_symbols", 0), "1"),
+    ("one_peace/fixture7_tokenizer.json", ("whole_word_mask", "ones"), 33143),
+    ("one_peace/fixture8_audio.json", ("mono_1s", "mask_length"), 51),
+    ("one_peace/fixture9_vision_cls_64_gp0.json", ("missing",), ["head.weight"]),
+    ("one_peace/fixture9_vision_cls_64_gp0.json", ("converted_keys", "image_adapter.pos_embed"), [18, 64]),
+    ("one_peace/fixture_x_metrics.json", ("map",), 0.5),
+    ("one_peace/fixture_x_metrics.json", ("recall", "r_mean"), 85.0),
+    ("one_peace/fixture_x_optim.json", ("param_groups", "classify_al_0.9", 0, "params", 0), "head_unknown"),
+    ("mico/state_dict_vitg.json", ("n_parameters_unique",), 1287555263),
+    ("mico/state_dict_vitg.json", ("parameters_by_group", "itm_head"), 593667),
+]
+
+
+@pytest.mark.parametrize(
+    ("file", "place", "value"), FACTS, ids=[f"{Path(file).stem}-{place[-1]}" for file, place, _ in FACTS]
+)
+def test_a_changed_fact_fails(
+    file: str, place: tuple[str | int, ...], value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So does one of the JSON."""
+
+    def change(meta: Any, tensors: dict[str, Tensor]) -> None:
+        for step in place[:-1]:
+            meta = meta[step]
+        meta[place[-1]] = value
+
+    assert failures(monkeypatch, file, change)
+
+
+@pytest.mark.parametrize("name", ["out.loss", "grad.logit_scale"])
+def test_a_missing_number_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = failures(monkeypatch, "one_peace/fixture2_pretrain_vl.json", lambda _, tensors: tensors.pop(name) and None)
+    assert found == [f"{name} is listed, and not in the file"]
+
+
+def test_a_number_that_nothing_is_compared_with_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(meta: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        tensors["out.other"] = tensors["out.logits"]
+
+    found = failures(monkeypatch, "one_peace/fixture4_classify_image.json", change)
+    assert found == ["out.other is compared with nothing"]
+
+
+def test_settings_are_those_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Schedules by their names, layers by those of the parameters."""
+
+    def change(meta: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        meta["lr"] = {"lr4e-4 min2e-4 warm2 max10": {"1": 3e-4, "2": 4e-4, "6": 3e-4}}
+        layer = "encoder_wrapper.fusion_model.layers.{}.gamma_1"
+        meta["param_groups"] = {
+            "deep_0.5": [
+                {"weight_decay": 0.0, "lr_scale": 0.5 ** (6 - 1 - k), "params": [layer.format(k)]} for k in range(5)
+            ]
+        }
+
+    assert not failures(monkeypatch, "one_peace/fixture_x_optim.json", change)
+
+
+def test_optimizer_of_another_shape(tmp_path: Path) -> None:
+    source = GOLDEN / "one_peace" / "fixture_x_adam.safetensors"
+    path = tmp_path / "fixture_x_adam.json"
+    wide = {name: torch.cat([tensor, tensor], -1).contiguous() for name, tensor in load_file(source).items()}
+    save_file(wide, path.with_suffix(".safetensors"))
+    path.write_bytes(source.with_suffix(".json").read_bytes())
+    check = parity.find_check(path.stem)
+    assert check is not None
+    assert not parity.run_check(path, check).failures
+
+
+@pytest.mark.parametrize(
+    "stem",
+    ["fixture1b_retrieval_val", "fixture_1b_retrieval_val", "b_fixture1_retrieval_val", "fixtureB1_retrieval_val"],
+)
+def test_names_of_other_sets(stem: str) -> None:
+    assert parity.find_check(stem) is parity.find_check("fixture1_retrieval_val")
+
+
+def test_a_file_without_a_check_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("fixture_x_adam.json", "fixture_x_adam.safetensors"):
+        (tmp_path / name).write_bytes((GOLDEN / "one_peace" / name).read_bytes())
+    assert parity.main(tmp_path) == 0
+    (tmp_path / "fixture_y.json").write_text("{}")
+    assert parity.main(tmp_path) == 1
+    assert "no check of this name" in capsys.readouterr().out
 
 
 def test_a_wrong_number_fails(tmp_path: Path) -> None:
     """The checks notice an error of 1e-3 in one weight of the pretraining fixture."""
-    from safetensors.torch import load_file, save_file
-
     source = GOLDEN / "one_peace" / "fixture3_pretrain_al"
     tensors = load_file(source.with_suffix(".safetensors"))
     tensors["weights.encoder_wrapper.fusion_model.layers.0.self_attn.ln.weight"][0] += 1e-3
