@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 
 import torch
 from safetensors.torch import load_file
@@ -133,7 +134,9 @@ def check_full(fixture: Fixture, compare: Comparison) -> None:
     config = preset("ofa-tiny")
     with torch.device("meta"):
         empty = OfaModel(config)
-    state = golden_ofa.hashed_state({name: list(t.shape) for name, t in official_tensors(empty).items()}, seed)
+    state = golden_ofa.hashed_state(
+        {name: list(t.shape) for name, t in official_tensors(empty.state_dict()).items()}, seed
+    )
     for name, values in fixture.meta["weight_probe"].items():
         compare.exact(f"weights {name}", state[name].flatten()[: len(values)], torch.tensor(values))
     note = str(facts_of(fixture)["note"])
@@ -194,11 +197,11 @@ def check_port_names(fixture: Fixture, compare: Comparison) -> None:
         compare.exact(port, from_port(port), official)
 
 
-def official_tensors(model: OfaModel) -> dict[str, Tensor]:
-    """The tensors of our model under their official names, but for tied and computed ones."""
+def official_tensors(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of our model under their official names, but for tied and computed ones."""
     return {
         official: piece
-        for native, tensor in model.state_dict().items()
+        for native, tensor in ours.items()
         for official, piece in zip(
             to_official(native), tensor.chunk(len(to_official(native))) if tensor.dim() else [tensor], strict=True
         )
@@ -213,10 +216,17 @@ def check_state_dict(fixture: Fixture, compare: Comparison) -> None:
     compare.exact("parameters", sum(p.numel() for p in model.parameters()), facts["unique_params"])
     compare.exact("trunk parameters", sum(p.numel() for p in model.encoder.trunk.parameters()), facts["resnet_params"])
     compare.exact("entries", len(facts["entries"]), facts["state_dict_entries"])
-    ours = {official: list(piece.shape) for official, piece in official_tensors(model).items()}
+    ours = {official: list(piece.shape) for official, piece in official_tensors(model.state_dict()).items()}
+    parameters = official_tensors(dict(model.named_parameters()))
+    groups: Counter[str] = Counter()
+    for name, piece in parameters.items():
+        groups[".".join(name.split(".")[:2])] += piece.numel()
+    compare.exact("parameters by group", dict(groups), facts["param_groups"])
     for entry in facts["entries"]:
         name, shape = entry["name"], entry["shape"]
         target = to_native(name)
+        compare.exact(f"elements of {name}", math.prod(shape), entry["numel"])
+        compare.exact(f"{name} is a parameter", TIED.get(name, name) in parameters, entry["kind"] == "param")
         if isinstance(target, Kind):
             compare.exact(name, list(published_buffer(name, model.config.to_dict()).shape), shape)
             continue

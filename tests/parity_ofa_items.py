@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from PIL import Image
 
-from one_peace.modalities.tokenization import Tokenizer, published_tokenizer
 from one_peace.models.ofa.presets import preset
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.sequence.answering import Answering
@@ -24,7 +23,7 @@ from one_peace.tasks.sequence.summarization import Summarization
 from one_peace.tasks.sequence.task import PictureForm, SequenceTask
 from parity import Check, Comparison
 from parity_files import Fixture
-from parity_one_peace_tokens import vocabulary_folder
+from parity_one_peace_tokens import published_words
 
 COLUMNS = {
     "caption": ("uniq_id", "image", "caption"),
@@ -40,9 +39,7 @@ PROMPTS: dict[str, PromptKind] = {"none": "none", "src": "source", "prev_output"
 
 def vocabulary(**changes: Any) -> OfaVocabulary:
     """The published vocabulary."""
-    folder = vocabulary_folder()
-    table = published_tokenizer(folder / "encoder.json", folder / "vocab.bpe", folder / "dict.txt")
-    return OfaVocabulary(Tokenizer(table), dataclasses.replace(preset("ofa-tiny"), **changes))
+    return OfaVocabulary(published_words(), dataclasses.replace(preset("ofa-tiny"), **changes))
 
 
 def task_of(item: dict[str, Any], words: OfaVocabulary, size: int) -> SequenceTask:

@@ -96,6 +96,8 @@ FACTS: list[tuple[str, tuple[str | int, ...], object]] = [
     ("one_peace/fixture_x_metrics.json", ("map",), 0.5),
     ("one_peace/fixture_x_metrics.json", ("recall", "r_mean"), 85.0),
     ("one_peace/fixture_x_optim.json", ("param_groups", "classify_al_0.9", 0, "params", 0), "head_unknown"),
+    ("ofa/state_dict_tiny.json", ("param_groups", "encoder.embed_tokens"), 15220993),
+    ("ofa/tokenizer.json", ("vocab", "dict_txt_lines"), 50261),
     ("mico/state_dict_vitg.json", ("n_parameters_unique",), 1287555263),
     ("mico/state_dict_vitg.json", ("parameters_by_group", "itm_head"), 593667),
 ]
