@@ -55,11 +55,13 @@ class Fixture:
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
 
-    def gaps(self) -> list[str]:
-        """What is listed and not there, and, after a check, which expected numbers it did not look at."""
-        missing = [f"{name} is listed, and not in the file" for name in self.listed if name not in self.tensors]
-        unread = [name for name in sorted(self.tensors.unread) if not name.startswith(INPUTS)]
-        return missing + [f"{name} is compared with nothing" for name in unread]
+    def missing(self) -> list[str]:
+        """What is listed and not there."""
+        return [name for name in self.listed if name not in self.tensors]
+
+    def passed_over(self) -> list[str]:
+        """After a check: expected numbers that it did not look at."""
+        return [name for name in sorted(self.tensors.unread) if not name.startswith(INPUTS)]
 
 
 def load_fixture(path: Path) -> Fixture:
