@@ -66,7 +66,8 @@ def test_sigterm_saves_and_ends_well(tmp_path: Path, whole: Path) -> None:
     wait_for(tmp_path / "log.jsonl", started, '"step": 2,')
     started[0].terminate()
     finish(started)
-    assert 2 <= read_state(tmp_path)["step"] < 12
+    done = read_state(tmp_path)["step"]
+    assert 2 <= done < 12
     assert len(log_of(tmp_path)) == read_state(tmp_path)["step"]
     finish(start(tmp_path, "batches", settings))
     assert_same_run(tmp_path, whole)

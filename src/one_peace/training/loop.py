@@ -6,14 +6,16 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from one_peace.data.lock import writer_lock
 from one_peace.errors import CheckpointError, DivergenceError
 from one_peace.training.best import BestModel
 from one_peace.training.distributed import Processes, average_scalars, clip_gradients
@@ -23,6 +25,8 @@ from one_peace.training.optimizer import Groups, build_optimizer, learning_rate,
 from one_peace.training.recipe import OptimizerRecipe
 from one_peace.training.state import RunState, statistics
 from one_peace.training.trackers import open_trackers
+
+LOCK = ".writer.lock"
 
 Gradients = Callable[[int], dict[str, Tensor]]
 """Adds the gradients of an update, given its number from 0, to the parameters -> its losses (scalars), `total` among
@@ -94,25 +98,35 @@ def run_updates(
     number, `extra` adds to the rows of the log, `tick` is told of every update.
 
     Raises:
+        FolderBusyError: another run is at work in `out`.
         CheckpointError: the state in `out` does not fit the model, or the last state could not be saved.
         DivergenceError: more than `optimizer.skip_limit` updates in a row had a gradient that is not finite.
     """
-    recipe = settings.optimizer
-    optimizer = build_optimizer(model, recipe, settings.groups)
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    averaged_too = [(name, value) for name, value in statistics(model) if value.is_floating_point()]
-    average = None
-    if recipe.ema_decay is not None:
-        average = WeightAverage([*trained, *averaged_too], recipe.ema_decay, recipe.ema_start)
-    state = RunState(out / "state", model, optimizer, average, processes)
-    first, skipped = state.restore()
+    with writer_lock(_made(out) / LOCK) if processes.first else nullcontext():
+        return _run(model, settings, gradients, out, processes, report, pace, extra, judge, tick)
+
+
+def _run(
+    model: nn.Module,
+    settings: LoopSettings,
+    gradients: Gradients,
+    out: Path,
+    processes: Processes,
+    report: Report | None,
+    pace: Callable[[int], Pace] | None,
+    extra: Callable[[], dict[str, float]],
+    judge: Judge | None,
+    tick: Callable[[int], None] | None,
+) -> tuple[int, bool]:
+    updates = Updates(model, settings, gradients, processes)
+    state = RunState(out / "state", model, updates.optimizer, updates.average, processes)
+    first, updates.skipped = state.restore()
     best = None
     if judge is not None:
         best = BestModel(out, judge.best_by, judge.save, processes)
         best.restore(*state.best.tolist())
-    done, in_a_row, over = first, 0, first >= settings.steps
-    if best is not None and judge is not None and judge.tired(best.step, first):
-        over = True
+    done = first
+    over = first >= settings.steps or (best is not None and judge is not None and judge.tired(best.step, first))
     with (
         state,
         open_trackers(settings.trackers if processes.first else (), out, settings.values or {}, first) as trackers,
@@ -122,41 +136,21 @@ def run_updates(
         running = None if pace is None else pace(first)
         values: dict[str, Tensor] = {}  # of the updates since the last row: not every one has every loss
         for step in range(first, settings.steps if not over else first):
-            values |= {name: value.detach() for name, value in gradients(step).items()}
-            rate = learning_rate(step, settings.steps, recipe)
-            average_scalars((p for _, p in trained), processes)
-            norm = clip_gradients((p for _, p in trained), recipe.clip_norm or math.inf)
-            finite = bool(torch.isfinite(norm))
-            if finite:
-                set_learning_rate(optimizer, rate)
-                optimizer.step()
-                if average is not None:
-                    average.update(step + 1)
-                in_a_row = 0
-            else:
-                skipped, in_a_row = skipped + 1, in_a_row + 1
-            optimizer.zero_grad(set_to_none=True)
+            losses, row = updates.take(step, partial(_saved, state))
+            values |= losses
             done = step + 1
-            if in_a_row > recipe.skip_limit:
-                state.wait()  # to say what is saved
-                raise DivergenceError(
-                    f"step {step}: the gradient is not finite, as in {in_a_row - 1} updates before it. The weights are "
-                    f"those of step {step + 1 - in_a_row}; {_saved(state)}. Lower optimizer.lr, or look at the data of "
-                    "these steps; optimizer.skip_limit is the number of such updates in a row that are passed over"
-                )
-            if done % settings.log_every == 0 or done == settings.steps or not finite:
+            if done % settings.log_every == 0 or done == settings.steps or updates.in_a_row:
                 averaged = processes.mean(values, settings.counts)
-                row: dict[str, Any] = {"step": done, "lr": rate, "grad_norm": norm.item()}
                 if running is not None:
                     row |= running.rates(done)
                 row |= {name: round(value, 5) for name, value in averaged.items()} | extra()
-                log.write(row | ({"skipped": skipped} if skipped else {}))
+                log.write(row | ({"skipped": updates.skipped} if updates.skipped else {}))
                 values = {}
             if tick is not None:
                 tick(done)
             if best is not None and judge is not None and judge.due(done):
-                with running.paused() if running is not None else _nothing():
-                    figures = judge.figures(average)
+                with running.paused() if running is not None else nullcontext():
+                    figures = judge.figures(updates.average)
                     log.warn(done, best.offer(done, figures))
                     state.best = torch.tensor([best.value, best.step], dtype=torch.float64)
                 log.write({"step": done, **figures, "best_step": best.step})
@@ -164,26 +158,77 @@ def run_updates(
             stop = processes.any(terminated.is_set())
             over = over or done == settings.steps
             if done % settings.save_every == 0 or over or stop:
-                log.warn(done, state.save(done, skipped))
+                log.warn(done, state.save(done, updates.skipped))
             else:
                 log.warn(done, state.poll())
             if stop or over:
                 break
         if problem := state.wait():
             raise CheckpointError(f"{problem}. Make room and run the same command again")
+        if not over:
+            log.warn(done, f"stopped by SIGTERM after {done} of {settings.steps} updates; the same command goes on")
     model.eval()
-    if average is not None and over:
-        average.copy_to_model()
+    if updates.average is not None and over:
+        updates.average.copy_to_model()
     return done, over
 
 
+class Updates:
+    """The updates of a model in training, one after the other: gradients, learning rate, clipping, average.
+
+    `skipped` counts those whose gradient was not finite and which changed nothing, `in_a_row` the last ones of them.
+    """
+
+    def __init__(self, model: nn.Module, settings: LoopSettings, gradients: Gradients, processes: Processes) -> None:
+        self.settings, self.gradients, self.processes = settings, gradients, processes
+        self.optimizer = build_optimizer(model, settings.optimizer, settings.groups)
+        self.skipped = self.in_a_row = 0
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self.trained = [parameter for _, parameter in trained]
+        self.average = None
+        if settings.optimizer.ema_decay is not None:
+            averaged_too = [(name, value) for name, value in statistics(model) if value.is_floating_point()]
+            start = settings.optimizer.ema_start
+            self.average = WeightAverage([*trained, *averaged_too], settings.optimizer.ema_decay, start)
+
+    def take(self, step: int, saved: Callable[[], str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The update of number `step`, from 0 -> its losses, and the row of the log that begins with it.
+
+        Raises:
+            DivergenceError: more than `skip_limit` in a row were skipped. `saved` says what state is saved.
+        """
+        recipe = self.settings.optimizer
+        losses = {name: value.detach() for name, value in self.gradients(step).items()}
+        rate = learning_rate(step, self.settings.steps, recipe)
+        average_scalars(iter(self.trained), self.processes)
+        norm = clip_gradients(iter(self.trained), recipe.clip_norm or math.inf)
+        if bool(torch.isfinite(norm)):
+            set_learning_rate(self.optimizer, rate)
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update(step + 1)
+            self.in_a_row = 0
+        else:
+            self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.in_a_row > recipe.skip_limit:
+            raise DivergenceError(
+                f"step {step}: the gradient is not finite, as in {self.in_a_row - 1} updates before it. The weights "
+                f"are those of step {step + 1 - self.in_a_row}; {saved()}. Look at the data of these steps, or remove "
+                "recipe.yaml from the run's folder and go on with a lower optimizer.lr; optimizer.skip_limit is the "
+                "number of such updates in a row that are passed over"
+            )
+        return losses, {"step": step + 1, "lr": rate, "grad_norm": norm.item()}
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _saved(state: RunState) -> str:
+    state.wait()
     return f"the state of step {state.saved_step} is saved" if state.saved_step else "no state was saved yet"
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 @contextmanager
