@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from one_peace.cli.main import app
-from one_peace.errors import InputError
+from one_peace.errors import CheckpointError, InputError
 from one_peace.models.one_peace.embedding import OnePeace
 from one_peace.models.one_peace.encoder import FusionEncoder
 from one_peace.models.one_peace.model import OnePeaceEncoder
@@ -118,6 +118,18 @@ def test_patience_ends_a_run_that_gets_no_better(base: Path, tables: Path, tmp_p
     assert evaluated == [3, 6, 9]  # the first is the best, two more are no better
     finetune(chosen, tmp_path, "cpu", lambda row: None)
     assert [row["step"] for row in untimed_log(tmp_path) if "accuracy" in row] == evaluated
+
+
+def test_a_folder_keeps_to_its_run(base: Path, tables: Path, tmp_path: Path) -> None:
+    """Other labels with the weights of the old ones would be answered wrongly, wherever the labels come from."""
+    finetune(recipe(base, tables, epochs=1), tmp_path, "cpu", lambda row: None)
+    (tables / "other.csv").write_text((tables / "train.csv").read_text().replace(",red", ",purple"))
+    given = {"root": str(tables), "train": "other.csv", "validation": "val.csv", "columns": {"path": "image"}}
+    said = r"another recipe \(task.labels: .'blue', 'green', 'red'., now .*; tables.train: train.csv, now other"
+    with pytest.raises(CheckpointError, match=said):
+        finetune(recipe(base, tables, epochs=1, tables=given), tmp_path, "cpu", lambda row: None)
+    finetune(recipe(base, tables, epochs=2), tmp_path, "cpu", lambda row: None)
+    assert untimed_log(tmp_path)[-1]["step"] == 6
 
 
 def test_bad_rows_are_left_out_and_named(base: Path, tables: Path, tmp_path: Path) -> None:

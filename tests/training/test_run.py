@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from one_peace.errors import InputError, OnePeaceError
+from one_peace.errors import CheckpointError, InputError, OnePeaceError
 from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.training.dry_run import plan_run
 from one_peace.training.recipe import PretrainRecipe, recipe_to_yaml
@@ -60,6 +60,8 @@ def test_from_a_table_to_a_model(table: Path, tmp_path: Path, workers: int) -> N
     assert rows[0] == {"mine": 24} and [row["step"] for row in rows[1:-1]] == [1, 2]
     assert rows[-1]["left_out"] > 0 and rows[-1]["padding"] < 0.3 and 0 <= rows[-1]["waiting"] <= 1
     assert from_pretrained(tmp_path / "run" / "model").encode_text("a thing").shape == (1, 192)
+    with pytest.raises(CheckpointError, match=r"another recipe \(seed: 3407, now 1\)"):
+        run_pretraining(recipe(table, workers=workers, seed=1), [], tmp_path / "run", "cpu", rows.append)
 
 
 def test_a_watched_run(table: Path, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from one_peace.checkpoints.assign import assign_tensors
@@ -43,6 +42,7 @@ from one_peace.training.examples import Examples, Taught, left_out
 from one_peace.training.finetune_job import FinetuneJob, changed_shape
 from one_peace.training.finetune_recipe import FinetuneRecipe
 from one_peace.training.finetune_retrieval import open_retrieval
+from one_peace.training.kept_recipe import keep_recipe
 from one_peace.training.log import Report
 from one_peace.training.loop import Judge, LoopSettings, run_updates
 from one_peace.training.low_rank import add_low_rank, count_trained
@@ -63,7 +63,7 @@ def finetune(
 
     Raises:
         InputError: a table or label map that cannot be used.
-        CheckpointError: a model that does not fit the task.
+        CheckpointError: a model that does not fit the task; `out` holds a run of another recipe.
     """
     processes = processes or Processes()
     require_trackers(recipe.trackers)
@@ -72,9 +72,8 @@ def finetune(
     loop = LoopSettings(
         updates, recipe.schedule(updates), recipe.log_every, recipe.save_every, recipe.trackers, values, job.counts
     )
+    keep_recipe(out, values | {"task": {**values["task"], **job.learnt}}, processes)
     if processes.first:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "recipe.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
         trained, parameters = count_trained(job.model)
         said = {"examples": len(train), "updates": updates, "task": recipe.kind}
         report(said | {"trained": trained, "parameters": parameters})
@@ -128,7 +127,8 @@ def _open_task(recipe: FinetuneRecipe, device: str, processes: Processes) -> Fin
     if recipe.tables.validation is not None:
         judge = _judge(recipe, task, scores, save, train, cache, passed_over)
     update = FinetuneUpdate(scores, task, train, recipe, processes, torch.device(device))
-    return FinetuneJob(model, train, update.gradients, save, judge, passed_over=passed_over)
+    learnt = {"labels": list(settings.labels)} if settings.labels else {}
+    return FinetuneJob(model, train, update.gradients, save, judge, passed_over=passed_over, learnt=learnt)
 
 
 def start_model(recipe: FinetuneRecipe, settings: TaskSettings) -> tuple[OnePeaceForPrediction, dict[str, Processor]]:

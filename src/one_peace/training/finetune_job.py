@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +30,8 @@ class Drawn(Protocol):
 class FinetuneJob:
     """A model to be trained, ready for its device. `save` writes it to a folder; `counts` as in `LoopSettings`.
 
-    `passed_over` holds what the last evaluation could not use of the validation table.
+    `passed_over` holds what the last evaluation could not use of the validation table; `learnt` the task's labels or
+    answers, wherever the recipe has them from.
     """
 
     model: nn.Module
@@ -40,6 +41,7 @@ class FinetuneJob:
     judge: Judge | None
     counts: tuple[str, ...] = ()
     passed_over: list[InputError] = field(default_factory=list)
+    learnt: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 def changed_shape(config: OnePeaceConfig, recipe: FinetuneRecipe) -> OnePeaceConfig:

@@ -35,9 +35,10 @@ from one_peace.training.evaluation import open_evaluator
 from one_peace.training.front_end import fit_front_end, kept_front_end
 from one_peace.training.gradients import BatchSource
 from one_peace.training.initial_values import empty_model, fill
+from one_peace.training.kept_recipe import keep_recipe
 from one_peace.training.log import Report
 from one_peace.training.pretrain import Watch, pretrain
-from one_peace.training.recipe import PretrainRecipe, recipe_to_yaml
+from one_peace.training.recipe import PretrainRecipe, recipe_values
 from one_peace.training.speech_lessons import SpeechLessons
 from one_peace.training.start import (
     partner_is_new,
@@ -84,14 +85,15 @@ def run_pretraining(
     Every one of several `processes` calls it, with a folder that all of them see; the first one writes and reports,
     and tells `tick` how many updates are done.
     After a SIGTERM `out/model` is as it was at the start, and `out/state` what the run goes on from.
+
+    Raises:
+        CheckpointError: `out` holds a run of another recipe.
     """
     processes = processes or Processes()
     require_trackers(recipe.trackers)
-    out.mkdir(parents=True, exist_ok=True)
+    keep_recipe(out, recipe_values(recipe), processes)
     folder = out / "model"
     resumed = processes.any(is_native(folder))
-    if processes.first:
-        (out / "recipe.yaml").write_text(recipe_to_yaml(recipe), encoding="utf-8")
     # One process trains the tokenizer; the others are told.
     plan = None if not processes.first else saved_plan(folder, recipe) if resumed else plan_model(recipe, items)
     shared = processes.share(plan)

@@ -20,7 +20,7 @@ from one_peace.checkpoints.registry import built_in_models
 from one_peace.cli.main import app
 from one_peace.data.clips import ClipShards
 from one_peace.data.shard_cache import ShardCache
-from one_peace.errors import InputError
+from one_peace.errors import CheckpointError, InputError
 from one_peace.models.mico.model import MiCoModel
 from one_peace.models.mico.presets import preset
 from one_peace.tasks.mico.clips import ClipReader
@@ -82,6 +82,9 @@ def test_an_interrupted_run_goes_on_to_the_bit(tmp_path: Path) -> None:
     for (name, value), other in zip(whole.named_parameters(), again.parameters(), strict=True):
         assert torch.equal(value, other), name
     assert rows(tmp_path / "whole") == rows(tmp_path / "halves")
+    path = write_recipe(tmp_path, evaluation=None, workers=2, seed=51)
+    with pytest.raises(CheckpointError, match=r"another recipe \(drop_path: 0.5, now nothing; .*seed: 50, now 51"):
+        run(path, tmp_path / "halves")
 
 
 def test_a_killed_run_goes_on_to_the_bit(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from one_peace.cli.main import app
 from one_peace.data.task_rows import WeightedRows
+from one_peace.errors import CheckpointError
 from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
 from one_peace.models import from_pretrained
 from one_peace.models.ofa.interface import Ofa
@@ -168,6 +169,15 @@ def test_an_interrupted_run_continues_to_the_bit(base: Path, tables: Path, tmp_p
         optimizer={"lr": 6e-3, "clip_norm": 1.0, "ema_decay": 0.5},
     )
     check_continues(lambda out, report: finetune(chosen, out, "cpu", report), tmp_path, step=3)
+
+
+def test_a_folder_keeps_to_its_run(base: Path, tables: Path, tmp_path: Path) -> None:
+    held = {"root": str(tables), "train": "all.tsv", "columns": CONSTRAINED}
+    task = {"kind": "labelling", "answers": list(COLOURS)}
+    finetune(recipe(base, tables, task, tables=held, steps=1), tmp_path, "cpu", lambda row: None)
+    task["answers"] = [*COLOURS, "black"]
+    with pytest.raises(CheckpointError, match=r"another recipe \(task.answers: .*'white'., now"):
+        finetune(recipe(base, tables, task, tables=held, steps=1), tmp_path, "cpu", lambda row: None)
 
 
 def test_micro_batches_change_nothing(base: Path, tables: Path, tmp_path: Path) -> None:

@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import yaml
-
 from one_peace.checkpoints.native import is_native
 from one_peace.data.manifest import Item
 from one_peace.models.mico.model import TEXT, MiCoModel
@@ -20,6 +18,7 @@ from one_peace.tasks.mico.clips import ClipReader
 from one_peace.tasks.mico.remembered import Remembered
 from one_peace.training.distributed import Processes, prepare_model
 from one_peace.training.examples import Examples
+from one_peace.training.kept_recipe import keep_recipe
 from one_peace.training.log import Report
 from one_peace.training.loop import Judge, LoopSettings, run_updates
 from one_peace.training.mico.evaluation import BEST_BY, open_mico_evaluator
@@ -48,12 +47,12 @@ def run_mico(
 
     Raises:
         InputError: clips that are not there, or of which none can be used.
-        CheckpointError: a model to start from that does not fit; a state in `out` of another run.
+        CheckpointError: a model to start from that does not fit; `out` holds a run of another recipe.
         ValueError: settings that do not fit together.
     """
     processes = processes or Processes()
     require_trackers(recipe.trackers)
-    out.mkdir(parents=True, exist_ok=True)
+    keep_recipe(out, recipe.values(), processes)
     folder = out / "model"
     withheld = held_out_captions(items)
     rows = {
@@ -84,7 +83,6 @@ def run_mico(
     model = start_mico(plan, recipe.seed)
     save = partial(save_for_training, processors=processors, processes=processes)
     if processes.first:
-        (out / "recipe.yaml").write_text(yaml.safe_dump(recipe.values(), sort_keys=False), encoding="utf-8")
         report({"clips": {name: len(source) for name, source in rows.items()}, "vocabulary": plan.pieces.vocab_size})
     losses = prepare_model(MiCoLosses(model.train(), processes), recipe.engine, processes, device)
     if not resumed:

@@ -106,7 +106,8 @@ def open_sequence(recipe: FinetuneRecipe, device: str, processes: Processes) -> 
     if recipe.tables.validation is not None:
         judge = _judge(recipe, settings, vocabulary, logits, save, len(train), cache, passed_over)
     update = SequenceUpdate(draw, prepare, recipe, processes, place)
-    return FinetuneJob(model, train, update.gradients, save, judge, passed_over=passed_over)
+    learnt = {"answers": list(settings.answers)} if settings.answers else {}
+    return FinetuneJob(model, train, update.gradients, save, judge, passed_over=passed_over, learnt=learnt)
 
 
 def _check(recipe: FinetuneRecipe, chosen: SequenceRecipe, settings: SequenceSettings, mixture: object) -> None:

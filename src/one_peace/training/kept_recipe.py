@@ -1,0 +1,81 @@
+"""`recipe.yaml` in a run folder: the whole recipe, and which run the folder's state and model are of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from one_peace.checkpoints.native import is_native
+from one_peace.errors import CheckpointError
+from one_peace.training.distributed import Processes
+from one_peace.training.state import has_state
+
+KEPT = "recipe.yaml"
+SHOWN = 60  # characters of a value in a message
+MAY_CHANGE = {
+    "steps",
+    "epochs",
+    "patience",
+    "evaluate_every",
+    "evaluation",
+    "log_every",
+    "save_every",
+    "workers",
+    "micro_batch",
+    "engine",
+    "trackers",
+}
+"""Keys by which a run goes on longer, elsewhere or watched in another way, and is still the same run."""
+
+
+def keep_recipe(out: Path, values: Mapping[str, Any], processes: Processes) -> None:
+    """Writes the recipe that a run in `out` has, as plain values. Every process calls it, before anything else is
+    written there.
+
+    Raises:
+        CheckpointError: `out` holds a run of another recipe, whose weights would be taken for those of this one.
+    """
+    text = yaml.safe_dump(dict(values), sort_keys=False)
+    if problem := processes.share(_other_run(out, yaml.safe_load(text)) if processes.first else None):
+        raise CheckpointError(problem)
+    if processes.first:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / KEPT).write_text(text, encoding="utf-8")
+
+
+def _other_run(out: Path, values: dict[str, Any]) -> str | None:
+    """What to tell of a run in `out` that is another one, None where there is none."""
+    path = out / KEPT
+    if not path.is_file() or not (has_state(out / "state") or is_native(out / "model")):
+        return None
+    try:
+        kept = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        return f"{path}: cannot be read ({error}); remove it to go on with the run in {out}"
+    before, now = dict(_leaves(kept)), dict(_leaves(values))
+    changed = [key for key in before | now if before.get(key) != now.get(key) and key.split(".")[0] not in MAY_CHANGE]
+    if not changed:
+        return None
+    shown = [f"{key}: {_shown(before.get(key))}, now {_shown(now.get(key))}" for key in changed[:3]]
+    more = [f"and {len(changed) - 3} more"] if len(changed) > 3 else []
+    return (
+        f"{out}: holds a run of another recipe ({'; '.join(shown + more)}); choose another --out, or remove the folder "
+        f"to start again. Without {KEPT} in it that run goes on with the recipe given now"
+    )
+
+
+def _leaves(values: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Dotted key -> value of all that is no mapping."""
+    if not isinstance(values, dict):
+        yield ".".join(above), values
+        return
+    for key, value in values.items():
+        yield from _leaves(value, (*above, str(key)))
+
+
+def _shown(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
