@@ -23,7 +23,7 @@ from one_peace.data.packages import default_cache
 from one_peace.data.task_rows import TaskRows
 from one_peace.modalities.pictures import decode_picture
 from one_peace.models import Ofa, from_pretrained
-from one_peace.tasks.sequence.referring import parse_box
+from one_peace.tasks.grounding import parse_box
 from one_peace.tasks.task import MEDIA
 
 COLUMNS = 6

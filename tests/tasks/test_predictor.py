@@ -64,6 +64,7 @@ def test_a_folder_knows_its_task(classifier: Path, pictures: Path) -> None:
     assert {key: value["labels"][0][0] for key, value in made.items()} == {name: name for name in COLOURS}
     assert predictor.measure(rows) == {"accuracy": 1.0, "accuracy@5": 1.0, "examples": 3.0}
     assert predictor.measure([(k, row | {"label": "red"}) for k, row in rows])["accuracy"] == pytest.approx(1 / 3)
+    assert dict(predictor.predict([(k, row | {"label": "mauve"}) for k, row in rows])) == made, "nothing is compared"
 
 
 def test_a_folder_is_found_by_its_address(classifier: Path) -> None:

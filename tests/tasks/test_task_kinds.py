@@ -151,6 +151,22 @@ def test_the_loss_of_a_batch_is_the_sum_of_its_rows() -> None:
     assert batch.target.tolist() == [[1.0, pytest.approx(0.3), 0.0], [0.0, 0.0, pytest.approx(0.6)]]
 
 
+def test_answers_that_cannot_be_given_are_measured_as_wrong_and_not_learnt() -> None:
+    make, rows = KINDS["visual question answering"]
+    task = make()
+    outside = [{"refs": "maybe|!+1.0"}, {"answer": "maybe"}, {"refs": "", "annotators": ["maybe", "perhaps"]}]
+    for answers in outside:
+        row = {"image": png(), "question": "Is it red?", **answers}
+        assert not task.measured(row, "row 7").target.any()
+        with pytest.raises(BadRow, match="row 7: none of its answers is in the set"):
+            task.taught(row, "row 7")
+    torch.testing.assert_close(
+        task.measured(rows[0] | {"refs": ["no|!+0.3"]}, "").target, torch.tensor([0.0, 0.3, 0.0])
+    )
+    with pytest.raises(BadRow, match="has no target"):  # no column says what could be compared
+        task.measured({"image": png(), "question": "Is it red?", "annotators": "yes&&no"}, "row 7")
+
+
 def test_rows_without_targets_are_for_prediction() -> None:
     for kind, (make, rows) in KINDS.items():
         task = make()
@@ -172,17 +188,25 @@ BAD_ROWS: list[tuple[str, dict[str, Any], str]] = [
     ("audio classification", {"audio": b""}, "'audio' is empty"),
     ("visual question answering", {"question": ""}, "'question' is empty"),
     ("visual question answering", {"refs": "yes|!+2.0"}, "confidence"),
-    ("visual question answering", {"refs": "maybe|!+1.0"}, "none of its answers"),
     ("visual question answering", {"refs": "yes"}, "confidence"),
     ("visual question answering", {"refs": "yes|!+nan"}, "confidence"),
-    ("visual question answering", {"refs": "", "answer": "maybe"}, "row 7: column 'answer': 'maybe' is not among"),
+    ("visual question answering", {"refs": "|!+1.0"}, "is no answer"),
+    (
+        "visual question answering",
+        {"refs": "", "answer": ["yes"]},
+        r"row 7: column 'answer' holds \['yes'\], which is no",
+    ),
+    ("visual question answering", {"annotators": ["yes", None]}, "'annotators' holds None"),
+    ("image classification", {"label": ["dog"]}, "'label' holds .*which is no text"),
+    ("image classification", {"label": float("nan")}, "'label' holds nan"),
+    ("reasoning", {"label": {"a": 1}}, "'label' holds"),
     ("visual question answering", {"question": "?!"}, "'question' is empty"),
     ("text classification", {"text": " "}, "'text' is empty"),
     ("reasoning", {"text": "..."}, "'text' is empty"),
     ("reasoning", {"image1": Path("/nowhere/left.png")}, "row 7: column 'image1': .*does not exist"),
     ("grounding", {"text": ""}, "'text' is empty"),
     ("grounding", {"region_coord": "-9,5,30,18"}, "row 7.*not inside the picture"),
-    ("grounding", {"region_coord": "4,5,inf,18"}, "not inside the picture"),
+    ("grounding", {"region_coord": "4,5,inf,18"}, "no area, or not a finite one"),
     ("grounding", {"region_coord": "4,5,4,18"}, "no area"),
     ("audio question answering", {"text": "What?"}, "no question&&&answer"),
     ("audio question answering", {"text": "What?&&&a&&&b&&&2"}, "no answer 2 among 2"),

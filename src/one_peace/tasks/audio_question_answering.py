@@ -11,7 +11,7 @@ from one_peace.modalities.text import TextProcessor
 from one_peace.models.one_peace.config import HeadConfig
 from one_peace.objectives.hinge import answer_hinge
 from one_peace.tasks.classification import Accuracy
-from one_peace.tasks.task import BadRow, Figures, Row, Task, TaskBatch, TaskExample, column, prepare
+from one_peace.tasks.task import BadRow, Figures, Row, Task, TaskBatch, TaskExample, column, prepare, text_of
 
 
 class AudioQuestionAnswering(Task):
@@ -26,7 +26,7 @@ class AudioQuestionAnswering(Task):
         return HeadConfig(1, "text", "attention", hidden=2 * width)
 
     def example(self, row: Row, key: str) -> TaskExample:
-        question, *candidates = (part.strip() for part in str(column(row, "text", key)).split("&&&"))
+        question, *candidates = (part.strip() for part in text_of(row, "text", key).split("&&&"))
         target = None
         if candidates and candidates[-1].isdecimal() and len(candidates) > 2:
             target = torch.tensor(int(candidates.pop()))

@@ -16,7 +16,7 @@ from one_peace.objectives.classification import classification_loss
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.metrics import average_precision
 from one_peace.tasks.retrieval import best_candidates
-from one_peace.tasks.task import BadRow, Figures, Row, Task, TaskBatch, TaskExample, column, prepare
+from one_peace.tasks.task import BadRow, Figures, Row, Task, TaskBatch, TaskExample, column, prepare, text_of
 
 SHOWN = 5  # labels of a prediction
 
@@ -40,6 +40,7 @@ class Classification(Task):
         center_crop: bool = False,
     ) -> None:
         self.modalities, self.columns = (modality,), (modality, label_column)  # type: ignore[misc]
+        self.target_columns = (label_column,)  # type: ignore[misc]
         super().__init__(processors)
         self.modality, self.labels, self.multiple, self.smoothing = modality, labels, multiple, smoothing
         self.label_column, self.pooling, self.first_number = label_column, pooling, first_number
@@ -69,7 +70,7 @@ class Classification(Task):
         return prepare(cropped, value, self.modality, key)
 
     def _target(self, row: Row, key: str) -> Tensor:
-        value = str(column(row, self.label_column, key)).strip()
+        value = text_of(row, self.label_column, key)
         try:
             if not self.multiple:
                 return torch.tensor(self.labels.find(value, self.first_number))

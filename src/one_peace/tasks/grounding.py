@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from one_peace.modalities.pictures import decode_picture, image_tensor
 from one_peace.modalities.text import TextProcessor
 from one_peace.models.one_peace.config import HeadConfig
 from one_peace.objectives.boxes import box_iou, grounding_loss
-from one_peace.tasks.task import BadRow, Figures, Row, Task, TaskBatch, TaskExample, column
+from one_peace.tasks.task import BadRow, Figures, Row, Task, TaskBatch, TaskExample, column, has, text_of
 
 FOUND = 0.5  # overlap from which a box counts as right
 
@@ -27,6 +28,7 @@ class Grounding(Task):
 
     modalities = ("text", "image")
     columns = ("image", "text")
+    target_columns = ("region_coord",)
     published_loss = False
 
     def __init__(self, processors: Mapping[str, Processor], reads: str = "image") -> None:
@@ -39,37 +41,21 @@ class Grounding(Task):
     def example(self, row: Row, key: str) -> TaskExample:
         text, image = self.processors["text"], self.processors["image"]
         assert isinstance(text, TextProcessor) and isinstance(image, ImageProcessor)
-        phrase = str(column(row, "text", key))
+        phrase = text_of(row, "text", key)
         try:
             picture = decode_picture(column(row, "image", key))
         except InputError as error:
             raise BadRow(key, f"column 'image': {error.problem}") from error
         size = picture.size
-        target = self._target(row, key, size) if row.get("region_coord") else None
+        target = None
+        if has(row, "region_coord"):
+            target = box_inside(row["region_coord"], key, size) / torch.tensor([*size, *size])
         tokens = torch.tensor(text.tokenizer.encode_expression(phrase), dtype=torch.int64)
         inputs = {
             "text": [{"tokens": tokens}],
             "image": [{"pixels": image_tensor(picture, image.config.image_size)}],
         }
         return TaskExample(key, inputs, target, {"phrase": phrase, "size": size})
-
-    def _target(self, row: Row, key: str, size: tuple[int, int]) -> Tensor:
-        """The box relative to the picture, (4,)."""
-        values = str(row["region_coord"]).split(",")
-        try:
-            x0, y0, x1, y1 = (float(value) for value in values)
-        except ValueError as error:
-            raise BadRow(key, f"column 'region_coord': {row['region_coord']!r:.60} is not x0,y0,x1,y1") from error
-        width, height = size
-        if not (x0 < x1 and y0 < y1):
-            raise BadRow(key, f"column 'region_coord': box {x0:g},{y0:g},{x1:g},{y1:g} has no area or a negative one")
-        # Published boxes may reach over the edge by a rounded pixel.
-        if x0 < -1 or y0 < -1 or x1 > width + 1 or y1 > height + 1:
-            box = f"{x0:g},{y0:g},{x1:g},{y1:g}"
-            raise BadRow(
-                key, f"column 'region_coord': box {box} is not inside the picture of {width} x {height} pixels"
-            )
-        return torch.tensor([x0 / width, y0 / height, x1 / width, y1 / height])
 
     def loss(self, scores: Tensor, batch: TaskBatch) -> Tensor:
         """The mean loss of the batch times its size, so that the trainer's division gives the mean again."""
@@ -107,3 +93,25 @@ class Overlap(Figures):
             raise ValueError("no examples were scored")
         found = sum(overlap >= FOUND for overlap in self.overlaps)
         return {"accuracy": found / len(self.overlaps), "overlap": sum(self.overlaps) / len(self.overlaps)}
+
+
+def parse_box(value: object, key: str, name: str = "region_coord") -> Tensor:
+    """x0,y0,x1,y1 as (4,) float32. `BadRow` for anything else, and for a box without area."""
+    try:
+        x0, y0, x1, y1 = (float(part) for part in str(value).split(","))
+    except ValueError as error:
+        raise BadRow(key, f"column {name!r}: {str(value)!r:.60} is not x0,y0,x1,y1") from error
+    if not (-math.inf < x0 < x1 < math.inf and -math.inf < y0 < y1 < math.inf):
+        raise BadRow(key, f"column {name!r}: box {x0:g},{y0:g},{x1:g},{y1:g} has no area, or not a finite one")
+    return torch.tensor([x0, y0, x1, y1])
+
+
+def box_inside(value: object, key: str, size: tuple[int, int]) -> Tensor:
+    """The same of a picture of `size`, width and height in pixels. `BadRow` for a box that is not inside it."""
+    box, (width, height) = parse_box(value, key), size
+    # Published boxes may reach over the edge by a rounded pixel.
+    if bool((box < -1).any()) or bool((box > torch.tensor([*size, *size]) + 1).any()):
+        shown = ",".join(f"{corner:g}" for corner in box.tolist())
+        problem = f"box {shown} is not inside the picture of {width} x {height} pixels"
+        raise BadRow(key, f"column 'region_coord': {problem}")
+    return box

@@ -14,7 +14,7 @@ from one_peace.errors import CheckpointError, InputError
 from one_peace.models.one_peace.loading import load_for_prediction
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from one_peace.tasks.kinds import TaskSettings
-from one_peace.tasks.task import Row, Task, TaskBatch, TaskExample
+from one_peace.tasks.task import Row, Task, TaskBatch, TaskExample, without_target
 
 BATCH_SIZE = 16
 
@@ -79,7 +79,7 @@ class Predictor:
         return cls(model, chosen.build(processors), batch_size)
 
     def predict(self, rows: Rows, on_error: Literal["raise", "skip"] = "raise") -> Iterator[tuple[str, dict[str, Any]]]:
-        """(key, row) pairs -> (key, prediction) pairs in their order.
+        """(key, row) pairs -> (key, prediction) pairs in their order. What the rows say is right is not looked at.
 
         With "skip" rows that cannot be used are left out and kept in `skipped`; nothing else is lost.
         """
@@ -106,7 +106,10 @@ class Predictor:
             try:
                 if isinstance(row, InputError):
                     raise row
-                example = self.task.taught(row, key) if targets else self.task.example(row, key)
+                if targets:
+                    example = self.task.measured(row, key)
+                else:
+                    example = self.task.example(without_target(row, self.task.target_columns), key)
             except InputError as error:
                 if on_error == "raise":
                     raise

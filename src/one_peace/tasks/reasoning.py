@@ -12,7 +12,7 @@ from one_peace.models.one_peace.config import HeadConfig
 from one_peace.models.one_peace.prediction import SECOND_PICTURE
 from one_peace.objectives.classification import classification_loss
 from one_peace.tasks.classification import Accuracy
-from one_peace.tasks.task import BadRow, Figures, Row, Task, TaskBatch, TaskExample, column, prepare
+from one_peace.tasks.task import BadRow, Figures, Row, Task, TaskBatch, TaskExample, column, prepare, text_of
 
 TRUTH = {"true": 0, "false": 1}  # the published numbers of the classes
 
@@ -22,12 +22,13 @@ class Reasoning(Task):
 
     modalities = ("text", "image")
     columns = ("text", "image1", "image2")
+    target_columns = ("label",)
 
     def head(self, width: int) -> HeadConfig:
         return HeadConfig(2, "text", "attention", hidden=2 * width, pictures=2)
 
     def example(self, row: Row, key: str) -> TaskExample:
-        statement = clean_caption(str(column(row, "text", key)))
+        statement = clean_caption(text_of(row, "text", key))
         if not statement:
             raise BadRow(key, "column 'text' is empty")
         image = self.processors["image"]
@@ -38,7 +39,7 @@ class Reasoning(Task):
         }
         target = None
         if "label" in row:
-            label = str(column(row, "label", key)).strip().lower()
+            label = text_of(row, "label", key).lower()
             if label not in TRUTH:
                 raise BadRow(key, f"column 'label': {label[:40]!r} is neither True nor False")
             target = torch.tensor(TRUTH[label])

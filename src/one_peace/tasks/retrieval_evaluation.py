@@ -20,7 +20,7 @@ from one_peace.tasks.held_out import RANKS, label_vectors
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.retrieval import Recall, measure_rankings, measure_recalls, rank_candidates
 from one_peace.tasks.retrieval_pairs import RetrievalSet
-from one_peace.tasks.task import BadRow, column
+from one_peace.tasks.task import BadRow, column, has, text_of
 
 ZERO_SHOT = "zero-shot"  # the kind of task
 MATCHED_AT_ONCE = 64  # texts with one medium
@@ -206,9 +206,9 @@ def _target(row: Mapping[str, Any], labels: LabelMap, columns: Sequence[str], ke
     """The number of a row's label."""
     problems = []
     for name in columns:
-        if row.get(name):
+        if has(row, name):
             try:
-                return labels.find(str(row[name]).strip())
+                return labels.find(text_of(row, name, key))
             except ValueError as error:
                 problems.append(f"column {name!r}: {error}")
     raise BadRow(key, "; ".join(problems) or f"has no label in any of {', '.join(columns)}")

@@ -19,7 +19,7 @@ from one_peace.errors import InputError
 from one_peace.modalities.base import Example, Processor
 from one_peace.modalities.tokenization import clean_caption
 from one_peace.tasks.held_out import HeldOut
-from one_peace.tasks.task import BadRow, Row, TaskExample, column, prepare
+from one_peace.tasks.task import BadRow, Row, TaskExample, column, prepare, text_of
 
 RETRIEVAL = "retrieval"  # the kind of task
 
@@ -58,7 +58,7 @@ class CaptionedRows:
 def caption_of(row: Row, key: str) -> str:
     """The cleaned caption of a row, of which something must be left."""
     name = next((name for name in TEXT_COLUMNS if name in row), TEXT_COLUMNS[-1])
-    caption = clean_caption(str(column(row, name, key)))
+    caption = clean_caption(text_of(row, name, key))
     if not caption:
         raise BadRow(key, f"column {name!r} has nothing in it but punctuation")
     return caption

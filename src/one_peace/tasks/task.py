@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +18,9 @@ from one_peace.models.one_peace.prediction import SECOND_PICTURE
 
 MEDIA = ("image", "image1", "image2", "audio", "video", "depth", "normals")
 """Columns that hold pictures, sounds and the like, in the tables of all tasks."""
+
+BETWEEN = "&&"
+"""What stands between the texts of a column that has several."""
 
 Row = Mapping[str, Any]
 """Column -> text of a table; media are paths, contents or whatever else the modality's processor takes."""
@@ -70,10 +73,12 @@ class Figures(ABC):
 
 
 class Task(ABC):
-    """One kind of task over the processors of a model."""
+    """One kind of task over the processors of a model. What is right stands in `target_columns`, which predictions do
+    not look at."""
 
     modalities: ClassVar[tuple[str, ...]]
     columns: ClassVar[tuple[str, ...]]
+    target_columns: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, processors: Mapping[str, Processor]) -> None:
         missing = [name for name in self.modalities if name not in processors]
@@ -89,12 +94,16 @@ class Task(ABC):
     def example(self, row: Row, key: str) -> TaskExample:
         """A row as an example. `BadRow` names what is wrong with it under `key`."""
 
-    def taught(self, row: Row, key: str) -> TaskExample:
-        """A row as an example to learn from or to be measured on: `BadRow` too where it has no target."""
+    def measured(self, row: Row, key: str) -> TaskExample:
+        """A row as an example to be measured on: `BadRow` too where it has no target."""
         made = self.example(row, key)
         if made.target is None:
             raise BadRow(key, f"has no target to be measured against or to learn; its columns are {', '.join(row)}")
         return made
+
+    def taught(self, row: Row, key: str) -> TaskExample:
+        """A row as an example to learn from: `BadRow` as of `measured`, and where there is nothing to learn."""
+        return self.measured(row, key)
 
     @abstractmethod
     def loss(self, scores: Tensor, batch: TaskBatch) -> Tensor:
@@ -142,6 +151,36 @@ def column(row: Row, name: str, key: str) -> Any:
     if value is None or (isinstance(value, str | bytes) and not value.strip()):
         raise BadRow(key, f"column {name!r} is empty")
     return value
+
+
+def without_target(row: Row, columns: Collection[str]) -> Row:
+    """A row to be answered, without what a table says in its `target_columns`."""
+    return {name: value for name, value in row.items() if name not in columns}
+
+
+def has(row: Row, name: str) -> bool:
+    """Whether a row says something in a column."""
+    value = row.get(name)
+    return value is not None and not (isinstance(value, str) and not value.strip())
+
+
+def text_of(row: Row, name: str, key: str) -> str:
+    """The text of a column, stripped; JSON lines may have a number there. `BadRow` for nothing or anything else."""
+    return _text(column(row, name, key), name, key)
+
+
+def texts_of(row: Row, name: str, key: str) -> list[str]:
+    """The texts of a column, stripped: a list in JSON lines, otherwise joined by `&&`. Errors as of `text_of`."""
+    value = column(row, name, key)
+    if isinstance(value, list):
+        return [_text(one, name, key) for one in value]
+    return [part.strip() for part in _text(value, name, key).split(BETWEEN)]
+
+
+def _text(value: Any, name: str, key: str) -> str:
+    if not isinstance(value, str | int | float) or value != value:
+        raise BadRow(key, f"column {name!r} holds {value!r:.60}, which is no text")
+    return str(value).strip()
 
 
 def prepare(processor: Callable[[Any], Example], value: Any, name: str, key: str) -> Example:

@@ -12,20 +12,23 @@ from one_peace.modalities.base import Processor
 from one_peace.modalities.tokenization import clean_caption
 from one_peace.models.one_peace.config import HeadConfig
 from one_peace.objectives.classification import classification_loss
+from one_peace.tasks.given_answers import ANSWER_COLUMNS, annotators_of, answer_scores
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.metrics import consensus_accuracy
 from one_peace.tasks.retrieval import best_candidates
-from one_peace.tasks.task import BadRow, Figures, Row, Task, TaskBatch, TaskExample, column, prepare
+from one_peace.tasks.task import BadRow, Figures, Row, Task, TaskBatch, TaskExample, column, prepare, text_of
 
 SHOWN = 5  # answers of a prediction
 
 
 class VisualQuestionAnswering(Task):
-    """Rows have `image`, `question`, and one of `refs` (published: `answer|!+confidence` or `answer|!+id|!+confidence`,
-    joined by `&&`) and `answer`; `annotators`, answers joined by `&&`, turns the figure into the benchmark's own."""
+    """Rows have `image`, `question`, and answers with their confidences as of `answer_scores`; `annotators`, answers
+    joined by `&&`, turns the figure into the benchmark's own. Answers that are not in the set cannot be given: a
+    question that has no others is not learnt from, and is measured as one answered wrongly."""
 
     modalities = ("text", "image")
     columns = ("image", "question")
+    target_columns = (*ANSWER_COLUMNS, "annotators")
 
     def __init__(self, processors: Mapping[str, Processor], answers: LabelMap) -> None:
         super().__init__(processors)
@@ -35,42 +38,28 @@ class VisualQuestionAnswering(Task):
         return HeadConfig(len(self.answers), "text", "attention", hidden=2 * width, pooler=True)
 
     def example(self, row: Row, key: str) -> TaskExample:
-        question = clean_caption(str(column(row, "question", key)))
+        question = clean_caption(text_of(row, "question", key))
         if not question:
             raise BadRow(key, "column 'question' is empty")
         inputs = {
             "text": [prepare(self.processors["text"], question, "question", key)],
             "image": [prepare(self.processors["image"], column(row, "image", key), "image", key)],
         }
-        facts: dict[str, Any] = {"question": question}
-        if row.get("annotators"):
-            facts["annotators"] = [answer.strip() for answer in str(row["annotators"]).split("&&")]
+        facts = {"question": question, **annotators_of(row, key)}
         return TaskExample(key, inputs, self._target(row, key), facts)
+
+    def taught(self, row: Row, key: str) -> TaskExample:
+        made = super().taught(row, key)
+        if made.target is not None and not bool(made.target.any()):
+            raise BadRow(key, "none of its answers is in the set of answers")
+        return made
 
     def _target(self, row: Row, key: str) -> Tensor | None:
         """Confidence of each answer of the set, (answers,) float32; other answers count for nothing."""
-        if not row.get("refs") and not row.get("answer"):
+        scores = answer_scores(row, key)
+        if scores is None:
             return None
-        target = torch.zeros(len(self.answers))
-        if not row.get("refs"):
-            try:
-                target[self.answers.number(str(row["answer"]).strip())] = 1.0
-            except ValueError as error:
-                raise BadRow(key, f"column 'answer': {error}") from error
-            return target
-        for reference in str(row["refs"]).split("&&"):
-            parts = reference.split("|!+")
-            try:
-                answer, confidence = parts[0].strip(), float(parts[-1])
-            except ValueError:
-                answer, confidence = "", -1.0
-            if len(parts) not in (2, 3) or not answer or not 0.0 <= confidence <= 1.0:
-                raise BadRow(key, f"column 'refs': {reference[:60]!r} is no answer|!+confidence with one of 0 to 1")
-            if answer in self.answers.names:
-                target[self.answers.number(answer)] = confidence
-        if not bool(target.any()):
-            raise BadRow(key, "column 'refs': none of its answers is in the set of answers")
-        return target
+        return torch.tensor([scores.get(name, 0.0) for name in self.answers.names])
 
     def loss(self, scores: Tensor, batch: TaskBatch) -> Tensor:
         assert batch.target is not None

@@ -60,7 +60,7 @@ def test_boxes_there_and_back(words: OfaVocabulary) -> None:
     assert "the red dog" in text(words, example.source)
     back = task.box(example.target[:4].tolist(), example.facts["ratios"])
     assert (back - torch.tensor([8, 6, 32.5, 40])).abs().max() < 64 / 99
-    for wrong in ("1,2,3", "5,5,1,9", "a,b,c,d"):
+    for wrong in ("1,2,3", "5,5,1,9", "a,b,c,d", "70,6,90,40", "8,6,inf,40", "-3,6,32,40"):
         with pytest.raises(BadRow, match="region_coord"):
             task.example({"image": IMAGE, "text": "dog", "region_coord": wrong}, "r")
 
@@ -78,6 +78,25 @@ def test_answers_in_both_forms(words: OfaVocabulary, column: dict[str, str]) -> 
     assert all(allowed[place, example.target[place]] for place in places)
     with pytest.raises(BadRow, match=r"\|!\+"):
         task.example({"image": IMAGE, "question": "q", next(iter(column)): "dog"}, "r")
+
+
+@pytest.mark.parametrize("refs", ["5", "dog|!+7", "dog|!+nan", "dog|!+-1", "|!+1", "a|!+b|!+c|!+1", "dog|!+1&&"])
+def test_answers_of_another_form_are_refused(words: OfaVocabulary, refs: str) -> None:
+    with pytest.raises(BadRow, match="'refs': .* is no answer"):
+        Answering(words, FORM).example({"image": IMAGE, "question": "q", "refs": refs}, "r")
+
+
+def test_texts_of_punctuation_alone_ask_nothing(words: OfaVocabulary) -> None:
+    picture, codes = {"image": IMAGE}, " ".join(["3"] * 4)
+    for task, row in (
+        (Referring(words, FORM), picture | {"text": "!!!"}),
+        (Answering(words, FORM), picture | {"question": "???"}),
+        (Entailment(words, FORM), picture | {"hypothesis": "...", "caption": "a dog"}),
+        (Drawing(words, 4), {"caption": "?", "codes": codes}),
+        (Summarization(words), {"source": "#"}),
+    ):
+        with pytest.raises(BadRow, match="nothing in it but punctuation"):
+            task.example(row, "r")
 
 
 def test_prompts_of_each_kind(words: OfaVocabulary) -> None:

@@ -16,7 +16,7 @@ from one_peace.models.mico.interface import MiCo
 from one_peace.tasks.caption_metrics.figures import caption_figures
 from one_peace.tasks.retrieval_evaluation import OnError
 from one_peace.tasks.retrieval_pairs import RetrievalSet
-from one_peace.tasks.task import BadRow, column
+from one_peace.tasks.task import BadRow, column, text_of, texts_of
 
 WRITING = "writing"  # the kinds of task
 ANSWERING = "answering"
@@ -87,11 +87,8 @@ def measure_answers(model: MiCo, rows: TaskRows, settings: WritingSettings, on_e
         try:
             if isinstance(row, InputError):
                 raise row
-            medium, question = column(row, settings.modality, key), str(column(row, "question", key))
-            answer = column(row, "answer", key)
-            accepted = {normalise_caption(str(one)) for one in (answer if isinstance(answer, list) else [answer])} - {
-                ""
-            }
+            medium, question = column(row, settings.modality, key), text_of(row, "question", key)
+            accepted = {normalise_caption(answer) for answer in texts_of(row, "answer", key)} - {""}
             if not accepted:
                 raise BadRow(key, "column 'answer' has no words in it")
         except InputError as error:

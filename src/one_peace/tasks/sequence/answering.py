@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from one_peace.models.ofa.vocabulary import OfaVocabulary, clean_text
+from one_peace.models.ofa.vocabulary import OfaVocabulary
+from one_peace.tasks.given_answers import ANSWER_COLUMNS, annotators_of, answer_scores
 from one_peace.tasks.sequence.example import PromptKind, SequenceExample, with_target
-from one_peace.tasks.sequence.task import PICTURES, PictureForm, SequenceTask
-from one_peace.tasks.task import BadRow, Row, column
+from one_peace.tasks.sequence.task import PICTURES, PictureForm, SequenceTask, cleaned
+from one_peace.tasks.task import Row, has, texts_of
 
 MAX_WORDS, MAX_OBJECTS, MAX_ANSWER = 80, 30, 30  # words of a question, objects named to it, tokens of an answer
 
 
 class Answering(SequenceTask):
-    """Rows have `image`, `question`, and one of `refs` (`answer|!+score`, joined by `&&`, as for ONE-PEACE), `answers`
-    (the published OFA tables' `score|!+answer`) and `answer`; `objects` in the picture, joined by `&&`, if wanted.
+    """Rows have `image`, `question`, and answers with their confidences as of `answer_scores`; `objects` in the
+    picture, joined by `&&`, if wanted.
 
-    The best answer is trained, as strongly as its score says; `answers` are all that may be given.
+    The best answer is trained, as strongly as its confidence says; `answers` are all that may be given.
     """
 
     columns = ("image", "question")
+    target_columns = (*ANSWER_COLUMNS, "annotators")
 
     def __init__(
         self,
@@ -36,35 +38,19 @@ class Answering(SequenceTask):
 
     def example(self, row: Row, key: str) -> SequenceExample:
         pixels = self.pictures(self.picture(row, key))
-        question = clean_text(str(column(row, "question", key)), MAX_WORDS, caption=False)
+        question = cleaned(row, "question", key, MAX_WORDS, caption=False)
         question += "" if question.endswith("?") else "?"
         source = f" {question}"
-        if self.objects and row.get("objects"):
-            named = str(row["objects"]).split("&&")[:MAX_OBJECTS]
+        if self.objects and has(row, "objects"):
+            named = texts_of(row, "objects", key)[:MAX_OBJECTS]
             source += f" object: {' '.join(named)}"
         scores = answer_scores(row, key)
         answer, confidence = max(scores.items(), key=lambda item: item[1]) if scores else (None, 1.0)
         ids = None if answer is None else self.vocabulary.encode(f" {answer}", MAX_ANSWER)
         parts = with_target(self.vocabulary.encode(source), ids, self.prompt)
-        facts: dict[str, object] = {"question": question, "scores": scores}
-        if row.get("annotators"):
-            facts["annotators"] = [answer.strip() for answer in str(row["annotators"]).split("&&")]
+        facts = {"question": question, "scores": scores, **annotators_of(row, key)}
         return SequenceExample(key, pixels=pixels, confidence=confidence, answers=self.answers, facts=facts, **parts)
 
-
-def answer_scores(row: Row, key: str) -> dict[str, float]:
-    """Answer -> score of a row, empty where it has none."""
-    if row.get("answer"):
-        return {str(row["answer"]).strip(): 1.0}
-    name, place = ("refs", 0) if row.get("refs") else ("answers", -1)
-    scores = {}
-    for entry in str(row.get(name) or "").split("&&"):
-        if not entry:
-            continue
-        parts = entry.split("|!+")
-        try:
-            scores[parts[place].strip()] = float(parts[-1 - place])
-        except ValueError as error:
-            form = "answer|!+score" if place == 0 else "score|!+answer"
-            raise BadRow(key, f"column {name!r}: {entry[:60]!r} is not {form}") from error
-    return scores
+    def measurable(self, example: SequenceExample) -> bool:
+        """Also where no answer that may be given is right: whatever is answered counts as wrong."""
+        return example.facts["scores"] is not None

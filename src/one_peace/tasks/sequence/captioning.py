@@ -5,9 +5,7 @@ from __future__ import annotations
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.sequence.example import SequenceExample, with_target
 from one_peace.tasks.sequence.task import DESCRIBE, PICTURES, PictureForm, SequenceTask, without_punctuation
-from one_peace.tasks.task import Row
-
-SEPARATOR = "&&"  # of the references of a picture
+from one_peace.tasks.task import BETWEEN, Row, has, text_of, texts_of
 
 
 class Captioning(SequenceTask):
@@ -18,6 +16,7 @@ class Captioning(SequenceTask):
     """
 
     columns = ("image", "caption")
+    target_columns = ("caption",)
 
     def __init__(
         self,
@@ -32,10 +31,11 @@ class Captioning(SequenceTask):
 
     def example(self, row: Row, key: str) -> SequenceExample:
         pixels = self.pictures(self.picture(row, key))
-        caption = str(row.get("caption") or "")
-        texts = [without_punctuation(text) for text in (caption.split(SEPARATOR) if self.references else [caption])]
-        texts = [text for text in texts if text]
+        given: list[str] = []
+        if has(row, "caption"):
+            given = texts_of(row, "caption", key) if self.references else [text_of(row, "caption", key)]
+        texts = [text for one in given if (text := without_punctuation(one))]
         words = texts if self.references else [" ".join(text.split(" ")[: self.max_words]) for text in texts]
-        answer = self.vocabulary.encode(f" {SEPARATOR.join(words)}") if words else None
+        answer = self.vocabulary.encode(f" {BETWEEN.join(words)}") if words else None
         parts = with_target(self.vocabulary.encode(DESCRIBE), answer)
         return SequenceExample(key, pixels=pixels, facts={"references": texts}, **parts)

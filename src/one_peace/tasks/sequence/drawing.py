@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from one_peace.models.ofa.vocabulary import OfaVocabulary, clean_text
+from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.sequence.example import SequenceExample, with_target
-from one_peace.tasks.sequence.task import SequenceTask
-from one_peace.tasks.task import BadRow, Row, column
+from one_peace.tasks.sequence.task import SequenceTask, cleaned
+from one_peace.tasks.task import BadRow, Row, has
 
 PROMPT = " what is the complete image? caption: "
 MAX_WORDS = 64
@@ -15,14 +15,15 @@ class Drawing(SequenceTask):
     """Rows have `caption` and `codes`: numbers of codes between blanks, row by row of the picture, `count` of them."""
 
     columns = ("caption",)
+    target_columns = ("codes",)
 
     def __init__(self, vocabulary: OfaVocabulary, count: int = 1024) -> None:
         super().__init__(vocabulary)
         self.count = count
 
     def example(self, row: Row, key: str) -> SequenceExample:
-        caption = clean_text(str(column(row, "caption", key)), MAX_WORDS)
-        codes = parse_codes(row["codes"], key, self.count, self.vocabulary.codes) if row.get("codes") else None
+        caption = cleaned(row, "caption", key, MAX_WORDS)
+        codes = parse_codes(row["codes"], key, self.count, self.vocabulary.codes) if has(row, "codes") else None
         ids = None if codes is None else [self.vocabulary.first_code + code for code in codes]
         parts = with_target(self.vocabulary.encode(PROMPT + caption), ids)
         return SequenceExample(key, codes=True, facts={"caption": caption}, **parts)

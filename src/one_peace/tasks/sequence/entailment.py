@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from one_peace.models.ofa.vocabulary import OfaVocabulary, clean_text
+from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.sequence.example import PromptKind, SequenceExample, with_target
-from one_peace.tasks.sequence.task import PICTURES, PictureForm, SequenceTask
-from one_peace.tasks.task import BadRow, Row, column
+from one_peace.tasks.sequence.task import PICTURES, PictureForm, SequenceTask, cleaned
+from one_peace.tasks.task import BadRow, Row, has, text_of
 
 ANSWERS = {"entailment": "yes", "contradiction": "no", "neutral": "maybe"}
 MAX_WORDS = 80
@@ -16,6 +16,7 @@ class Entailment(SequenceTask):
     `caption`."""
 
     columns = ("image", "hypothesis")
+    target_columns = ("label",)
 
     def __init__(
         self,
@@ -31,15 +32,15 @@ class Entailment(SequenceTask):
 
     def example(self, row: Row, key: str) -> SequenceExample:
         pixels = self.pictures(self.picture(row, key))
-        statement = clean_text(str(column(row, "hypothesis", key)), MAX_WORDS)
+        statement = cleaned(row, "hypothesis", key, MAX_WORDS)
         source = f' does the image describe " {statement} "?'
         if self.captions:
-            caption = clean_text(str(column(row, "caption", key)), MAX_WORDS)
+            caption = cleaned(row, "caption", key, MAX_WORDS)
             source = f' can image and text1 " {caption} " imply text2 " {statement} "?'
-        label = row.get("label")
-        if label and label not in ANSWERS:
-            raise BadRow(key, f"column 'label': {str(label)!r:.60} is none of {', '.join(ANSWERS)}")
-        answer = ANSWERS[str(label)] if label else None
+        label = text_of(row, "label", key) if has(row, "label") else None
+        if label is not None and label not in ANSWERS:
+            raise BadRow(key, f"column 'label': {label!r:.60} is none of {', '.join(ANSWERS)}")
+        answer = None if label is None else ANSWERS[label]
         ids = None if answer is None else self.vocabulary.encode(f" {answer}")
         parts = with_target(self.vocabulary.encode(source), ids, self.prompt)
         facts = {"statement": statement, "answer": answer}

@@ -126,11 +126,11 @@ class AnswerFigures(WrittenFigures):
             figures["consensus"] = sum(consensus_accuracy(value, given) for value, given in known) / len(known)
         return figures
 
-    def best_constant(self) -> str:
+    def best_constant(self) -> str | None:
         counts: Counter[str] = Counter()
         for facts in self.facts:
             counts.update(facts["scores"])
-        return max(counts, key=counts.__getitem__)
+        return max(counts, key=counts.__getitem__, default=None)
 
 
 class LabelFigures(WrittenFigures):

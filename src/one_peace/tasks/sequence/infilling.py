@@ -12,7 +12,7 @@ from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.sequence.drawing import parse_codes
 from one_peace.tasks.sequence.example import SequenceExample, with_target
 from one_peace.tasks.sequence.task import PictureForm, SequenceTask
-from one_peace.tasks.task import Row, column
+from one_peace.tasks.task import Row, has, text_of
 
 MIDDLE = " what is the image in the middle part?"
 COMPLETE = ' what is the complete text of " "?'
@@ -25,13 +25,14 @@ class ImageInfilling(SequenceTask):
     """Rows have `image` and `codes`, those of the middle quarter of the picture: half its width and height."""
 
     columns = ("image",)
+    target_columns = ("codes",)
 
     def __init__(self, vocabulary: OfaVocabulary, count: int = 256, pictures: PictureForm = SMALL_PICTURES) -> None:
         super().__init__(vocabulary, pictures)
         self.count = count
 
     def example(self, row: Row, key: str) -> SequenceExample:
-        codes = parse_codes(row["codes"], key, self.count, self.vocabulary.codes) if row.get("codes") else None
+        codes = parse_codes(row["codes"], key, self.count, self.vocabulary.codes) if has(row, "codes") else None
         return self.of(self.picture(row, key), codes, key)
 
     def of(self, image: Image.Image, codes: Sequence[int] | None, key: str) -> SequenceExample:
@@ -58,7 +59,7 @@ class TextInfilling(SequenceTask):
         return self.draw(row, key, torch.Generator().manual_seed(0))
 
     def draw(self, row: Row, key: str, generator: torch.Generator) -> SequenceExample:
-        return self.of(str(column(row, "text", key)), key, generator)
+        return self.of(text_of(row, "text", key), key, generator)
 
     def of(self, text: str, key: str, generator: torch.Generator) -> SequenceExample:
         """An example of a text, masked at random."""

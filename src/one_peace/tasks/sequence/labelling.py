@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.sequence.example import SequenceExample, with_target
 from one_peace.tasks.sequence.task import DESCRIBE, PictureForm, SequenceTask
-from one_peace.tasks.task import BadRow, Row
+from one_peace.tasks.task import BadRow, Row, has, text_of
 
 IMAGENET_PICTURES = PictureForm(imagenet=True)
 
@@ -16,6 +16,7 @@ class Labelling(SequenceTask):
     """Rows have `image` and `label`, one of `labels`."""
 
     columns = ("image",)
+    target_columns = ("label",)
 
     def __init__(
         self, vocabulary: OfaVocabulary, labels: Sequence[str], pictures: PictureForm = IMAGENET_PICTURES
@@ -25,9 +26,9 @@ class Labelling(SequenceTask):
 
     def example(self, row: Row, key: str) -> SequenceExample:
         pixels = self.pictures(self.picture(row, key))
-        label = str(row.get("label") or "")
-        if label and label not in self.labels:
+        label = text_of(row, "label", key) if has(row, "label") else None
+        if label is not None and label not in self.labels:
             raise BadRow(key, f"column 'label': {label!r:.60} is not among the {len(self.labels)} classes")
-        ids = self.vocabulary.encode(f" {label}") if label else None
+        ids = self.vocabulary.encode(f" {label}") if label is not None else None
         parts = with_target(self.vocabulary.encode(DESCRIBE), ids)
-        return SequenceExample(key, pixels=pixels, answers=self.answers, facts={"answer": label or None}, **parts)
+        return SequenceExample(key, pixels=pixels, answers=self.answers, facts={"answer": label}, **parts)

@@ -30,7 +30,7 @@ from one_peace.tasks.sequence.example import SequenceBatch, SequenceExample, col
 from one_peace.tasks.sequence.figures import WrittenFigures, figures_of
 from one_peace.tasks.sequence.kinds import WRITING, SequenceSettings
 from one_peace.tasks.sequence.sentences import QUESTIONS
-from one_peace.tasks.task import BadRow
+from one_peace.tasks.task import BadRow, without_target
 
 Work = Callable[[], list[Any]]
 TOP_CODES = 256  # codes that a drawing chooses from at each place
@@ -118,8 +118,9 @@ class SequencePredictor:
             try:
                 if isinstance(row, InputError):
                     raise row
-                example = self.task.example(row, key)
-                if targets and not bool((example.target != PAD_ID).any()):
+                asked = row if targets else without_target(row, self.task.target_columns)
+                example = self.task.example(asked, key)
+                if targets and not self.task.measurable(example):
                     raise BadRow(key, f"has no target to be measured against; its columns are {', '.join(row)}")
             except InputError as error:
                 if on_error == "raise":

@@ -12,11 +12,11 @@ from PIL import Image
 from one_peace.data.boxed_pictures import BoxedPicture
 from one_peace.modalities.tokenization import EOS_ID, PAD_ID
 from one_peace.models.ofa.vocabulary import OfaVocabulary, clean_text
-from one_peace.tasks.sequence.answering import answer_scores
+from one_peace.tasks.given_answers import answer_scores
+from one_peace.tasks.grounding import parse_box
 from one_peace.tasks.sequence.example import SequenceExample, with_target
-from one_peace.tasks.sequence.referring import parse_box
-from one_peace.tasks.sequence.task import DESCRIBE, PictureForm, SequenceTask
-from one_peace.tasks.task import BadRow, Row, column
+from one_peace.tasks.sequence.task import DESCRIBE, PictureForm, SequenceTask, cleaned
+from one_peace.tasks.task import BadRow, Row, column, has, text_of, texts_of
 
 MAX_SOURCE, MAX_TARGET = 80, 30  # words
 DOUBLED = 2.0  # weight of the second batch's tokens
@@ -70,7 +70,7 @@ class Mixture(SequenceTask):
     def examples(self, row: Row, key: str, generator: torch.Generator) -> list[SequenceExample]:
         """What a row gives to the first batch of an update: two examples."""
         kinds = {"caption": self._caption, "qa": self._question, "visual_grounding": self._grounding}
-        kind = str(column(row, "type", key))
+        kind = text_of(row, "type", key)
         if kind not in kinds:
             raise BadRow(key, f"column 'type': {kind!r:.60} is none of {', '.join(kinds)}")
         return kinds[kind](row, key, generator)
@@ -92,13 +92,13 @@ class Mixture(SequenceTask):
 
     def _caption(self, row: Row, key: str, generator: torch.Generator) -> list[SequenceExample]:
         pixels = self.pictures(self.view(self.picture(row, key)))
-        caption = clean_text(str(column(row, "caption", key)), MAX_TARGET)
+        caption = cleaned(row, "caption", key, MAX_TARGET)
         parts = with_target(self.vocabulary.encode(DESCRIBE), self.vocabulary.encode(f" {caption}"))
         if row.get("dataset") == _NOISY:
             target = parts["target"]
             target[:2] = torch.where(target[:2] == EOS_ID, target[:2], PAD_ID)
         right = self._draw(generator) >= _POSITIVE
-        shown = caption if right else self._wrong_caption(caption, row, generator)
+        shown = caption if right else self._wrong_caption(caption, row, key, generator)
         matching = self._yes_no(f' does the image describe " {shown} "?', right)
         return [
             SequenceExample(f"{key}: caption", pixels=pixels, **parts),
@@ -107,7 +107,7 @@ class Mixture(SequenceTask):
 
     def _question(self, row: Row, key: str, generator: torch.Generator) -> list[SequenceExample]:
         pixels = self.pictures(self.view(self.picture(row, key)))
-        question = clean_text(str(column(row, "question", key)), MAX_SOURCE, caption=False)
+        question = cleaned(row, "question", key, MAX_SOURCE, caption=False)
         scores = answer_scores(row, key)
         if not scores:
             raise BadRow(key, "has no answer")
@@ -129,7 +129,7 @@ class Mixture(SequenceTask):
         ratios = torch.tensor([self.pictures.size / side for side in picture.image.size])
         corners = self.vocabulary.boxes_to_ids(picture.boxes[0] * ratios.repeat(2)).tolist()
         pixels = self.pictures(picture.image)
-        phrase = clean_text(str(column(row, "caption", key)), MAX_TARGET)
+        phrase = cleaned(row, "caption", key, MAX_TARGET)
         where = self.vocabulary.encode(f' which region does the text " {phrase} " describe?')
         what = [*self.vocabulary.encode("  what does the region describe? region:"), *corners]
         return [
@@ -140,9 +140,10 @@ class Mixture(SequenceTask):
     def _yes_no(self, prompt: str, right: bool) -> dict[str, Any]:
         return with_target(self.vocabulary.encode(prompt), self.vocabulary.encode(" yes" if right else " no"))
 
-    def _wrong_caption(self, caption: str, row: Row, generator: torch.Generator) -> str:
+    def _wrong_caption(self, caption: str, row: Row, key: str, generator: torch.Generator) -> str:
         """With objects in the caption often the same one with another object, otherwise another caption."""
-        named = [name for name in str(row.get("objects") or "").split("&&") if name and name in caption]
+        listed = texts_of(row, "objects", key) if has(row, "objects") else []
+        named = [name for name in listed if name and name in caption]
         others = [name for name in self.corpus.objects if name not in named]
         if named and others and self._draw(generator) > _REPLACED:
             return caption.replace(self._pick(named, generator), self._pick(others, generator))

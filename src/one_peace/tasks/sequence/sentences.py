@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.sequence.example import PromptKind, SequenceExample, with_target
 from one_peace.tasks.sequence.task import SequenceTask
-from one_peace.tasks.task import BadRow, Row, column
+from one_peace.tasks.task import BadRow, Row, has, text_of
 
 MAX_WORDS = 512
 
@@ -48,6 +48,8 @@ class SentenceAnswering(SequenceTask):
     """Rows have the columns of the question's sentences, named as in GLUE, and `label`. The answer's first token is
     trained alone, without an end."""
 
+    target_columns = ("label",)
+
     def __init__(
         self,
         vocabulary: OfaVocabulary,
@@ -63,9 +65,9 @@ class SentenceAnswering(SequenceTask):
         self.answers = self.trie(answers or tuple(question.answers.values()))
 
     def example(self, row: Row, key: str) -> SequenceExample:
-        texts = [str(column(row, name, key)).lower() for name in self.question.columns]
-        texts = [" ".join(text.strip().split(" ")[:MAX_WORDS]) for text in texts]
-        label = str(row["label"]) if row.get("label") not in (None, "") else None
+        texts = [text_of(row, name, key).lower() for name in self.question.columns]
+        texts = [" ".join(text.split(" ")[:MAX_WORDS]) for text in texts]
+        label = text_of(row, "label", key) if has(row, "label") else None
         if label is not None and label not in self.question.answers:
             raise BadRow(key, f"column 'label': {label!r:.60} is none of {', '.join(self.question.answers)}")
         answer = None if label is None else self.question.answers[label]

@@ -10,7 +10,7 @@ from torch import Tensor
 from one_peace.models.ofa.vocabulary import OfaVocabulary, clean_text
 from one_peace.tasks.sequence.example import SequenceExample, with_target
 from one_peace.tasks.sequence.task import SequenceTask
-from one_peace.tasks.task import Row, column
+from one_peace.tasks.task import BadRow, Row, has, text_of
 
 MAX_SOURCE, MAX_TARGET = 512, 100  # words, and of the prompt also ids
 FIRST_WORD = 4  # ids below are special
@@ -20,6 +20,7 @@ class Summarization(SequenceTask):
     """Rows have `source` and `target`."""
 
     columns = ("source",)
+    target_columns = ("target",)
 
     def __init__(self, vocabulary: OfaVocabulary, noise: float = 0.0) -> None:
         """`noise`: share of the words that the decoder reads which are replaced in training (published: 0.2)."""
@@ -30,8 +31,10 @@ class Summarization(SequenceTask):
         return self.noisy(self.example(row, key), self.noise, generator)
 
     def example(self, row: Row, key: str) -> SequenceExample:
-        article = _cleaned(str(column(row, "source", key)), MAX_SOURCE)
-        wanted = str(row.get("target") or "").strip().lower()
+        article = _cleaned(text_of(row, "source", key), MAX_SOURCE)
+        if not article:
+            raise BadRow(key, "column 'source' has nothing in it but punctuation")
+        wanted = text_of(row, "target", key).lower() if has(row, "target") else ""
         summary = _cleaned(wanted, MAX_TARGET)
         prompt = f' what is the summary of article " {article} "?'
         ids = self.vocabulary.encode(summary) if summary else None  # published: no blank before the first word

@@ -16,9 +16,9 @@ from torch import Tensor
 from one_peace.generation.constraints import NOWHERE, ROOT, Trie
 from one_peace.modalities.pictures import decode_picture, pixels_of
 from one_peace.modalities.tokenization import EOS_ID, PAD_ID
-from one_peace.models.ofa.vocabulary import OfaVocabulary
+from one_peace.models.ofa.vocabulary import OfaVocabulary, clean_text
 from one_peace.tasks.sequence.example import SequenceExample
-from one_peace.tasks.task import BadRow, Row, column, prepare
+from one_peace.tasks.task import BadRow, Row, column, prepare, text_of
 
 DESCRIBE = " what does the image describe?"
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -51,6 +51,7 @@ class SequenceTask(ABC):
     """Rows of a table -> examples of one kind of task."""
 
     columns: ClassVar[tuple[str, ...]]
+    target_columns: ClassVar[tuple[str, ...]] = ()  # as of `Task`
 
     def __init__(self, vocabulary: OfaVocabulary, pictures: PictureForm = PICTURES) -> None:
         self.vocabulary, self.pictures = vocabulary, pictures
@@ -58,6 +59,10 @@ class SequenceTask(ABC):
     @abstractmethod
     def example(self, row: Row, key: str) -> SequenceExample:
         """A row as an example, without a target where the row has none. `BadRow` names what is wrong with it."""
+
+    def measurable(self, example: SequenceExample) -> bool:
+        """Whether an answer to an example can be judged."""
+        return bool((example.target != PAD_ID).any())
 
     def draw(self, row: Row, key: str, generator: torch.Generator) -> SequenceExample:
         """A row as an example of this time, for those that differ from time to time. Errors as of `example`."""
@@ -93,6 +98,14 @@ def check_taught(example: SequenceExample, longest: int) -> None:
             node = example.answers.follow(node, token[None])
         if int(node) == NOWHERE:
             raise BadRow(example.key, "its answer is none of those that may be given")
+
+
+def cleaned(row: Row, name: str, key: str, max_words: int, *, caption: bool = True) -> str:
+    """The text of a column as published (`clean_text`), of which something must be left."""
+    text = clean_text(text_of(row, name, key), max_words, caption=caption)
+    if not text:
+        raise BadRow(key, f"column {name!r} has nothing in it but punctuation")
+    return text
 
 
 def without_punctuation(text: str) -> str:

@@ -20,13 +20,13 @@ from one_peace.data.task_rows import JoinedRows, TaskRows
 from one_peace.errors import InputError
 from one_peace.models.ofa.config import OfaConfig
 from one_peace.models.ofa.vocabulary import OfaVocabulary
-from one_peace.tasks.sequence.answering import answer_scores
+from one_peace.tasks.given_answers import answer_scores
+from one_peace.tasks.grounding import parse_box
 from one_peace.tasks.sequence.example import SequenceExample
 from one_peace.tasks.sequence.infilling import ImageInfilling, TextInfilling
 from one_peace.tasks.sequence.pretraining import DOUBLED, Corpus, Mixture
-from one_peace.tasks.sequence.referring import parse_box
 from one_peace.tasks.sequence.task import PictureForm, check_taught
-from one_peace.tasks.task import BadRow, Row, column
+from one_peace.tasks.task import BadRow, Row, has, text_of, texts_of
 from one_peace.training.distributed import Processes
 from one_peace.training.examples import DrawingReader, Examples
 from one_peace.training.finetune_recipe import FinetuneRecipe
@@ -65,9 +65,9 @@ class ObjectReader(DrawingReader[SequenceExample]):
 
     def draw(self, row: Row, key: str, generator: torch.Generator) -> SequenceExample:
         boxes, labels = [], []
-        for entry in str(column(row, "objects", key)).split("&&"):
+        for entry in texts_of(row, "objects", key):
             *corners, label = entry.split(",", 4)
-            boxes.append(parse_box(",".join(corners), key))
+            boxes.append(parse_box(",".join(corners), key, "objects"))
             labels.append(label.strip())
         picture = BoxedPicture(self.task.picture(row, key), torch.stack(boxes), tuple(labels))
         if torch.rand((), generator=generator) < 0.5:
@@ -177,12 +177,11 @@ def corpus_of(rows: TaskRows | JoinedRows) -> Corpus:
     for index in range(len(rows)):
         try:
             key, row = rows.row(index)
-            scores = answer_scores(row, key)
+            scores = answer_scores(row, key) or {}
+            captions |= {text_of(row, "caption", key)} if has(row, "caption") else set()
+            objects |= set(texts_of(row, "objects", key)) - {""} if has(row, "objects") else set()
         except InputError:  # told of when it is its turn in training
             continue
-        if row.get("caption"):
-            captions.add(str(row["caption"]))
-        objects |= {name for name in str(row.get("objects") or "").split("&&") if name}
         for answer in scores:
             kind = "number" if answer.isdecimal() else "yes/no" if answer in ("yes", "no") else "other"
             answers[kind].add(answer)

@@ -17,8 +17,8 @@ from one_peace.modalities.tokenization import BOS_ID, EOS_ID, PAD_ID
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.objectives.self_critical import leave_one_out, self_critical_loss
 from one_peace.tasks.caption_metrics.cider import DocumentFrequency, cider_d, reward_words
-from one_peace.tasks.sequence.captioning import SEPARATOR
 from one_peace.tasks.sequence.example import SequenceExample, collate
+from one_peace.tasks.task import texts_of
 from one_peace.training.sequence.forward_pass import SequencePass
 from one_peace.training.sequence.recipe import SequenceRecipe
 
@@ -32,10 +32,11 @@ def count_documents(rows: TaskRows | JoinedRows) -> DocumentFrequency:
         found = []
         for index in range(len(rows)):
             try:
-                caption = str(rows.row(index)[1].get("caption") or "")
+                key, row = rows.row(index)
+                captions = texts_of(row, "caption", key)
             except InputError:  # told of when it is its turn in training
                 continue
-            found.append([reward_words(text) for text in caption.split(SEPARATOR) if text.strip()])
+            found.append([reward_words(text) for text in captions if text])
         return found
 
     return DocumentFrequency.of(references())
