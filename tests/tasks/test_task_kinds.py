@@ -167,6 +167,12 @@ def test_answers_that_cannot_be_given_are_measured_as_wrong_and_not_learnt() -> 
         task.measured({"image": png(), "question": "Is it red?", "annotators": "yes&&no"}, "row 7")
 
 
+@pytest.mark.parametrize("label", ["dog,cat", " dog ,, cat,", ["dog", "cat"]])
+def test_several_labels(label: Any) -> None:
+    task = KINDS["audio classification"][0]()
+    assert task.example({"audio": wav(), "label": label}, "row 7").target.tolist() == [1.0, 1.0, 0.0]
+
+
 def test_rows_without_targets_are_for_prediction() -> None:
     for kind, (make, rows) in KINDS.items():
         task = make()
@@ -184,7 +190,9 @@ BAD_ROWS: list[tuple[str, dict[str, Any], str]] = [
     ("image classification", {"label": "3"}, "'3' is not among"),
     ("image classification", {"image": b"no picture"}, "row 7: column 'image'"),
     ("image classification", {"image": Path("/nowhere/cat.png")}, "does not exist"),
-    ("audio classification", {"label": "dog,,cat"}, "'' is not among"),
+    ("audio classification", {"label": "dog,cow,cat"}, "'cow' is not among"),
+    ("audio classification", {"label": " , "}, "'label' is empty"),
+    ("audio classification", {"label": ["dog", None]}, "'label' holds None"),
     ("audio classification", {"audio": b""}, "'audio' is empty"),
     ("visual question answering", {"question": ""}, "'question' is empty"),
     ("visual question answering", {"refs": "yes|!+2.0"}, "confidence"),

@@ -203,6 +203,34 @@ def test_missing_tables_labels_and_columns_are_named(base: Path, tables: Path, t
             finetune(recipe(base, tables, **changes), tmp_path / "run", "cpu", lambda row: None)
 
 
+@pytest.mark.parametrize(
+    ("task", "lines", "labels"),
+    [
+        ({}, ['{"image": "0.png", "label": "cat"}', '{"image": "1.png", "label": 7}'], {"cat", "7"}),
+        ({}, ['{"image": "0.png", "label": "cat"}', '{"image": "1.png"}', "[1]", "{"], {"cat"}),
+        ({}, [f'{{"label": {value}}}' for value in ('"cat"', '""', "null", '["b"]', "{}", "NaN", '" "')], {"cat"}),
+        ({"multiple": True}, ['{"label": "b,"}', '{"label": "a,, c"}', '{"label": ["d"]}'], set("abcd")),
+        (
+            {"kind": "visual-question-answering"},
+            ['{"answer": "yes"}', '{"answer": ""}', '{"refs": "no|!+1"}'],
+            {"yes", "no"},
+        ),
+    ],
+)
+def test_labels_are_those_that_occur(task: dict[str, Any], lines: list[str], labels: set[str], tmp_path: Path) -> None:
+    """Rows that cannot be used are left out in training, and make no class before it."""
+    (tmp_path / "t.jsonl").write_text("\n".join(lines) + "\n")
+    given = {"task": {"kind": "classification"} | task, "tables": {"root": str(tmp_path), "train": "t.jsonl"}}
+    assert set(recipe(tmp_path, tmp_path, **given).settings(tmp_path).labels) == labels
+
+
+def test_a_table_without_labels_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("image,label\n0.png,\n1.png\n")
+    given = {"root": str(tmp_path), "train": "t.csv"}
+    with pytest.raises(InputError, match="t.csv: has nothing to learn in label; .* row 2: has 1 columns, the header 2"):
+        recipe(tmp_path, tmp_path, tables=given).settings(tmp_path)
+
+
 def test_the_command(base: Path, tables: Path, tmp_path: Path) -> None:
     arguments = ["finetune", "classification", f"data={tables}", f"checkpoint={base}", "tables.validation=val.csv"]
     result = CliRunner().invoke(app, [*arguments, "epochs=2", "batch_size=6", "--out", str(tmp_path / "run")])

@@ -16,15 +16,16 @@ from one_peace.objectives.classification import classification_loss
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.metrics import average_precision
 from one_peace.tasks.retrieval import best_candidates
-from one_peace.tasks.task import BadRow, Figures, Row, Task, TaskBatch, TaskExample, column, prepare, text_of
+from one_peace.tasks.task import BadRow, Figures, Row, Task, TaskBatch, TaskExample, column, prepare, text_of, texts_of
 
 SHOWN = 5  # labels of a prediction
 
 
 class Classification(Task):
-    """Rows have the input under the name of its modality, and `label`: a name, or for several labels names with
-    commas between them. Numbers that are no names are those of the labels, from `first_number` on (1 in the published
-    tables of ImageNet). `center_crop` shows the middle of a picture instead of stretching all of it to a square."""
+    """Rows have the input under the name of its modality, and `label`: a name, or for several labels names in a list
+    or with commas between them. Numbers that are no names are those of the labels, from `first_number` on (1 in the
+    published tables of ImageNet). `center_crop` shows the middle of a picture instead of stretching all of it to a
+    square."""
 
     def __init__(
         self,
@@ -70,16 +71,16 @@ class Classification(Task):
         return prepare(cropped, value, self.modality, key)
 
     def _target(self, row: Row, key: str) -> Tensor:
-        value = text_of(row, self.label_column, key)
+        names = labels_of(row, self.label_column, key, self.multiple)
         try:
-            if not self.multiple:
-                return torch.tensor(self.labels.find(value, self.first_number))
-            target = torch.zeros(len(self.labels))
-            for name in value.split(","):
-                target[self.labels.find(name.strip(), self.first_number)] = 1.0
-            return target
+            numbers = [self.labels.find(name, self.first_number) for name in names]
         except ValueError as error:
             raise BadRow(key, f"column {self.label_column!r}: {error}") from error
+        if not self.multiple:
+            return torch.tensor(numbers[0])
+        target = torch.zeros(len(self.labels))
+        target[numbers] = 1.0
+        return target
 
     def loss(self, scores: Tensor, batch: TaskBatch) -> Tensor:
         assert batch.target is not None
@@ -96,6 +97,16 @@ class Classification(Task):
             {"labels": [(self.labels.names[place], round(value, 4)) for place, value in zip(row, shown, strict=True)]}
             for row, shown in zip(places.tolist(), values.tolist(), strict=True)
         ]
+
+
+def labels_of(row: Row, name: str, key: str, multiple: bool) -> list[str]:
+    """The labels of a row in a column: one, or several (`multiple`) with commas between them or as a list."""
+    if not multiple:
+        return [text_of(row, name, key)]
+    labels = [label for label in texts_of(row, name, key, ",") if label]
+    if not labels:
+        raise BadRow(key, f"column {name!r} is empty")
+    return labels
 
 
 class Accuracy(Figures):

@@ -169,12 +169,12 @@ def text_of(row: Row, name: str, key: str) -> str:
     return _text(column(row, name, key), name, key)
 
 
-def texts_of(row: Row, name: str, key: str) -> list[str]:
-    """The texts of a column, stripped: a list in JSON lines, otherwise joined by `&&`. Errors as of `text_of`."""
+def texts_of(row: Row, name: str, key: str, between: str = BETWEEN) -> list[str]:
+    """The texts of a column, stripped: a list in JSON lines, otherwise joined by `between`. Errors as of `text_of`."""
     value = column(row, name, key)
     if isinstance(value, list):
         return [_text(one, name, key) for one in value]
-    return [part.strip() for part in _text(value, name, key).split(BETWEEN)]
+    return [part.strip() for part in _text(value, name, key).split(between)]
 
 
 def _text(value: Any, name: str, key: str) -> str:

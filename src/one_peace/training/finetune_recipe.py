@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from one_peace.data.task_rows import SUFFIXES, JoinedRows, TaskRows, WeightedRows
+from one_peace.errors import InputError
 from one_peace.models.one_peace.config import build_dataclass
+from one_peace.tasks.classification import labels_of
 from one_peace.tasks.coding import CODING
+from one_peace.tasks.given_answers import ANSWER_COLUMNS, answer_scores
 from one_peace.tasks.kinds import NEED_LABELS, TaskSettings, read_settings
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.sequence.kinds import SEQUENCE_KINDS
@@ -168,11 +171,24 @@ class FinetuneRecipe:
             values["labels"] = LabelMap.of(self._labels_that_occur(values, cache)).names
         return read_settings(values, Path(self.tables.root))
 
-    def _labels_that_occur(self, values: Mapping[str, Any], cache: Path) -> list[str]:
-        column = "answer" if values["kind"] == "visual-question-answering" else values.get("label_column", "label")
-        rows = self.tables.open_training((column,), cache, media=())
-        found = [str(rows.row(index)[1][column]).strip() for index in range(len(rows))]
-        return [name.strip() for label in found for name in label.split(",")] if values.get("multiple") else found
+    def _labels_that_occur(self, values: Mapping[str, Any], cache: Path) -> set[str]:
+        """The labels or answers of all rows that can be used; the others are told of when it is their turn."""
+        asked = values["kind"] == "visual-question-answering"
+        column, multiple = values.get("label_column", "label"), bool(values.get("multiple"))
+        rows = self.tables.open_training(() if asked else (column,), cache, media=())
+        found: set[str] = set()
+        problem: InputError | None = None
+        for index in range(len(rows)):
+            try:
+                key, row = rows.row(index)
+                found.update((answer_scores(row, key) or ()) if asked else labels_of(row, column, key, multiple))
+            except InputError as error:
+                problem = error
+        if not found:
+            why = f"; the last row that has none: {problem}" if problem else ""
+            places = ANSWER_COLUMNS if asked else (column,)
+            raise InputError(str(rows.path), f"has nothing to learn in {', '.join(places)}{why}")
+        return found
 
     def updates(self, examples: int) -> int:
         """Number of updates for a training table of so many rows."""
