@@ -47,6 +47,16 @@ def test_media_may_be_base64(tmp_path: Path) -> None:
     assert TaskRows(path, ("image",), ("image",), tmp_path).row(0)[1]["image"] == content
 
 
+def test_large_pictures_stand_in_csv_too(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    content = bytes(200_000)
+    path.write_text(f"image,label\n{base64.b64encode(content).decode()},dog\nx.png,a\rb\n")
+    rows = TaskRows(path, ("image",), ("image",), tmp_path)
+    assert rows.row(0)[1]["image"] == content
+    with pytest.raises(InputError, match="t.csv, row 2: is no CSV"):
+        rows.row(1)
+
+
 def test_columns_of_another_name(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("path,label\nx.png,dog\n")

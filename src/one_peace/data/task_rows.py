@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import csv
-import io
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from one_peace.data.tables import KEY_COLUMNS, media_of
 from one_peace.errors import InputError
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
+csv.field_size_limit(2**31 - 1)  # pictures in base64 are longer than the 128 KiB of the default
 
 
 class Rows(Protocol):
@@ -69,7 +69,7 @@ class TaskRows:
         head = first_line(path)
         table = path.suffix != ".jsonl"
         self.rows = RowFile(path, _no_sizes, "task", cache, header=table, quoted=path.suffix == ".csv")
-        self.header = head.split("\t") if path.suffix == ".tsv" else next(csv.reader([head])) if table else None
+        self.header = head.split("\t") if path.suffix == ".tsv" else _fields(head, str(path)) if table else None
         if not len(self.rows):
             raise InputError(str(path), "has no rows")
         known = list(self._values(0)) if self.header is None else [self._name(name) for name in self.header]
@@ -137,10 +137,8 @@ class TaskRows:
             if not isinstance(values, dict):
                 raise InputError(place, "is no JSON object")
             return {self._name(name): value for name, value in values.items()}
-        if self.path.suffix == ".tsv":
-            fields = content.split("\t", len(self.header) - 1)
-        else:
-            fields = next(csv.reader(io.StringIO(content, newline="")), [])
+        tabbed = self.path.suffix == ".tsv"
+        fields = content.split("\t", len(self.header) - 1) if tabbed else _fields(content, place)
         if len(fields) != len(self.header):
             raise InputError(place, f"has {len(fields)} columns, the header {len(self.header)}")
         return {self._name(name): field for name, field in zip(self.header, fields, strict=True)}
@@ -185,6 +183,14 @@ class WeightedRows(JoinedRows):
         epoch, index = divmod(cycle * int(self.shares[number]) + before, len(part))
         order = permute(np.array([index]), len(part), mix(seed, "order", number, epoch))
         return self.ends[number] - len(part) + int(order[0])
+
+
+def _fields(row: str, place: str) -> list[str]:
+    """The values of a CSV row."""
+    try:
+        return next(csv.reader([row]), [])
+    except csv.Error as error:
+        raise InputError(place, f"is no CSV ({error})") from error
 
 
 def _no_sizes(row: bytes) -> tuple[int, int]:
