@@ -489,6 +489,11 @@ def test_rows_that_cannot_be_used_are_refused_or_left_out(base: Path, pictures: 
     with pictures.open("a") as file:
         file.write("2.png,\n")
     assert "mine.csv, row 5: column 'caption' is empty" in refused(*given)
+    with pictures.open("a") as file:
+        file.write("3.png\n")
+    run(*given, "--skip", "--out", tmp_path / "figures.json")
+    said = json.loads((tmp_path / "figures.json").read_text())["left_out"]
+    assert [problem.partition(": ")[0].rpartition(" ")[2] for problem in said] == ["5", "6", "2"]
 
 
 @pytest.mark.parametrize(
@@ -514,6 +519,10 @@ def test_captions_that_do_not_fit(
         "tables.texts={test: texts.json}",
     ]
     assert message in refused("evaluate", "coco", *given)
+    if "row 2 (8)" in message:  # what is left is too little
+        assert f"the last row left out: {tmp_path / 'test.csv'}, row 2 (8)" in refused(
+            "evaluate", "coco", *given, "--skip"
+        )
 
 
 def test_captions_of_other_keys_are_left_out_and_told(base: Path, pictures: Path, tmp_path: Path) -> None:
@@ -560,8 +569,11 @@ def test_fine_tuning_for_retrieval_has_no_head_to_train_alone(base: Path, pictur
 
 def test_validation_passes_over_what_cannot_be_read(base: Path, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(b"junk")
+    with pictures.open("a") as file:
+        file.write("2.png,\n")
     given = ["finetune", "retrieval", f"data={pictures}", f"checkpoint={base}", "tables.validation=mine.csv"]
     said = run(*given, "epochs=1", "batch_size=2", "--out", tmp_path / "run")
     assert said.count("mine.csv left out: ") == 2 and "row 2: column 'image'" in said  # of training, of validation
+    assert said.count("row 5: column 'caption' is empty") == 2
     recorded = json.loads((tmp_path / "run/model/evaluation.json").read_text())
     assert recorded["best_by"] == "eval/image_to_text@1"

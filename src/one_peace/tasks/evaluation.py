@@ -31,7 +31,6 @@ from one_peace.tasks.predictor import Predictor
 from one_peace.tasks.retrieval import Recall
 from one_peace.tasks.retrieval_evaluation import (
     ZERO_SHOT,
-    OnError,
     ZeroShotSettings,
     measure_retrieval,
     measure_zero_shot,
@@ -39,7 +38,7 @@ from one_peace.tasks.retrieval_evaluation import (
 from one_peace.tasks.retrieval_pairs import RETRIEVAL, RetrievalSettings, read_captions, read_retrieval_set
 from one_peace.tasks.sequence.kinds import SEQUENCE_KINDS, WRITING, SequenceSettings, read_sequence_settings
 from one_peace.tasks.sequence.predictor import SequencePredictor
-from one_peace.tasks.task import Row
+from one_peace.tasks.task import OnError, Row
 
 SEED = 3407  # of the order in which a table is read
 
@@ -79,7 +78,7 @@ def _of_embeddings(recipe: EvaluationRecipe, device: str, on_error: OnError) -> 
     for split in recipe.tables.splits:
         table = recipe.tables.open(split, (modality,))
         if retrieval is not None:
-            chosen = read_retrieval_set(table, modality, _captions(recipe.tables, split))
+            chosen = read_retrieval_set(table, modality, _captions(recipe.tables, split), on_error)
             found, asked = measure_retrieval(model, chosen, modality, on_error, retrieval.rerank)
             rows += _recall_rows(split, found)
             left_out += asked.left_out
@@ -103,7 +102,7 @@ def _of_tuples(recipe: EvaluationRecipe, device: str, on_error: OnError) -> Eval
     for split in recipe.tables.splits:
         columns = tuple(dict.fromkeys(settings.modalities.values()))
         table = recipe.tables.open(split, columns)
-        asked = read_retrieval_set(table, columns, _captions(recipe.tables, split))
+        asked = read_retrieval_set(table, columns, _captions(recipe.tables, split), on_error)
         found, asked = measure_tuples(model, asked, settings, on_error)
         rows += _recall_rows(split, found)
         left_out += asked.left_out
@@ -194,7 +193,7 @@ def _of_writing(recipe: EvaluationRecipe, device: str, on_error: OnError) -> Eva
         if recipe.kind == ANSWERING:
             measured = measure_answers(model, table, settings, on_error)
         else:
-            asked = read_retrieval_set(table, settings.modality, _captions(recipe.tables, split))
+            asked = read_retrieval_set(table, settings.modality, _captions(recipe.tables, split), on_error)
             measured = measure_captions(model, asked, settings, on_error)
         for name, value in measured.figures.items():
             share = name in SHARES

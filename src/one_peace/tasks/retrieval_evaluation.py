@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,11 +20,10 @@ from one_peace.tasks.held_out import RANKS, label_vectors
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.retrieval import Recall, measure_rankings, measure_recalls, rank_candidates
 from one_peace.tasks.retrieval_pairs import RetrievalSet
-from one_peace.tasks.task import BadRow, column, has, text_of
+from one_peace.tasks.task import BadRow, OnError, column, has, text_of
 
 ZERO_SHOT = "zero-shot"  # the kind of task
 MATCHED_AT_ONCE = 64  # texts with one medium
-OnError = Literal["raise", "skip"]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from one_peace.errors import InputError
 from one_peace.modalities.base import Example, Processor
 from one_peace.modalities.tokenization import clean_caption
 from one_peace.tasks.held_out import HeldOut
-from one_peace.tasks.task import BadRow, Row, TaskExample, column, prepare, text_of
+from one_peace.tasks.task import BadRow, OnError, Row, TaskExample, column, prepare, text_of
 
 RETRIEVAL = "retrieval"  # the kind of task
 
@@ -68,7 +68,8 @@ def caption_of(row: Row, key: str) -> str:
 class RetrievalSet:
     """Pictures, sounds or the like (contents or paths) with the rows they stand in, and texts, not cleaned yet.
 
-    relevant: (media, texts) bool, which text is right for which. `left_out` says what of the files is not in the set.
+    relevant: (media, texts) bool, which text is right for which. `left_out` says what of the files is not in the set;
+    `skipped` are the rows among that.
     """
 
     media: list[Any]
@@ -76,9 +77,10 @@ class RetrievalSet:
     texts: list[str]
     relevant: Tensor
     left_out: tuple[str, ...] = ()
+    skipped: tuple[InputError, ...] = ()
 
     def decode(self, reader: CaptionedRows) -> tuple[HeldOut, list[InputError]]:
-        """The set with its media decoded, all at once, and the errors of those that were left out of it.
+        """The set with its media decoded, all at once, and the errors of the rows that were left out of it.
 
         Raises:
             InputError: nothing usable is left, or less than two texts.
@@ -96,7 +98,8 @@ class RetrievalSet:
                 self.keys[0],
                 f"and the {len(self.keys) - 1} after it hold too little that is usable; {len(errors)} cannot be read",
             )
-        return HeldOut(media, [clean_caption(text) for text in kept.texts], kept.relevant), list(errors.values())
+        held_out = HeldOut(media, [clean_caption(text) for text in kept.texts], kept.relevant)
+        return held_out, [*self.skipped, *errors.values()]
 
     def without(self, numbers: Collection[int], why: Iterable[str]) -> RetrievalSet:
         """The set without some of its media, and without the texts that were right for these alone."""
@@ -110,6 +113,7 @@ class RetrievalSet:
             texts,
             relevant[:, answerable],
             (*self.left_out, *why),
+            self.skipped,
         )
 
 
@@ -135,7 +139,10 @@ def read_captions(path: Path) -> dict[str, list[str]]:
 
 
 def read_retrieval_set(
-    rows: TaskRows, modality: str | Sequence[str], captions: Mapping[str, list[str]] | None = None
+    rows: TaskRows,
+    modality: str | Sequence[str],
+    captions: Mapping[str, list[str]] | None = None,
+    on_error: OnError = "raise",
 ) -> RetrievalSet:
     """What is asked, and what is right. Of several modalities a medium is a dict of them.
 
@@ -145,12 +152,29 @@ def read_retrieval_set(
     stands in several rows is one.
 
     Raises:
-        InputError: rows that contradict each other or the captions, an empty caption, or less than two texts.
+        InputError: rows that cannot be read, contradict each other or the captions, or have an empty caption, unless
+            they are skipped; or less than two texts.
     """
-    found = _of_table(rows, modality) if captions is None else _by_key(rows, modality, captions)
+    found = _of_table(rows, modality, on_error) if captions is None else _by_key(rows, modality, captions, on_error)
     if len(found.texts) < 2:
-        raise InputError(str(rows.path), "has less than two texts: there is nothing to choose from")
+        last = f"; the last row left out: {found.skipped[-1]}" if found.skipped else ""
+        raise InputError(str(rows.path), f"has less than two texts: there is nothing to choose from{last}")
     return found
+
+
+def _take(rows: TaskRows, take: Callable[[Row, str], None], on_error: OnError) -> tuple[InputError, ...]:
+    """Has every row taken -> the errors of those that were skipped."""
+    skipped = []
+    for key, row in rows:
+        try:
+            if isinstance(row, InputError):
+                raise row
+            take(row, key)
+        except InputError as error:
+            if on_error == "raise":
+                raise
+            skipped.append(error)
+    return tuple(skipped)
 
 
 def _medium(row: Row, modality: str | Sequence[str], key: str) -> Any:
@@ -165,43 +189,47 @@ def _identity(medium: Any) -> str:
     return hashlib.sha256(medium).hexdigest() if isinstance(medium, bytes) else str(medium)
 
 
-def _by_key(rows: TaskRows, modality: str | Sequence[str], captions: Mapping[str, list[str]]) -> RetrievalSet:
-    if rows.id is None:
+def _by_key(
+    rows: TaskRows, modality: str | Sequence[str], captions: Mapping[str, list[str]], on_error: OnError
+) -> RetrievalSet:
+    own_column = rows.id
+    if own_column is None:
         raise InputError(str(rows.path), f"has none of the columns {', '.join(KEY_COLUMNS)} that captions go by")
     numbers: dict[str, int] = {}
     media: list[Any] = []
     keys: list[str] = []
-    for key, row in rows:
-        if isinstance(row, InputError):
-            raise row
-        own, value = str(row[rows.id]), _medium(row, modality, key)
+
+    def take(row: Row, key: str) -> None:
+        own, value = text_of(row, own_column, key), _medium(row, modality, key)
         if own not in captions:
-            raise BadRow(key, f"column {rows.id!r}: {own!r:.60} is not in the file of captions")
+            raise BadRow(key, f"column {own_column!r}: {own!r:.60} is not in the file of captions")
         if own not in numbers:
             numbers[own] = len(media)
             media.append(value)
             keys.append(key)
         elif media[numbers[own]] != value:
             kind = modality if isinstance(modality, str) else " or ".join(modality)
-            raise BadRow(key, f"has the {rows.id} of {keys[numbers[own]]}, and another {kind}")
+            raise BadRow(key, f"has the {own_column} of {keys[numbers[own]]}, and another {kind}")
+
+    skipped = _take(rows, take, on_error)
     texts = [(numbers[own], text) for own, some in captions.items() if own in numbers for text in some]
     relevant = torch.zeros(len(media), len(texts), dtype=torch.bool)
     relevant[[number for number, _ in texts], range(len(texts))] = True
     orphans = [own for own in captions if own not in numbers]
     said = f"captions of {len(orphans)} keys that {rows.path} does not have, {orphans[0]!r} first" if orphans else None
-    return RetrievalSet(media, keys, [text for _, text in texts], relevant, (said,) if said else ())
+    left_out = (*((said,) if said else ()), *map(str, skipped))
+    return RetrievalSet(media, keys, [text for _, text in texts], relevant, left_out, skipped)
 
 
-def _of_table(rows: TaskRows, modality: str | Sequence[str]) -> RetrievalSet:
+def _of_table(rows: TaskRows, modality: str | Sequence[str], on_error: OnError) -> RetrievalSet:
     numbers: dict[str, int] = {}
     texts: dict[str, int] = {}
     media: list[Any] = []
     keys: list[str] = []
     spelled: list[str] = []
     joined: list[tuple[int, int]] = []
-    for key, row in rows:
-        if isinstance(row, InputError):
-            raise row
+
+    def take(row: Row, key: str) -> None:
         value, caption = _medium(row, modality, key), caption_of(row, key)
         identity = _identity(value)
         text = normalise_caption(caption)
@@ -213,6 +241,8 @@ def _of_table(rows: TaskRows, modality: str | Sequence[str]) -> RetrievalSet:
             texts[text] = len(spelled)
             spelled.append(caption)
         joined.append((numbers[identity], texts[text]))
+
+    skipped = _take(rows, take, on_error)
     relevant = torch.zeros(len(media), len(spelled), dtype=torch.bool)
     relevant[tuple(torch.tensor(joined).t())] = True
-    return RetrievalSet(media, keys, spelled, relevant)
+    return RetrievalSet(media, keys, spelled, relevant, tuple(map(str, skipped)), skipped)

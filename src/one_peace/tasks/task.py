@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from one_peace.models.one_peace.prediction import SECOND_PICTURE
 
 MEDIA = ("image", "image1", "image2", "audio", "video", "depth", "normals")
 """Columns that hold pictures, sounds and the like, in the tables of all tasks."""
+
+OnError = Literal["raise", "skip"]
+"""Whether a row that cannot be used ends the work, or is left out of it."""
 
 BETWEEN = "&&"
 """What stands between the texts of a column that has several."""

@@ -66,7 +66,7 @@ def open_retrieval(recipe: FinetuneRecipe, device: str, processes: Processes) ->
     if recipe.tables.validation is not None:
         rows = recipe.tables.open(recipe.tables.validation, reader.columns, cache)
         captions = None if recipe.tables.texts is None else read_captions(recipe.tables.path(recipe.tables.texts))
-        asked = read_retrieval_set(rows, settings.modality, captions)
+        asked = read_retrieval_set(rows, settings.modality, captions, on_error="skip")
         held_out, passed_over = asked.decode(reader)
         evaluator = Evaluator(contrast, processors, held_out, None, device, processes)
         judge = Judge(evaluator.due, partial(evaluator, losses), evaluator.best_by, save, recipe.patience)

@@ -101,6 +101,15 @@ def test_retrieval_by_tuples(evaluate: Callable[..., EvaluationReport], tmp_path
         evaluate(task)
     skipped = evaluate(task, on_error="skip")
     assert {row.examples for row in skipped.rows} == {5} and len(skipped.left_out) == 1
+    with (tmp_path / "clips.csv").open("a") as file:
+        file.write("9,1.png,1.wav,\n")
+    for asked in (task, {"kind": "writing", "modality": "audio"}):
+        skipped = evaluate(asked, on_error="skip")
+        assert {row.examples for row in skipped.rows} == {5}
+        assert [problem.partition(": ")[2][:16] for problem in skipped.left_out] == [
+            "column 'caption'",
+            "column 'audio': ",
+        ]
 
 
 def test_joint_embeddings_have_a_head_of_their_own(tmp_path: Path) -> None:

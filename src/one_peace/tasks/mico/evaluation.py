@@ -14,9 +14,8 @@ from one_peace.errors import InputError
 from one_peace.models.mico.config import BRANCH_OF
 from one_peace.models.mico.interface import MiCo
 from one_peace.tasks.caption_metrics.figures import caption_figures
-from one_peace.tasks.retrieval_evaluation import OnError
 from one_peace.tasks.retrieval_pairs import RetrievalSet
-from one_peace.tasks.task import BadRow, column, text_of, texts_of
+from one_peace.tasks.task import BadRow, OnError, column, text_of, texts_of
 
 WRITING = "writing"  # the kinds of task
 ANSWERING = "answering"

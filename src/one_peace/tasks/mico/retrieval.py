@@ -13,8 +13,9 @@ from one_peace.tasks.mico.clips import check_tasks
 from one_peace.tasks.mico.evaluation import readable
 from one_peace.tasks.mico.pretraining import MiCoTask, Parts, parse_tasks
 from one_peace.tasks.retrieval import Recall
-from one_peace.tasks.retrieval_evaluation import OnError, as_trained, measure_vectors
+from one_peace.tasks.retrieval_evaluation import as_trained, measure_vectors
 from one_peace.tasks.retrieval_pairs import RetrievalSet
+from one_peace.tasks.task import OnError
 
 OMNI_RETRIEVAL = "omni-retrieval"  # the kind of task
 
