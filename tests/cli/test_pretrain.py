@@ -98,7 +98,7 @@ def test_a_modality_of_ones_own_from_files(tmp_path: Path, monkeypatch: pytest.M
         (["nano-image-text", "batch_size=0"], "batch_size is at least 1, not 0"),
         (["nano-image-text", "stage=image"], "stage is a mapping of settings, not 'image'"),
         (["nano-image-text", "optimizer.lr=high"], "optimizer: lr is a number, not 'high'"),
-        (["nano-image-text", "optimizer.betas=[0.9, x]"], "optimizer: betas is a list, each a number"),
+        (["nano-image-text", "optimizer.betas=[0.9, x]"], "optimizer: betas is a list of 2, each a number"),
         (["nano-image-text", "optimiser.lr=1"], "unknown key 'optimiser'; the nearest is 'optimizer'"),
         (["nano-image-text", "files=[1]"], "files is a mapping from names to sources of pairs, not"),
         (["nano-image-text", "data={"], "is no YAML"),

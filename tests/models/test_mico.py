@@ -163,6 +163,9 @@ def test_captions_do_not_depend_on_company(mico: MiCo) -> None:
     pictures = [picture(n) for n in range(3)]
     together = mico.caption(image=pictures, max_tokens=6)
     assert together == [mico.caption(image=one, max_tokens=6)[0] for one in pictures]
+    for wrong in ({"beams": 0}, {"max_tokens": 0}):  # none of them stands for the default
+        with pytest.raises(ValueError, match="at least 1|must lie between"):
+            mico.caption(image=pictures, **wrong)
     drawn = mico.caption(image=pictures, samples=2, max_tokens=4, generator=torch.Generator().manual_seed(0))
     assert [len(captions) for captions in drawn] == [2, 2, 2]
     assert len(mico.answer("what is it?", image=pictures[0], max_tokens=3)) == 1

@@ -271,7 +271,10 @@ def test_label_maps_are_read_in_their_usual_forms(content: str, tmp_path: Path) 
     assert LabelMap.read(path.with_suffix(".txt")).names == ("a", "b")
 
 
-@pytest.mark.parametrize("content", ['["a", "a"]', '{"a": 0, "b": 2}', "[", "[]", '{"x": "y"}'])
+@pytest.mark.parametrize(
+    "content",
+    ['["a", "a"]', '{"a": 0, "b": 2}', "[", "[]", '{"x": "y"}', "3", "null", '"abc"', "[true]", '["a", null]'],
+)
 def test_bad_label_maps_are_named(content: str, tmp_path: Path) -> None:
     path = tmp_path / "labels.json"
     path.write_text(content)

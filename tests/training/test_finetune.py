@@ -177,9 +177,31 @@ def test_every_epoch_has_every_row_once(base: Path, tables: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, "must be positive"),
+        ({"epochs": 0}, "epochs must be positive, not 0"),
+        ({"epochs": "abc"}, "recipe: epochs is a number, not 'abc'"),
+        ({"epochs": float("nan")}, "epochs is a number, not nan"),
+        ({"epochs": float("inf")}, "epochs must be positive, not inf"),
+        ({"steps": 2.5}, "steps is a whole number or null, not 2.5"),
+        ({"steps": 0}, "steps is at least 1, not 0"),
+        ({"batch_size": 0}, "batch_size is at least 1, not 0"),
+        ({"log_every": 0}, "log_every is at least 1, not 0"),
+        ({"save_every": 0}, "save_every is at least 1, not 0"),
+        ({"patience": 0}, "patience is at least 1, not 0"),
+        ({"evaluate_every": 0}, "evaluate_every is at least 1, not 0"),
+        ({"warmup": 2}, "warmup is at least 0 and below 1, not 2"),
+        ({"warmup": -1}, "warmup is at least 0 and below 1, not -1"),
+        ({"drop_path": 1.0}, "drop_path is at least 0 and below 1, not 1"),
+        ({"workers": 1.5}, "workers is a whole number, not 1.5"),
+        ({"task": "classification"}, "recipe: task is a mapping of settings, not 'classification'"),
+        ({"tables": {"train": "a.csv", "columns": 3}}, "tables: columns is a mapping, each value a text, not 3"),
+        ({"tables": "a.csv"}, "tables is a mapping of settings, not 'a.csv'"),
+        ({"lora": {"rank": "x"}}, "lora: rank is a whole number, not 'x'"),
+        ({"optimizer": {"lr": float("nan")}}, "optimizer: lr is a number, not nan"),
+        ({"optimizer": {"lr": -1}}, "optimizer: lr is at least 0, not -1"),
+        ({"optimizer": {"layer_decay": 0}}, "layer_decay is above 0 and at most 1, not 0"),
+        ({"optimizer": [1]}, "optimizer is a mapping of settings"),
         ({"micro_batch": 4}, "micro_batch=4 does not divide"),
-        ({"workers": -1}, "workers=-1: a number of threads"),
+        ({"workers": -1}, "workers is at least 0, not -1"),
         ({"patience": 1, "tables": {"train": "train.csv"}}, "patience needs a tables.validation"),
         ({"tables": {"train": "a", "augmentation": "lots"}}, "tables.augmentation is one of none, blur, reasoning"),
         ({"taks": {}}, "unknown key 'taks'; the nearest is 'task'"),
@@ -190,6 +212,25 @@ def test_every_epoch_has_every_row_once(base: Path, tables: Path, tmp_path: Path
 def test_wrong_recipes(base: Path, tables: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         recipe(base, tables, **changes)
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"smoothing": 2}, "task: smoothing is at least 0 and below 1, not 2"),
+        ({"smoothing": -1}, "smoothing is at least 0 and below 1, not -1"),
+        ({"labels": [1, 2]}, r"task: labels is a list, each a text, not \[1, 2\]"),
+        ({"labels": [True, False]}, "labels is a list, each a text"),
+        ({"labels": 1.5}, "labels is a list, each a text, not 1.5"),
+        ({"multiple": "maybe"}, "multiple is true or false, not 'maybe'"),
+        ({"pooling": "most"}, "pooling is one of attention, cls, mean, not 'most'"),
+        ({"first_number": "x", "labels": 3}, "first_number is a whole number, not 'x'"),
+    ],
+)
+def test_wrong_tasks(base: Path, tables: Path, task: dict[str, Any], message: str, tmp_path: Path) -> None:
+    chosen = recipe(base, tables, task={"kind": "classification", "labels": ["red"]} | task)
+    with pytest.raises(ValueError, match=message):
+        chosen.settings(tmp_path)
 
 
 def test_missing_tables_labels_and_columns_are_named(base: Path, tables: Path, tmp_path: Path) -> None:

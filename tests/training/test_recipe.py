@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from one_peace.modalities import list_modalities
 from one_peace.models.one_peace.presets import list_presets
+from one_peace.tasks.evaluation import run_evaluation
 from one_peace.tasks.evaluation_recipe import TASKS, load_evaluation
 from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT
 from one_peace.training.recipe import PretrainRecipe, load_recipe, read_recipe, recipe_to_yaml
@@ -106,6 +108,32 @@ def test_an_unknown_key_of_an_evaluation_is_named() -> None:
         load_evaluation("sample-library", ["modell=x"])
     with pytest.raises(ValueError, match="unknown task 'cooking'; known: sample-library"):
         load_evaluation("sample-library", ["task=cooking"])
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "message"),
+    [
+        ("esc50", "task.prompts=5", "task: prompts is a text or a list, each a text, not 5"),
+        ("esc50", "task.labels=3", "task: labels is a text or a list, each a text, not 3"),
+        ("esc50", "task.labels=[1, 2]", "task: labels is a text or a list"),
+        ("msrvtt-captions", "task.beams=2.5", "task: beams is a whole number or null, not 2.5"),
+        ("msrvtt-captions", "task.beams=0", "task.beams is at least 1, not 0"),
+        (
+            "msrvtt-joint",
+            "task.modalities=5",
+            "task.modalities: a list of columns, or a column for each modality, not 5",
+        ),
+        ("msrvtt-joint", "task.tuples=5", "task.tuples: lists of branches, or a text such as tv%tva, not 5"),
+        ("vqa", "task.labels=[1, 2]", "task: labels is a list, each a text"),
+        ("ofa-snli-ve", "task.captions=5", "task: captions is true or false, not 5"),
+        ("vqa", "batch_size=0", "recipe: batch_size is at least 1, not 0"),
+        ("vqa", "seconds=x", "recipe: seconds is a number or null, not 'x'"),
+        ("vqa", "tables.splits=3", "tables: splits is a mapping, each value a text, not 3"),
+    ],
+)
+def test_values_of_an_evaluation_that_are_wrong(name: str, setting: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run_evaluation(load_evaluation(name, ["model=one-peace-nano", setting]))
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 from one_peace.data.packages import default_cache
 from one_peace.data.task_rows import SUFFIXES, TaskRows
-from one_peace.models.one_peace.config import build_dataclass
 from one_peace.tasks.kinds import KINDS
 from one_peace.tasks.mico.evaluation import ANSWERING
 from one_peace.tasks.mico.evaluation import WRITING as WRITTEN
@@ -19,6 +18,7 @@ from one_peace.tasks.retrieval_pairs import RETRIEVAL
 from one_peace.tasks.sequence.kinds import SEQUENCE_KINDS
 from one_peace.tasks.task import MEDIA
 from one_peace.training.recipe import read_recipe
+from one_peace.training.recipe_checks import build_part, check_ranges
 
 SAMPLE_LIBRARY = "sample-library"
 TASKS = (SAMPLE_LIBRARY, RETRIEVAL, ZERO_SHOT, OMNI_RETRIEVAL, WRITTEN, ANSWERING, *KINDS, *SEQUENCE_KINDS)
@@ -36,9 +36,6 @@ class EvaluationTables:
     columns: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for key in ("splits", "texts", "columns"):
-            if not isinstance(getattr(self, key), Mapping):
-                raise ValueError(f"tables.{key} is a mapping of names, not {getattr(self, key)!r}")
         if not self.splits:
             raise ValueError("tables.splits: no table is named")
         if unknown := [name for name in self.texts if name not in self.splits]:
@@ -69,8 +66,7 @@ class EvaluationRecipe:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        if isinstance(self.task, str):
-            object.__setattr__(self, "task", {"kind": self.task})
+        check_ranges(self, "recipe", {"batch_size": 1, "seconds": 0.1}, {})
         if self.kind not in TASKS:
             raise ValueError(f"recipe: unknown task {self.kind!r}; known: {', '.join(TASKS)}")
         if self.tables is None and self.kind != SAMPLE_LIBRARY:
@@ -97,6 +93,7 @@ def load_evaluation(name_or_path: str, settings: Sequence[str] = ()) -> Evaluati
             given.append(f"{SHORTHANDS.get(key, key)}{equals}{value}")
     values = read_recipe("evaluate", name_or_path, given)
     if values.get("tables") is not None:
-        values["tables"] = build_dataclass(EvaluationTables, values["tables"], "tables")
-    recipe: EvaluationRecipe = build_dataclass(EvaluationRecipe, values, "recipe")
-    return recipe
+        values["tables"] = build_part(EvaluationTables, values["tables"], "tables")
+    if isinstance(values.get("task"), str):
+        values["task"] = {"kind": values["task"]}
+    return build_part(EvaluationRecipe, values, "recipe")

@@ -11,7 +11,7 @@ from typing import Any
 
 from one_peace.errors import InputError
 from one_peace.modalities.base import Processor
-from one_peace.models.one_peace.config import Pooling, build_dataclass
+from one_peace.models.one_peace.config import Pooling
 from one_peace.tasks.audio_question_answering import AudioQuestionAnswering
 from one_peace.tasks.classification import Classification
 from one_peace.tasks.grounding import Grounding
@@ -19,6 +19,7 @@ from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.reasoning import Reasoning
 from one_peace.tasks.task import Task
 from one_peace.tasks.visual_question_answering import VisualQuestionAnswering
+from one_peace.training.recipe_checks import build_part, check_ranges
 
 TASK_FILE = "task.json"  # beside the weights of a fine-tuned model
 Processors = Mapping[str, Processor]
@@ -50,6 +51,7 @@ class TaskSettings:
         if self.kind not in KINDS:
             raise ValueError(f"unknown kind of task {self.kind!r}; known: {', '.join(KINDS)}")
         object.__setattr__(self, "labels", tuple(self.labels))
+        check_ranges(self, "task", {}, {"smoothing": 1.0})
         if self.kind in NEED_LABELS and not self.labels:
             raise ValueError(f"{self.kind} needs labels: a file of them, or a table to take them from")
 
@@ -69,10 +71,9 @@ class TaskSettings:
         if not path.is_file():
             return None
         try:
-            settings: TaskSettings = build_dataclass(cls, json.loads(path.read_text(encoding="utf-8")), TASK_FILE)
-        except (ValueError, TypeError) as error:
+            return build_part(cls, json.loads(path.read_text(encoding="utf-8")), TASK_FILE)
+        except ValueError as error:
             raise InputError(str(path), f"is damaged: {error}") from error
-        return settings
 
 
 def read_settings(values: Mapping[str, Any], root: Path) -> TaskSettings:
@@ -87,10 +88,10 @@ def read_settings(values: Mapping[str, Any], root: Path) -> TaskSettings:
     if isinstance(labels, str):
         fields["labels"] = LabelMap.read(root / labels).names
     elif isinstance(labels, int) and not isinstance(labels, bool):
-        first = int(values.get("first_number", 0))
-        fields["labels"] = tuple(str(number) for number in range(first, first + labels))
-    settings: TaskSettings = build_dataclass(TaskSettings, fields, "task")
-    return settings
+        first = values.get("first_number", 0)
+        known = range(first, first + labels) if isinstance(first, int) else ()
+        fields["labels"] = tuple(str(number) for number in known)
+    return build_part(TaskSettings, fields, "task")
 
 
 def _classification(settings: TaskSettings, processors: Processors) -> Task:

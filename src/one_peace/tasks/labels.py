@@ -57,11 +57,13 @@ class LabelMap:
         """
         try:
             content = path.read_text(encoding="utf-8-sig")
-            values = json.loads(content) if path.suffix == ".json" else content.splitlines()
+            values = json.loads(content) if path.suffix == ".json" else content.split("\n")
         except (OSError, ValueError) as error:
             raise InputError(str(path), f"is no label map: {error}") from error
         if isinstance(values, dict):
             values = _of_mapping(values, path)
+        if not isinstance(values, list) or not all(type(value) in (str, int) for value in values):
+            raise InputError(str(path), "is no label map: neither names in a list nor names with their numbers")
         names = [str(value).strip() for value in values if str(value).strip()]
         try:
             return cls(names)

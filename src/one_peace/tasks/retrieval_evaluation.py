@@ -33,10 +33,10 @@ class ZeroShotSettings:
     column, the accuracy of each value of it is told too (the folds of ESC-50)."""
 
     kind: str
-    labels: Any
+    labels: str | tuple[str, ...]
     modality: str = "image"
-    prompts: tuple[str, ...] = ("{}",)
-    label_columns: tuple[str, ...] = ("label",)
+    prompts: str | tuple[str, ...] = ("{}",)
+    label_columns: str | tuple[str, ...] = ("label",)
     by: str | None = None
 
     def __post_init__(self) -> None:

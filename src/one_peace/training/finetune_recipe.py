@@ -11,7 +11,6 @@ from typing import Any
 
 from one_peace.data.task_rows import SUFFIXES, JoinedRows, TaskRows, WeightedRows
 from one_peace.errors import InputError
-from one_peace.models.one_peace.config import build_dataclass
 from one_peace.tasks.classification import labels_of
 from one_peace.tasks.coding import CODING
 from one_peace.tasks.given_answers import ANSWER_COLUMNS, answer_scores
@@ -22,11 +21,24 @@ from one_peace.tasks.task import MEDIA
 from one_peace.training.coding.recipe import CodingRecipe
 from one_peace.training.low_rank import LowRankRecipe
 from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, read_recipe
+from one_peace.training.recipe_checks import build_part, check_ranges
 from one_peace.training.sequence.recipe import SequenceRecipe
 from one_peace.training.trackers import TRACKERS
 
 PUBLISHED_ADAM: dict[str, Any] = {"betas": (0.9, 0.999), "clip_norm": 0.0}  # of all published fine-tuning runs
 SHORTHANDS = {"data": "tables.root", "checkpoint": "model"}  # of the command line
+AT_LEAST = {
+    "batch_size": 1,
+    "steps": 1,
+    "workers": 0,
+    "image_size": 1,
+    "seconds": 0.1,
+    "evaluate_every": 1,
+    "patience": 1,
+    "log_every": 1,
+    "save_every": 1,
+}
+BELOW = {"warmup": 1.0, "drop_path": 1.0}
 AUGMENTATIONS = ("none", "blur", "reasoning", "labels")
 
 
@@ -117,12 +129,9 @@ class FinetuneRecipe:
     seed: int = 3407
 
     def __post_init__(self) -> None:
-        if self.epochs <= 0 or self.batch_size < 1:
-            raise ValueError(f"epochs={self.epochs} and batch_size={self.batch_size} must be positive")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps={self.steps} must be positive")
-        if self.workers < 0:
-            raise ValueError(f"workers={self.workers}: a number of threads, 0 for none")
+        if not 0 < self.epochs < math.inf:
+            raise ValueError(f"recipe: epochs must be positive, not {self.epochs}")
+        check_ranges(self, "recipe", AT_LEAST, BELOW)
         if self.micro_batch is not None and (self.micro_batch < 1 or self.batch_size % self.micro_batch):
             raise ValueError(f"micro_batch={self.micro_batch} does not divide batch_size={self.batch_size}")
         if self.patience is not None and self.tables.validation is None:
@@ -146,18 +155,18 @@ class FinetuneRecipe:
         """Inverse of `dataclasses.asdict`; a `ValueError` names an unknown key and the nearest known one."""
         fields = dict(values)
         if "optimizer" in fields:
-            fields["optimizer"] = PUBLISHED_ADAM | dict(fields["optimizer"])
+            given = fields["optimizer"]
+            fields["optimizer"] = PUBLISHED_ADAM | given if isinstance(given, dict) else given
         if fields.get("lora") is not None:
-            fields["lora"] = build_dataclass(LowRankRecipe, fields["lora"], "lora")
+            fields["lora"] = build_part(LowRankRecipe, fields["lora"], "lora")
         if fields.get("sequence") is not None:
             fields["sequence"] = SequenceRecipe.from_dict(fields["sequence"])
         if fields.get("coding") is not None:
             fields["coding"] = CodingRecipe.from_dict(fields["coding"])
         for key, part in (("optimizer", OptimizerRecipe), ("engine", EngineRecipe), ("tables", Tables)):
             if key in fields:
-                fields[key] = build_dataclass(part, fields[key], key)
-        recipe: FinetuneRecipe = build_dataclass(cls, fields, "recipe")
-        return recipe
+                fields[key] = build_part(part, fields[key], key)
+        return build_part(cls, fields, "recipe")
 
     @property
     def kind(self) -> str:

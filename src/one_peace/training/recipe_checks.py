@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -29,6 +30,16 @@ def build_part(cls: type[T], values: object, where: str) -> T:
     return part
 
 
+def check_ranges(settings: object, where: str, least: Mapping[str, float], below: Mapping[str, float]) -> None:
+    """`ValueError` names the first of some settings that is not finite, less than its least value, or not below its
+    bound. Of a bound alone the least value is 0; None is not compared."""
+    for key in (*least, *below):
+        value, lowest, bound = getattr(settings, key), least.get(key, 0), below.get(key, math.inf)
+        if value is not None and not lowest <= value < bound:
+            limit = f" and below {bound:g}" if bound < math.inf else ""
+            raise ValueError(f"{where}: {key} is at least {lowest:g}{limit}, not {value}")
+
+
 def _fits(value: Any, hint: Any) -> bool:
     origin, inside = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
@@ -36,11 +47,14 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return value in inside
     if origin is tuple:
-        return isinstance(value, list | tuple) and all(_fits(one, inside[0]) for one in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(_fits(k, inside[0]) and _fits(v, inside[1]) for k, v in value.items())
+        every = isinstance(value, list | tuple) and all(_fits(one, inside[0]) for one in value)
+        return every and (inside[-1] is Ellipsis or len(value) == len(inside))
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping) and all(_fits(k, inside[0]) and _fits(v, inside[1]) for k, v in value.items())
+    if hint is Any:
+        return True
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and value == value
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if dataclasses.is_dataclass(hint):
@@ -55,7 +69,8 @@ def _in_words(hint: Any) -> str:
     if origin is Literal:
         return f"one of {', '.join(map(str, inside))}"
     if origin is tuple:
-        return f"a list, each {_in_words(inside[0])}"
-    if origin is dict:
-        return f"a mapping, each value {_in_words(inside[1])}"
+        count = "" if inside[-1] is Ellipsis else f" of {len(inside)}"
+        return f"a list{count}, each {_in_words(inside[0])}"
+    if origin in (dict, Mapping):
+        return "a mapping of settings" if inside[1] is Any else f"a mapping, each value {_in_words(inside[1])}"
     return _NAMES.get(hint, "a mapping of settings")

@@ -154,8 +154,8 @@ class MiCo(EmbeddingModel):
                 self.encoder.text,
                 memory,
                 words,
-                max_tokens=max_tokens or self.config.max_caption_tokens,
-                beams=beams or self.config.beams,
+                max_tokens=self.config.max_caption_tokens if max_tokens is None else max_tokens,
+                beams=self.config.beams if beams is None else beams,
                 samples=samples,
                 top_k=top_k,
                 generator=generator,
@@ -187,7 +187,7 @@ class MiCo(EmbeddingModel):
                 padded,
                 words,
                 max_tokens=max_tokens,
-                beams=beams or self.config.beams,
+                beams=self.config.beams if beams is None else beams,
             )
             found += [words.decode(hypotheses[0].tokens) for hypotheses in written]
         return found

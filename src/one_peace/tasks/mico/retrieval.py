@@ -30,16 +30,19 @@ class MiCoRetrievalSettings:
     """
 
     kind: str
-    modalities: Mapping[str, str]
-    tuples: tuple[Parts, ...]
+    modalities: Any  # as a recipe has them; afterwards Mapping[str, str]
+    tuples: Any  # tuple[Parts, ...]
     rerank: int = 0
 
     def __post_init__(self) -> None:
-        given: Any = self.modalities
+        given, tuples = self.modalities, self.tuples
+        if not isinstance(given, Mapping | list | tuple):
+            raise ValueError(f"task.modalities: a list of columns, or a column for each modality, not {given!r}")
+        if not isinstance(tuples, str | list | tuple):
+            raise ValueError(f"task.tuples: lists of branches, or a text such as tv%tva, not {tuples!r}")
         columns = dict(given) if isinstance(given, Mapping) else {name: name for name in given}
         if unknown := [name for name in columns if name not in BRANCH_OF]:
             raise ValueError(f"task.modalities are some of {', '.join(BRANCH_OF)}, not {unknown[0]!r}")
-        tuples: Any = self.tuples
         if isinstance(tuples, str):
             if "_" in tuples:
                 raise ValueError(f"task.tuples: {tuples!r} names several objectives; tuples are such as tv%tva")

@@ -14,7 +14,6 @@ from one_peace.generation.settings import GenerationSettings
 from one_peace.modalities.tokenization import EOS_ID, PAD_ID
 from one_peace.models.ofa.config import OfaConfig
 from one_peace.models.ofa.vocabulary import OfaVocabulary
-from one_peace.models.one_peace.config import build_dataclass
 from one_peace.tasks.kinds import TASK_FILE
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.sequence.answering import MAX_ANSWER, Answering
@@ -29,6 +28,7 @@ from one_peace.tasks.sequence.referring import Referring
 from one_peace.tasks.sequence.sentences import QUESTIONS, SentenceAnswering
 from one_peace.tasks.sequence.summarization import Summarization
 from one_peace.tasks.sequence.task import IMAGENET, PictureForm, SequenceTask
+from one_peace.training.recipe_checks import build_part, check_ranges
 
 Decoding = Literal["beam", "candidates"]
 PROMPTS = {"none": "none", "source": "src", "open": "prev_output"}
@@ -61,6 +61,7 @@ class SequenceSettings:
         if self.kind not in SEQUENCE_KINDS:
             raise ValueError(f"unknown kind of task {self.kind!r}; known: {', '.join(SEQUENCE_KINDS)}")
         object.__setattr__(self, "answers", tuple(self.answers))
+        check_ranges(self, "task", {"max_words": 1}, {"noise": 1.0})
         for name, known in (("prompt", PROMPTS), ("decoding", get_args(Decoding)), ("question", QUESTIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"task.{name} is one of {', '.join(known)}, not {getattr(self, name)!r}")
@@ -97,10 +98,9 @@ class SequenceSettings:
         if not path.is_file():
             return None
         try:
-            settings: SequenceSettings = build_dataclass(cls, json.loads(path.read_text(encoding="utf-8")), TASK_FILE)
-        except (ValueError, TypeError) as error:
+            return build_part(cls, json.loads(path.read_text(encoding="utf-8")), TASK_FILE)
+        except ValueError as error:
             raise InputError(str(path), f"is damaged, or of another family of models: {error}") from error
-        return settings
 
 
 def read_sequence_settings(values: Mapping[str, Any], root: Path) -> SequenceSettings:
@@ -113,8 +113,7 @@ def read_sequence_settings(values: Mapping[str, Any], root: Path) -> SequenceSet
     fields, answers = dict(values), values.get("answers")
     if isinstance(answers, str):
         fields["answers"] = LabelMap.read(root / answers).names
-    settings: SequenceSettings = build_dataclass(SequenceSettings, fields, "task")
-    return settings
+    return build_part(SequenceSettings, fields, "task")
 
 
 _NOTHING = Corpus(("",), (), {"other": ("",)})  # measured is what a row says, against nothing that is wrong
