@@ -272,11 +272,28 @@ def test_a_table_without_labels_is_named(tmp_path: Path) -> None:
         recipe(tmp_path, tmp_path, tables=given).settings(tmp_path)
 
 
+def test_a_table_alone_is_all_there_is(tmp_path: Path) -> None:
+    (tmp_path / "vq.csv").write_text("image,question,answer\n0.png,is it red,yes\n0.png,how many,2\n")
+    chosen = load_finetune_recipe("vqa", [f"data={tmp_path / 'vq.csv'}"])
+    assert chosen.tables.train == "vq.csv" and chosen.tables.validation is None
+    assert chosen.settings(tmp_path).labels == ("2", "yes")
+    given = ["task.labels=[yes sir]", "tables.validation=val.csv"]
+    chosen = load_finetune_recipe("vqa", [*given, f"data={tmp_path / 'vq.csv'}"])
+    assert chosen.tables.validation == "val.csv" and chosen.settings(tmp_path).labels == ("yes sir",)
+
+
 def test_the_command(base: Path, tables: Path, tmp_path: Path) -> None:
     arguments = ["finetune", "classification", f"data={tables}", f"checkpoint={base}", "tables.validation=val.csv"]
     result = CliRunner().invoke(app, [*arguments, "epochs=2", "batch_size=6", "--out", str(tmp_path / "run")])
     assert result.exit_code == 0, result.output
     assert f"the best model is in {tmp_path / 'run/model'}" in result.stdout
+    model = tmp_path / "run/model"
+    predicted = CliRunner().invoke(app, ["predict", str(model), "--table", str(tables / "val.csv")])  # `path,label` too
+    assert predicted.exit_code == 0, predicted.output
+    assert len(predicted.stdout.splitlines()) == 6
+    asked = ["evaluate", "classification", f"data={tables / 'val.csv'}", f"checkpoint={model}"]
+    measured = CliRunner().invoke(app, asked)
+    assert measured.exit_code == 0 and "| val | accuracy |" in measured.stdout, measured.output
     wrong = CliRunner().invoke(app, ["finetune", "clasification", f"data={tables}"])
     assert wrong.exit_code == 1 and "shipped:" in wrong.output and "classification" in wrong.output
 

@@ -57,7 +57,7 @@ def predict(
         predictor = Predictor.from_pretrained(model, settings, **how)
     rows = _example(inputs or [])
     if table is not None:
-        rows = _table(table)
+        rows = _table(table, predictor)
     elif folder is not None:
         rows = _folder(folder, predictor)
     kept: dict[str, dict[str, Any]] = {}
@@ -85,12 +85,12 @@ def _example(inputs: list[str]) -> Iterator[tuple[str, Any]]:
     yield "the example", values
 
 
-def _table(path: Path) -> Iterator[tuple[str, Any]]:
+def _table(path: Path, predictor: Predictor | SequencePredictor) -> Iterator[tuple[str, Any]]:
     from one_peace.data.packages import default_cache
     from one_peace.data.task_rows import TaskRows
     from one_peace.tasks.task import MEDIA
 
-    rows = TaskRows(path, (), MEDIA, default_cache() / "tables")
+    rows = TaskRows(path, (), MEDIA, default_cache() / "tables", renamed=predictor.columns)
     rows.check_ids()
     return iter(rows)
 

@@ -115,7 +115,7 @@ def _of_predictions(recipe: EvaluationRecipe, device: str, on_error: OnError) ->
     task = predictor.task
     rows: list[Measurement] = []
     for split in recipe.tables.splits:
-        table = recipe.tables.open(split, task.columns)
+        table = recipe.tables.open(split, task.columns, predictor.columns)
         table.check_ids()
         figures, shuffled, constant = task.figures(), ShuffledFigures(task), BestConstant(task)
         examples = 0
@@ -150,7 +150,7 @@ def _of_sequences(recipe: EvaluationRecipe, device: str, on_error: OnError) -> E
     )
     rows: list[Measurement] = []
     for split in recipe.tables.splits:
-        table = recipe.tables.open(split, predictor.task.columns)
+        table = recipe.tables.open(split, predictor.task.columns, predictor.columns)
         table.check_ids()
         figures = predictor.figures(_in_random_order(table), on_error)
         examples = len(figures.values)

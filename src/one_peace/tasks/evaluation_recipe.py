@@ -41,10 +41,12 @@ class EvaluationTables:
         if unknown := [name for name in self.texts if name not in self.splits]:
             raise ValueError(f"tables.texts: there is no split {unknown[0]!r}; known: {', '.join(self.splits)}")
 
-    def open(self, split: str, columns: Sequence[str]) -> TaskRows:
-        """The rows of a split, which must have `columns`. Errors as of `TaskRows`."""
+    def open(self, split: str, columns: Sequence[str], known: Mapping[str, str] | None = None) -> TaskRows:
+        """The rows of a split, which must have `columns`; `known` are other names of columns that the model knows.
+        Errors as of `TaskRows`."""
         path, root = Path(self.root) / self.splits[split], Path(self.root)
-        return TaskRows(path, columns, MEDIA, default_cache() / "tables", renamed=self.columns, root=root)
+        renamed = {**(known or {}), **self.columns}
+        return TaskRows(path, columns, MEDIA, default_cache() / "tables", renamed=renamed, root=root)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class TaskSettings:
     of the classes, or of the answers of visual question answering. multiple: several labels per example. smoothing:
     of class numbers. label_column: where labels stand. first_number, center_crop: see `Classification`. reads: whose
     features grounding reads. published_loss: with the published code's accidents (`objectives/hinge.py`, `boxes.py`).
+    columns: other names of a table's columns, those that the model was fine-tuned with.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class TaskSettings:
     center_crop: bool = False
     reads: str = "image"
     published_loss: bool = False
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

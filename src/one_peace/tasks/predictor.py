@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -32,7 +32,9 @@ class Predictor:
         task: Task,
         batch_size: int = BATCH_SIZE,
         run: Callable[[TaskBatch], Tensor] | None = None,
+        columns: Mapping[str, str] | None = None,
     ) -> None:
+        """`columns`: other names of columns that the model's tables have, for those who open them."""
         head = task.head(model.config.width)
         own = model.head.config
         if (own.outputs, own.pictures) != (head.outputs, head.pictures):
@@ -46,6 +48,7 @@ class Predictor:
                 f"{', '.join(task.modalities)}"
             )
         self.model, self.task, self.batch_size = model.eval(), task, batch_size
+        self.columns = dict(columns or {})
         self.run = run or (lambda batch: self.model(batch.inputs))
         self.skipped: list[InputError] = []
 
@@ -76,7 +79,7 @@ class Predictor:
         if chosen is None:
             raise CheckpointError(f"{name_or_path}: does not say which task it is for; give its settings")
         model, processors = load_for_prediction(name_or_path, device, dtype, tokenizer=tokenizer)
-        return cls(model, chosen.build(processors), batch_size)
+        return cls(model, chosen.build(processors), batch_size, columns=chosen.columns)
 
     def predict(self, rows: Rows, on_error: Literal["raise", "skip"] = "raise") -> Iterator[tuple[str, dict[str, Any]]]:
         """(key, row) pairs -> (key, prediction) pairs in their order. What the rows say is right is not looked at.

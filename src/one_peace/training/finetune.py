@@ -107,7 +107,7 @@ def _open(recipe: FinetuneRecipe) -> Callable[[FinetuneRecipe, str, Processes], 
 def _open_task(recipe: FinetuneRecipe, device: str, processes: Processes) -> FinetuneJob:
     """A task with a head on the encoder."""
     cache = default_cache() / "tables"
-    settings = recipe.settings(cache)
+    settings = dataclasses.replace(recipe.settings(cache), columns=recipe.tables.columns)
     model, processors = start_model(recipe, settings)
     task = settings.build(processors)
     rows = recipe.tables.open_training(task.columns, cache)

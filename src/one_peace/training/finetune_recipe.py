@@ -214,13 +214,24 @@ class FinetuneRecipe:
 def load_finetune_recipe(name_or_path: str, settings: Sequence[str] = (), folder: str = "finetune") -> FinetuneRecipe:
     """A recipe from a file, or a shipped one by name (`folder` of `recipes/`), with `key=value` settings applied.
 
-    `data` is a folder of tables, or the training table itself.
+    `data` is a folder of tables, or the training table itself, which then is all there is: what else the recipe itself
+    names beside it, a validation table and a file of labels, is not looked for.
     """
+    alone: list[str] = []
     given = []
     for setting in settings:
         key, equals, value = setting.partition("=")
         if key == "data" and Path(value).suffix in SUFFIXES:
+            alone = ["tables.validation=null", "tables.texts=null"]
             given += [f"tables.root={Path(value).parent}", f"tables.train={Path(value).name}"]
         else:
             given.append(f"{SHORTHANDS.get(key, key)}{equals}{value}")
-    return FinetuneRecipe.from_dict(read_recipe(folder, name_or_path, given))
+    recipe = FinetuneRecipe.from_dict(read_recipe(folder, name_or_path, [*alone, *given]))
+    if (
+        alone
+        and recipe.kind in NEED_LABELS
+        and not any(setting.startswith(("task.labels=", "task=")) for setting in given)
+    ):
+        task = {name: value for name, value in recipe.task.items() if name != "labels"}
+        return dataclasses.replace(recipe, task=task)
+    return recipe

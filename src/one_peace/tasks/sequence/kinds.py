@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -43,7 +43,8 @@ class SequenceSettings:
     `QUESTIONS` the sentences are for. references: a caption is several, joined by `&&`, as self-critical training and
     evaluation want it; otherwise the first `max_words` words of one are trained. objects, captions: whether questions
     come with the objects of the picture, and statements with its caption. prompt: what the decoder is given before the
-    answer. decoding: answers that are given are searched by beams, or all scored. noise: see `SequenceRecipe`.
+    answer. decoding: answers that are given are searched by beams, or all scored. noise: see `SequenceRecipe`. columns:
+    as of `TaskSettings`.
     """
 
     kind: str
@@ -56,6 +57,7 @@ class SequenceSettings:
     prompt: PromptKind = "none"
     decoding: Decoding = "beam"
     noise: float = 0.0
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind not in SEQUENCE_KINDS:

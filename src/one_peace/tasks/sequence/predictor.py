@@ -50,7 +50,7 @@ class SequencePredictor:
         """`run` does the work of a batch, where there is something to be done before and after."""
         self.model, self.vocabulary, self.settings = model.eval(), vocabulary, settings
         self.task = settings.build(vocabulary, model.config)
-        self.batch_size, self.run = batch_size, run
+        self.batch_size, self.run, self.columns = batch_size, run, dict(settings.columns)
         self.answers = settings.answers
         if settings.kind == "entailment":
             self.answers = tuple(ANSWERS.values())

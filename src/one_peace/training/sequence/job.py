@@ -67,7 +67,7 @@ def open_sequence(recipe: FinetuneRecipe, device: str, processes: Processes) -> 
     chosen = recipe.sequence or SequenceRecipe()
     values = {**recipe.task, **({"noise": chosen.noise} if chosen.noise else {})}
     mixture: dict[str, Any] = {name: values.pop(name) for name in ("mixed", "negatives") if name in values}
-    settings = read_sequence_settings(values, Path(recipe.tables.root))
+    settings = read_sequence_settings({**values, "columns": recipe.tables.columns}, Path(recipe.tables.root))
     _check(recipe, chosen, settings, mixture)
     cache = default_cache() / "tables"
     model, vocabulary = start_sequence_model(recipe, chosen, settings, cache)
