@@ -20,6 +20,7 @@ from one_peace.tasks.grounding import Overlap
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.metrics import consensus_accuracy
 from one_peace.tasks.reasoning import Truth
+from one_peace.tasks.sequence.figures import figures_of
 from one_peace.tasks.task import Figures, TaskBatch
 from one_peace.tasks.visual_question_answering import AnswerAccuracy
 
@@ -38,6 +39,21 @@ def measured(figures: Figures, scores: Tensor, target: Tensor, size: int = 3, **
         part = slice(start, start + size)
         figures.add(scores[start * each : (start + size) * each], batch(target[part], told[part]))
     return figures.result()
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (("no", "yes"), {"accuracy": 1.0, "f1": 0.0, "matthews": 0.0}),
+        (("maybe", "no", "yes"), {"accuracy": 1.0}),
+    ],
+)
+def test_the_positive_label_is_that_of_the_question(labels: tuple[str, ...], expected: dict[str, float]) -> None:
+    """Whichever of its labels a table happens to have."""
+    figures = figures_of("sentences", labels)
+    for _ in range(3):
+        figures.add("no", {"answer": "no"})
+    assert figures.result() == expected and figures.shuffled() == expected
 
 
 @settings(deadline=None, max_examples=20)

@@ -45,11 +45,11 @@ class TaskRows:
 
     In a TSV file the last column may contain tabs, as in the published files. `renamed` gives columns other names:
     `{"path": "image"}` reads a user's `path,label` as pictures with labels. Media paths are relative to `root`, by
-    default the folder of the table. Picklable.
+    default the folder of the table. Ids may occur twice, as those of pictures with several captions do, where
+    `check_ids` is not called. Picklable.
 
     Raises:
-        InputError: no such file, another kind of file, no rows, a column that is not there, or an id that two rows
-            have.
+        InputError: no such file, another kind of file, no rows, or a column that is not there.
     """
 
     def __init__(

@@ -16,7 +16,8 @@ from one_peace.tasks.task import BadRow, Figures, Row, Task, TaskBatch, TaskExam
 
 class AudioQuestionAnswering(Task):
     """Rows have `audio` and `text`, as published: question, the candidate answers and the number of the right one from
-    0, joined by `&&&`. `published_loss` counts the right answer's own margin too, a constant."""
+    0, joined by `&&&`. A number behind two candidates or more is always that of the right one, so in predictions too it
+    is none of the candidates. `published_loss` counts the right answer's own margin too, a constant."""
 
     modalities = ("text", "audio")
     columns = ("audio", "text")

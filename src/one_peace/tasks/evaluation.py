@@ -200,7 +200,13 @@ def _of_writing(recipe: EvaluationRecipe, device: str, on_error: OnError) -> Eva
             best = measured.constant if share else None
             rows.append(
                 Measurement.of(
-                    split, name, value, measured.examples, share=share, shuffled=measured.shuffled[name], constant=best
+                    split,
+                    name,
+                    value,
+                    measured.examples,
+                    share=share,
+                    shuffled=measured.shuffled.get(name),
+                    constant=best,
                 )
             )
         left_out += measured.left_out

@@ -126,7 +126,9 @@ class Task(ABC):
         repeats = counts[0]
         if other := next((k for k, count in enumerate(counts) if count != repeats), None):
             problem = f"has {counts[other]} candidate answers, where {examples[0].key} has {repeats}"
-            raise BadRow(examples[other].key, f"{problem}: in one batch all rows have as many")
+            raise BadRow(
+                examples[other].key, f"{problem}: in one batch all rows have as many; train with micro_batch=1"
+            )
         inputs = {}
         for name in examples[0].inputs:
             flat = [one for example in examples for one in example.inputs[name]]

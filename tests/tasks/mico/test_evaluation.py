@@ -170,6 +170,9 @@ def test_captions_and_answers(
     monkeypatch.setattr(MiCo, "answer", lambda self, questions, **options: ["a cow"] * len(questions))
     answered = evaluate({"kind": "answering"}, "asked.jsonl", "skip")
     assert answered.rows[0].examples == 3 and len(answered.left_out) == 1
+    (tmp_path / "asked.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    alone = evaluate({"kind": "answering"}, "asked.jsonl").rows[0]
+    assert alone.value == 1.0 and alone.shuffled is None, "there is no other question"
 
 
 def test_what_other_models_cannot_do(evaluate: Callable[..., EvaluationReport], tmp_path: Path) -> None:

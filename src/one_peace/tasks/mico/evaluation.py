@@ -44,7 +44,8 @@ class WritingSettings:
 @dataclass(frozen=True)
 class Written:
     """Figures, the same with every input's text held against another input's references, and against the one text that
-    serves best (answers alone); how many inputs, and what could not be used."""
+    serves best (answers alone); how many inputs, and what could not be used. Of one input there is no other to hold
+    against."""
 
     figures: dict[str, float]
     shuffled: dict[str, float]
@@ -68,7 +69,7 @@ def measure_captions(model: MiCo, asked: RetrievalSet, settings: WritingSettings
     others = dict(zip(written, _moved(list(written.values())), strict=True))
     return Written(
         caption_figures(written, references),
-        caption_figures(others, references),
+        caption_figures(others, references) if len(usable) > 1 else {},
         None,
         len(usable),
         (*asked.left_out, *problems.values()),
@@ -114,7 +115,7 @@ def measure_answers(model: MiCo, rows: TaskRows, settings: WritingSettings, on_e
     commonest = Counter(answer for ok in accepted_of for answer in ok).most_common(1)[0][1] / len(usable)
     return Written(
         {"accuracy": share(answers)},
-        {"accuracy": share(_moved(answers))},
+        {"accuracy": share(_moved(answers))} if len(usable) > 1 else {},
         commonest,
         len(usable),
         (*problems, *unreadable.values()),

@@ -27,11 +27,13 @@ Facts = Mapping[str, Any]
 
 
 class WrittenFigures(ABC):
-    """Answers and facts of examples, added up; `main` selects the best model."""
+    """Answers and facts of examples, added up; `main` selects the best model. `labels` are all that may be answered,
+    where that is known."""
 
     main: ClassVar[str] = "accuracy"
 
-    def __init__(self) -> None:
+    def __init__(self, labels: Sequence[str] = ()) -> None:
+        self.labels = tuple(labels)
         self.values: list[Any] = []
         self.facts: list[Facts] = []
 
@@ -48,7 +50,7 @@ class WrittenFigures(ABC):
 
     def shuffled(self) -> dict[str, float]:
         """The figures where each answer is held against the facts of the example before it, which has to be any."""
-        other = type(self)()
+        other = type(self)(self.labels)
         other.values, other.facts = self.values[1:], self.facts[:-1]
         return other.result() if other.values else {}
 
@@ -141,7 +143,7 @@ class LabelFigures(WrittenFigures):
         wanted = [facts["answer"] for facts in self.facts]
         right = sum(a == b for a, b in zip(values, wanted, strict=True))
         figures = {"accuracy": right / len(wanted)}
-        labels = sorted({*wanted, *values})
+        labels = sorted({*self.labels, *wanted, *values})
         if len(labels) > 2:
             return figures
         hits = sum(a == b == labels[-1] for a, b in zip(values, wanted, strict=True))
@@ -193,6 +195,6 @@ FIGURES: Mapping[str, type[WrittenFigures]] = {
 }
 
 
-def figures_of(kind: str) -> WrittenFigures:
+def figures_of(kind: str, labels: Sequence[str] = ()) -> WrittenFigures:
     """A fresh accumulator for a kind of task."""
-    return FIGURES.get(kind, LikelihoodFigures)()
+    return FIGURES.get(kind, LikelihoodFigures)(labels)

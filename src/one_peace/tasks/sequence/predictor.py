@@ -100,7 +100,7 @@ class SequencePredictor:
 
     def figures(self, rows: Rows, on_error: Literal["raise", "skip"] = "raise") -> WrittenFigures:
         """Answers and facts of rows with targets, not yet added up."""
-        figures = figures_of(self.settings.kind)
+        figures = figures_of(self.settings.kind, self.answers)
         for examples, values in self.answered(rows, on_error, targets=True):
             for example, value in zip(examples, values, strict=True):
                 figures.add(value, example.facts)
