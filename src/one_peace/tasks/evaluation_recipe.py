@@ -9,6 +9,7 @@ from typing import Any
 
 from one_peace.data.packages import default_cache
 from one_peace.data.task_rows import SUFFIXES, TaskRows
+from one_peace.ranges import within
 from one_peace.tasks.kinds import KINDS
 from one_peace.tasks.mico.evaluation import ANSWERING
 from one_peace.tasks.mico.evaluation import WRITING as WRITTEN
@@ -18,7 +19,7 @@ from one_peace.tasks.retrieval_pairs import RETRIEVAL
 from one_peace.tasks.sequence.kinds import SEQUENCE_KINDS
 from one_peace.tasks.task import MEDIA
 from one_peace.training.recipe import read_recipe
-from one_peace.training.recipe_checks import build_part, check_ranges
+from one_peace.training.recipe_checks import build_part
 
 SAMPLE_LIBRARY = "sample-library"
 TASKS = (SAMPLE_LIBRARY, RETRIEVAL, ZERO_SHOT, OMNI_RETRIEVAL, WRITTEN, ANSWERING, *KINDS, *SEQUENCE_KINDS)
@@ -68,7 +69,7 @@ class EvaluationRecipe:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        check_ranges(self, "recipe", {"batch_size": 1, "seconds": 0.1}, {})
+        within(self, "recipe", batch_size="[1, inf)", seconds="[0.1, inf)")
         if self.kind not in TASKS:
             raise ValueError(f"recipe: unknown task {self.kind!r}; known: {', '.join(TASKS)}")
         if self.tables is None and self.kind != SAMPLE_LIBRARY:

@@ -12,6 +12,7 @@ from typing import Any
 from one_peace.errors import InputError
 from one_peace.modalities.base import Processor
 from one_peace.models.one_peace.config import Pooling
+from one_peace.ranges import within
 from one_peace.tasks.audio_question_answering import AudioQuestionAnswering
 from one_peace.tasks.classification import Classification
 from one_peace.tasks.grounding import Grounding
@@ -19,7 +20,7 @@ from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.reasoning import Reasoning
 from one_peace.tasks.task import Task
 from one_peace.tasks.visual_question_answering import VisualQuestionAnswering
-from one_peace.training.recipe_checks import build_part, check_ranges
+from one_peace.training.recipe_checks import build_part
 
 TASK_FILE = "task.json"  # beside the weights of a fine-tuned model
 Processors = Mapping[str, Processor]
@@ -53,7 +54,7 @@ class TaskSettings:
         if self.kind not in KINDS:
             raise ValueError(f"unknown kind of task {self.kind!r}; known: {', '.join(KINDS)}")
         object.__setattr__(self, "labels", tuple(self.labels))
-        check_ranges(self, "task", {}, {"smoothing": 1.0})
+        within(self, "task", smoothing="[0, 1)")
         if self.kind in NEED_LABELS and not self.labels:
             raise ValueError(f"{self.kind} needs labels: a file of them, or a table to take them from")
 

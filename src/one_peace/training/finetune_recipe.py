@@ -11,6 +11,7 @@ from typing import Any
 
 from one_peace.data.task_rows import SUFFIXES, JoinedRows, TaskRows, WeightedRows
 from one_peace.errors import InputError
+from one_peace.ranges import within
 from one_peace.tasks.classification import labels_of
 from one_peace.tasks.coding import CODING
 from one_peace.tasks.given_answers import ANSWER_COLUMNS, answer_scores
@@ -21,24 +22,19 @@ from one_peace.tasks.task import MEDIA
 from one_peace.training.coding.recipe import CodingRecipe
 from one_peace.training.low_rank import LowRankRecipe
 from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, read_recipe
-from one_peace.training.recipe_checks import build_part, check_ranges
+from one_peace.training.recipe_checks import build_part
 from one_peace.training.sequence.recipe import SequenceRecipe
 from one_peace.training.trackers import TRACKERS
 
 PUBLISHED_ADAM: dict[str, Any] = {"betas": (0.9, 0.999), "clip_norm": 0.0}  # of all published fine-tuning runs
 SHORTHANDS = {"data": "tables.root", "checkpoint": "model"}  # of the command line
-AT_LEAST = {
-    "batch_size": 1,
-    "steps": 1,
-    "workers": 0,
-    "image_size": 1,
-    "seconds": 0.1,
-    "evaluate_every": 1,
-    "patience": 1,
-    "log_every": 1,
-    "save_every": 1,
+RANGES = {
+    **dict.fromkeys(("batch_size", "steps", "image_size", "evaluate_every", "patience"), "[1, inf)"),
+    **dict.fromkeys(("log_every", "save_every"), "[1, inf)"),
+    **dict.fromkeys(("warmup", "drop_path"), "[0, 1)"),
+    "workers": "[0, inf)",
+    "seconds": "[0.1, inf)",
 }
-BELOW = {"warmup": 1.0, "drop_path": 1.0}
 AUGMENTATIONS = ("none", "blur", "reasoning", "labels")
 
 
@@ -131,7 +127,7 @@ class FinetuneRecipe:
     def __post_init__(self) -> None:
         if not 0 < self.epochs < math.inf:
             raise ValueError(f"recipe: epochs must be positive, not {self.epochs}")
-        check_ranges(self, "recipe", AT_LEAST, BELOW)
+        within(self, "recipe", **RANGES)
         if self.micro_batch is not None and (self.micro_batch < 1 or self.batch_size % self.micro_batch):
             raise ValueError(f"micro_batch={self.micro_batch} does not divide batch_size={self.batch_size}")
         if self.patience is not None and self.tables.validation is None:

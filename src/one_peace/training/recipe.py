@@ -16,7 +16,7 @@ from one_peace.data.opening import SourceRecipe
 from one_peace.data.pairs import DataRecipe
 from one_peace.ranges import within
 from one_peace.tasks.pretraining import PretrainingStage
-from one_peace.training.recipe_checks import build_part, check_ranges
+from one_peace.training.recipe_checks import build_part
 from one_peace.training.trackers import TRACKERS
 
 SCHEDULES = ("cosine", "linear", "cosine-from-zero", "linear-from-zero")
@@ -78,10 +78,6 @@ class OptimizerRecipe:
             raise ValueError(f"optimizer.min_lr={self.min_lr} is above optimizer.lr={self.lr}, which it falls to")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"optimizer.schedule is one of {', '.join(SCHEDULES)}, not {self.schedule!r}")
-        zero = ("lr", "min_lr", "warmup_steps", "eps", "weight_decay", "ema_start", "skip_limit")
-        check_ranges(self, "optimizer", dict.fromkeys(zero, 0), {"ema_decay": 1.0})
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"optimizer: layer_decay is above 0 and at most 1, not {self.layer_decay}")
 
 
 @dataclass(frozen=True)

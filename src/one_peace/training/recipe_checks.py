@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import types
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -28,16 +27,6 @@ def build_part(cls: type[T], values: object, where: str) -> T:
             raise ValueError(f"{where}: {key} is {_in_words(hints[key])}, not {value!r}")
     part: T = build_dataclass(cls, values, where)
     return part
-
-
-def check_ranges(settings: object, where: str, least: Mapping[str, float], below: Mapping[str, float]) -> None:
-    """`ValueError` names the first of some settings that is not finite, less than its least value, or not below its
-    bound. Of a bound alone the least value is 0; None is not compared."""
-    for key in (*least, *below):
-        value, lowest, bound = getattr(settings, key), least.get(key, 0), below.get(key, math.inf)
-        if value is not None and not lowest <= value < bound:
-            limit = f" and below {bound:g}" if bound < math.inf else ""
-            raise ValueError(f"{where}: {key} is at least {lowest:g}{limit}, not {value}")
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -14,6 +14,7 @@ from one_peace.generation.settings import GenerationSettings
 from one_peace.modalities.tokenization import EOS_ID, PAD_ID
 from one_peace.models.ofa.config import OfaConfig
 from one_peace.models.ofa.vocabulary import OfaVocabulary
+from one_peace.ranges import within
 from one_peace.tasks.kinds import TASK_FILE
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.sequence.answering import MAX_ANSWER, Answering
@@ -28,7 +29,7 @@ from one_peace.tasks.sequence.referring import Referring
 from one_peace.tasks.sequence.sentences import QUESTIONS, SentenceAnswering
 from one_peace.tasks.sequence.summarization import Summarization
 from one_peace.tasks.sequence.task import IMAGENET, PictureForm, SequenceTask
-from one_peace.training.recipe_checks import build_part, check_ranges
+from one_peace.training.recipe_checks import build_part
 
 Decoding = Literal["beam", "candidates"]
 PROMPTS = {"none": "none", "source": "src", "open": "prev_output"}
@@ -63,7 +64,7 @@ class SequenceSettings:
         if self.kind not in SEQUENCE_KINDS:
             raise ValueError(f"unknown kind of task {self.kind!r}; known: {', '.join(SEQUENCE_KINDS)}")
         object.__setattr__(self, "answers", tuple(self.answers))
-        check_ranges(self, "task", {"max_words": 1}, {"noise": 1.0})
+        within(self, "task", max_words="[1, inf)", noise="[0, 1)")
         for name, known in (("prompt", PROMPTS), ("decoding", get_args(Decoding)), ("question", QUESTIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"task.{name} is one of {', '.join(known)}, not {getattr(self, name)!r}")
