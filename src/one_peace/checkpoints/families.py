@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
+import re
 from pathlib import Path
 from typing import Literal
 
 from one_peace.checkpoints.mico_official import find_mico
 from one_peace.checkpoints.native import CONFIG, is_native, read_json
 from one_peace.checkpoints.official import open_state_dict
+from one_peace.checkpoints.pickles import pickle_in_zip
 
 Family = Literal["one_peace", "ofa", "mico"]
 FAMILIES: tuple[Family, ...] = ("one_peace", "ofa", "mico")
@@ -36,11 +37,8 @@ def family_of(path: Path) -> Family:
 
 def _names(path: Path, *wanted: str) -> bool:
     """Whether a published file has a tensor of one of these names."""
-    if zipfile.is_zipfile(path):  # the names stand in the pickle as they are; no need to build what it describes
-        with zipfile.ZipFile(path) as archive:
-            for entry in archive.namelist():
-                if entry.endswith("data.pkl"):
-                    content = archive.read(entry)
-                    return any(name.encode() in content for name in wanted)
+    content = pickle_in_zip(path)
+    if content is not None:  # the names stand in the pickle as they are; no need to build what it describes
+        return any(re.search(re.escape(name.encode()), content) for name in wanted)
     state = open_state_dict(path)[1]
     return any(name in state for name in wanted)
