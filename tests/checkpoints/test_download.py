@@ -30,7 +30,10 @@ class Host(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.content = CONTENT
         self.etag = '"one"'
+        self.status = 200  # of answers with the whole file
         self.ranges = True
+        self.checks_version = True  # looks at If-Range
+        self.headers: dict[str, str | None] = {}  # further ones; None for one to leave out
         self.cut_after: int | None = None  # bytes of each answer before the connection closes
         self.statuses: list[int] = []  # answers to give before serving
         self.requests: list[str | None] = []
@@ -51,7 +54,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(host.statuses.pop(0))
             return
         start = 0
-        if asked and host.ranges and self.headers.get("If-Range") == host.etag:
+        if asked and host.ranges and (not host.checks_version or self.headers.get("If-Range") == host.etag):
             start = int(asked.removeprefix("bytes=").rstrip("-"))
             if start >= len(host.content):
                 self.send_response(416)
@@ -60,12 +63,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.end_headers()
                 return
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(host.content) - 1}/{len(host.content)}")
         else:
-            self.send_response(200)
+            self.send_response(host.status)
         body = host.content[start:]
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", host.etag)
+        headers: dict[str, str | None] = {"Content-Length": str(len(body)), "ETag": host.etag}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(host.content) - 1}/{len(host.content)}"
+        for name, value in (headers | host.headers).items():
+            if value is not None:
+                self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body[: host.cut_after])
         self.close_connection = True
@@ -147,6 +153,36 @@ def test_file_replaced_between_calls(host: Host, tmp_path: Path) -> None:
     assert fetch(host, tmp_path / "model.pt", None).read_bytes() == CONTENT[::-1]
 
 
+@pytest.mark.parametrize("changed", ["version", "size", "place", "no place"])
+def test_rest_of_another_file_is_not_taken(host: Host, tmp_path: Path, changed: str) -> None:
+    """A server that sends a part of whatever it has now: the file is fetched again from its start."""
+    host.cut_after, host.checks_version = 1000, False
+    with pytest.raises(DownloadError):
+        download(host.url, tmp_path / "model.pt", sleep=Stop("", after=0))
+    host.cut_after, host.content = None, CONTENT[::-1]
+    if changed == "version":
+        host.etag = '"two"'
+    elif changed == "size":
+        host.content, host.headers = host.content[5:], {"ETag": None}
+    else:
+        wrong = None if changed == "no place" else f"bytes 999-{len(CONTENT) - 1}/{len(CONTENT)}"
+        host.headers = {"Content-Range": wrong}
+    assert fetch(host, tmp_path / "model.pt", None).read_bytes() == host.content
+    assert host.requests == [None, "bytes=1000-", None]
+
+
+@pytest.mark.parametrize("fault", ["empty", "packed", "part"])
+def test_answers_that_are_no_file(host: Host, tmp_path: Path, fault: str) -> None:
+    if fault == "empty":
+        host.content = b""
+    else:
+        host.headers = {"Content-Encoding": "gzip"} if fault == "packed" else {}
+        host.status = 206 if fault == "part" else 200
+    with pytest.raises(DownloadError, match={"empty": "empty file", "packed": "as gzip", "part": "a part of"}[fault]):
+        fetch(host, tmp_path / "model.pt", None)
+    assert not (tmp_path / "model.pt").exists()
+
+
 def test_server_without_ranges(host: Host, tmp_path: Path) -> None:
     host.ranges, host.cut_after = False, 300_000
     with pytest.raises(DownloadError, match=f"gave up after {ATTEMPTS}"):
@@ -208,7 +244,7 @@ def test_unwritable_target(host: Host, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_full_disk(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module._Part, "start", lambda self, version: self.path.symlink_to("/dev/full"))
+    monkeypatch.setattr(module._Part, "start", lambda self, *kept: self.path.symlink_to("/dev/full"))
     with pytest.raises(DownloadError, match="free some space"):
         fetch(host, tmp_path / "model.pt")
 

@@ -83,7 +83,7 @@ def _advice(error: OSError) -> str:
 
 
 class _Part:
-    """The unfinished file beside the target, and the server's name for the version that it is part of."""
+    """The unfinished file beside the target, and what the server said of the file that it is part of."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -96,12 +96,19 @@ class _Part:
 
     @property
     def version(self) -> str:
-        return self.version_path.read_text(encoding="utf-8") if self.version_path.exists() else ""
+        return self._kept()[0]
 
-    def start(self, version: str) -> None:
+    @property
+    def total(self) -> int | None:
+        return int(kept[1]) if len(kept := self._kept()) > 1 and kept[1].isdigit() else None
+
+    def _kept(self) -> list[str]:
+        return self.version_path.read_text(encoding="utf-8").split("\n") if self.version_path.exists() else [""]
+
+    def start(self, version: str, total: int | None) -> None:
         """Empties the part, for a transfer from the beginning."""
         self.path.write_bytes(b"")
-        self.version_path.write_text(version, encoding="utf-8")
+        self.version_path.write_text(f"{version}\n{'' if total is None else total}", encoding="utf-8")
 
     def sha256(self) -> str:
         with open(self.path, "rb") as file:
@@ -162,11 +169,20 @@ def _fetch(url: str, part: _Part, progress: Progress, sleep: Callable[[float], N
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a response says: where its first byte belongs, the size of the whole file, the file's version."""
+    """What a response says: where its first byte belongs, the size of the whole file, the file's version.
 
-    start: int
+    `start` is None for a part of which the server does not say where it belongs.
+    """
+
+    start: int | None
     total: int | None
     version: str
+
+    def continues(self, part: _Part) -> bool:
+        """Whether its bytes are the next ones of the same file; some servers send those of a newer file."""
+        same_version = not self.version or self.version == part.version
+        same_size = None in (self.total, part.total) or self.total == part.total
+        return self.start == part.size and same_version and same_size
 
 
 def _transfer(url: str, part: _Part, progress: Progress, timeout: float) -> bool:
@@ -182,16 +198,19 @@ def _transfer(url: str, part: _Part, progress: Progress, timeout: float) -> bool
         if error.code != 416:
             raise
         whole = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range") or "")
-        if whole and int(whole[1]) == part.size:
+        if whole and int(whole[1]) == part.size and _version(error.headers) in ("", part.version):
             return True
         part.discard()
         return False
     with response:
-        answer = _read_answer(response)
+        answer = _read_answer(url, response)
         if answer.start == 0:
-            part.start(answer.version)
-        elif answer.start != part.size:
-            raise DownloadError(f"{url}: the server sent bytes from {answer.start}, asked for {part.size}")
+            part.start(answer.version, answer.total)
+        elif "Range" not in headers:
+            raise DownloadError(f"{url}: the server sent a part of the file, asked for all of it; use another address")
+        elif not answer.continues(part):
+            part.discard()  # the next request is for the whole file
+            return False
         have = part.size
         if answer.total is not None:
             _check_room(part.path.parent, answer.total - have)
@@ -200,18 +219,31 @@ def _transfer(url: str, part: _Part, progress: Progress, timeout: float) -> bool
                 file.write(chunk)
                 have += len(chunk)
                 progress(have, answer.total)
+    if have == 0 and not answer.total:
+        part.discard()
+        raise DownloadError(f"{url}: the server sent an empty file; check the address")
     return answer.total is None or have == answer.total
 
 
-def _read_answer(response: Any) -> _Answer:
+def _read_answer(url: str, response: Any) -> _Answer:
     headers = response.headers
-    etag = headers.get("ETag") or ""
-    version = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified") or ""
-    span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range") or "")
-    if response.status == 206 and span:
-        return _Answer(int(span[1]), None if span[2] == "*" else int(span[2]), version)
+    if (coding := headers.get("Content-Encoding") or "identity") != "identity":
+        raise DownloadError(
+            f"{url}: the server sends the file as {coding}, which was not asked for; use another address"
+        )
+    if response.status == 206:
+        span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range") or "")
+        if span is None:
+            return _Answer(None, None, _version(headers))
+        return _Answer(int(span[1]), None if span[2] == "*" else int(span[2]), _version(headers))
     length = headers.get("Content-Length")
-    return _Answer(0, int(length) if length and length.isdigit() else None, version)
+    return _Answer(0, int(length) if length and length.isdigit() else None, _version(headers))
+
+
+def _version(headers: Any) -> str:
+    """The server's name for the version of a file, "" where it has none."""
+    etag = headers.get("ETag") or ""
+    return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified") or ""
 
 
 def _check_room(folder: Path, wanted: int) -> None:
