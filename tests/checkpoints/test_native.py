@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,64 @@ def test_failed_save_leaves_the_old_model(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file"):
         write_folder(tmp_path / "file", CONFIG, TENSORS)
+
+
+@pytest.mark.parametrize("before, after", [(50, 50), (50, 1000), (1000, 50), (1000, 1000)])
+def test_weights_are_never_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, after: int) -> None:
+    """However far an interrupted save came, all weights are the old ones or all are the new ones."""
+    new = {name: [torch.full_like(piece, 9) for piece in pieces] for name, pieces in TENSORS.items()}
+    new |= {"more": [torch.full((3,), 9.0)]}
+    move, allowed, found = os.replace, 0, set()
+
+    def moves(*paths: Path) -> None:
+        nonlocal allowed
+        allowed -= 1
+        if allowed < 0:
+            raise InterruptedError
+        move(*paths)
+
+    for reached in range(20):
+        folder = write_folder(tmp_path / f"{reached}", CONFIG, TENSORS, max_shard_bytes=before)
+        (folder / "notes.txt").write_text("mine")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", moves)
+            allowed = reached
+            try:
+                write_folder(folder, CONFIG, new, max_shard_bytes=after)
+                complete = True
+            except InterruptedError:
+                complete = False
+        tensors = open_folder(folder).tensors
+        nines = {bool((tensors[name][0] == 9).all()) for name in tensors}
+        assert len(nines) == 1 and nines == {"more" in tensors}, reached
+        assert (folder / "notes.txt").read_text() == "mine"
+        found |= nines
+        if complete:
+            break
+    assert complete and found == {True, False}
+    files = {INDEX, *json.loads((folder / INDEX).read_text())["weight_map"].values()} if after == 50 else {WEIGHTS}
+    assert {path.name for path in folder.glob("*.safetensors*")} == files
+
+
+def test_files_are_safe_before_they_take_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    safe: set[int] = set()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: safe.add(os.fstat(descriptor).st_ino))
+    folder = write_folder(tmp_path / "model", CONFIG, TENSORS, max_shard_bytes=50)
+    assert {path.stat().st_ino for path in folder.iterdir()} == safe
+
+
+def test_what_killed_saves_left_goes_with_the_next(tmp_path: Path) -> None:
+    left, written, other = (tmp_path / f".model{end}" for end in (".saving-left", ".saving-written", ".mine"))
+    for path in (left, written, other):
+        path.mkdir()
+        (path / WEIGHTS).write_bytes(bytes(10))
+    descriptor = os.open(written, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)  # as its process does
+    write_folder(tmp_path / "model", CONFIG, TENSORS)
+    assert {path.name for path in tmp_path.iterdir()} == {"model", written.name, other.name}
+    os.close(descriptor)
+    write_folder(tmp_path / "model", CONFIG, TENSORS)
+    assert {path.name for path in tmp_path.iterdir()} == {"model", other.name}
 
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]

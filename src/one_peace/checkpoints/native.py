@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from one_peace.checkpoints.model_card import model_card
 from one_peace.checkpoints.tensor_file import Piece, nbytes, write_tensor_file
+from one_peace.checkpoints.work_folder import work_folder
 from one_peace.errors import CheckpointError
 
 CONFIG = "config.json"
@@ -116,18 +116,17 @@ def write_folder(
     write_files: Callable[[Path], None] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Path:
-    """Saves a model. A reader sees the old folder or the new one: files are written beside it and then moved.
+    """Saves a model. A reader sees the old weights or the new ones: files are written beside the folder and then moved.
 
-    `tensors` maps names to pieces to be joined along dimension 0. `write_files(folder)` adds files such as
-    tokenizer.json.
+    Other files in the folder stay. `tensors` maps names to pieces to be joined along dimension 0. `write_files(folder)`
+    adds files such as tokenizer.json.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; a model is saved as a folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        _write_weights(work, tensors, max_shard_bytes)
+    with work_folder(folder) as work:
+        _write_weights(work, tensors, max_shard_bytes, _shard_stem(folder))
         learned = [
             pieces
             for name, pieces in tensors.items()
@@ -147,8 +146,6 @@ def write_folder(
             write_files(work)
         write_json(work / CONFIG, config)
         _publish(work, folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return folder
 
 
@@ -173,7 +170,13 @@ class _Renamed(Mapping[str, list[Tensor]]):
         return len(self._tensors)
 
 
-def _write_weights(folder: Path, tensors: Mapping[str, Sequence[Piece]], max_shard_bytes: int) -> None:
+def _shard_stem(folder: Path) -> str:
+    """A beginning of names that no shard in a folder has: who follows the old index must not find new shards."""
+    stems = itertools.chain(["model"], (f"model-{number}" for number in itertools.count(2)))
+    return next(stem for stem in stems if not any(folder.glob(f"{stem}-{'[0-9]' * 5}-of-*.safetensors")))
+
+
+def _write_weights(folder: Path, tensors: Mapping[str, Sequence[Piece]], max_shard_bytes: int, stem: str) -> None:
     shards: list[dict[str, Sequence[Piece]]] = [{}]
     room = max_shard_bytes
     for name, pieces in tensors.items():
@@ -188,7 +191,7 @@ def _write_weights(folder: Path, tensors: Mapping[str, Sequence[Piece]], max_sha
         return
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
-        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        file = f"{stem}-{number:05}-of-{len(shards):05}.safetensors"
         write_tensor_file(folder / file, shard)
         weight_map |= dict.fromkeys(shard, file)
     total = sum(nbytes(pieces) for pieces in tensors.values())
@@ -196,18 +199,23 @@ def _write_weights(folder: Path, tensors: Mapping[str, Sequence[Piece]], max_sha
 
 
 def _publish(work: Path, folder: Path) -> None:
-    """Moves finished files to their place."""
+    """Moves finished files to their place: the one that makes the new weights those of the folder after all shards."""
     umask = os.umask(0)
     os.umask(umask)
     work.chmod(0o777 & ~umask)  # temporary folders are private
+    for path in work.iterdir():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
     if not folder.exists():
         work.rename(folder)
         return
-    new = {path.name for path in work.iterdir()}
-    for path in sorted(work.iterdir(), key=lambda p: p.name == CONFIG):  # the config last
-        os.replace(path, folder / path.name)
-    stale = [*folder.glob("model*.safetensors"), folder / INDEX, folder / "official.json"]
-    for path in stale:  # of an earlier save with other shards
+    last = (WEIGHTS, INDEX, CONFIG)
+    new = sorted((path.name for path in work.iterdir()), key=lambda name: last.index(name) if name in last else -1)
+    for name in new:
+        os.replace(work / name, folder / name)
+        if name == WEIGHTS:
+            (folder / INDEX).unlink(missing_ok=True)  # a reader would follow it
+    for path in [*folder.glob("model*.safetensors"), folder / "official.json"]:  # of an earlier save
         if path.name not in new:
             path.unlink(missing_ok=True)
 
