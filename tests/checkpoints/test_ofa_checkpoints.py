@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,27 @@ def test_frozen_norms_and_unused_heads(tmp_path: Path, state: dict[str, Tensor])
     convert(tmp_path / "folder", tmp_path / "back.pt")
     back = torch.load(tmp_path / "back.pt", weights_only=True)["model"]
     assert list(back) == list(frozen) and torch.equal(back["classification_heads.mnli.dense.weight"], torch.ones(2, 2))
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("width", "32"),
+        ("heads", 0),
+        ("encoder_layers", 10**9),
+        ("decoder_layers", -1),
+        ("trunk", [10**9, 1, 1]),
+        ("codes", -1),
+        ("text_positions", 0),
+        ("dropout", 1.5),
+    ],
+)
+def test_impossible_configurations(tmp_path: Path, field: str, value: object) -> None:
+    tiny_ofa().save_pretrained(folder := tmp_path / "changed")
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {field: value}))
+    with pytest.raises(CheckpointError, match="changed: its configuration"):
+        from_pretrained(folder)
 
 
 def test_settings_in_an_old_namespace(tmp_path: Path, state: dict[str, Tensor]) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import one_peace
+from one_peace.checkpoints.convert import convert
 from one_peace.checkpoints.official import read_official
 from one_peace.checkpoints.pickles import load_pickle
 from one_peace.errors import CheckpointError, InputError
@@ -283,6 +284,12 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         from_pretrained(CONTAINER, dtype="int8")
     with pytest.raises(ValueError, match="multiple of 16"):
         from_pretrained(CONTAINER, image_size=100)
+    with pytest.raises(ValueError, match="whole number of pixels, got '64'"):
+        from_pretrained(CONTAINER, image_size="64")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"list of names, got 'text'; give \['text'\]"):
+        from_pretrained(CONTAINER, modalities="text")
+    with pytest.raises(ValueError, match="at least one modality; .* has text, image"):
+        from_pretrained(CONTAINER, modalities=[])
     with pytest.raises(ValueError, match="model_type"):
         from_pretrained(CONTAINER, model_type="one_peace_segment")
     with pytest.raises(ValueError, match="Predictor.from_pretrained.*leave model_type out"):
@@ -323,6 +330,62 @@ def test_damaged_folder(tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="neither model.safetensors nor"):
         from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("width", "64"),
+        ("width", 0),
+        ("width", 10**15),
+        ("layers", -1),
+        ("layers", 10**9),
+        ("layers", None),
+        ("heads", 0),
+        ("heads", 5),
+        ("ffn_width", -1),
+        ("drop_path", 1.5),
+        ("layer_scale", -1),
+        ("modalities", {}),
+        ("text.vocab_size", -1),
+        ("text.max_tokens", -1),
+        ("image.image_size", -1),
+        ("image.grid", "4"),
+        ("decoder.layers", 10**9),
+        ("decoder.heads", 0),
+    ],
+)
+def test_impossible_configurations(field: str, value: object, folder: Path) -> None:
+    """Whatever a config.json says: a `CheckpointError` that names the folder, at once."""
+    values = json.loads((folder / "config.json").read_text())
+    part, _, name = field.rpartition(".")
+    place = values if not part else values["modalities"][part] if part in values["modalities"] else values[part]
+    place[name] = value
+    changed = folder.parent / "changed"
+    shutil.rmtree(changed, ignore_errors=True)
+    shutil.copytree(folder, changed)
+    (changed / "config.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="changed: its configuration"):
+        from_pretrained(changed)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return convert(CONTAINER, tmp_path_factory.mktemp("folder") / "whole")
+
+
+def test_a_config_without_end(folder: Path) -> None:
+    shutil.copytree(folder, deep := folder.parent / "deep")
+    (deep / "config.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="deep/config.json: not valid JSON"):
+        from_pretrained(deep)
+
+
+def test_impossible_settings_of_an_official_file(tmp_path: Path) -> None:
+    path = tmp_path / "dropped.pt"
+    torch.save({"cfg": {"model": {"encoder": {"drop_path_rate": 7}}}, "model": STATE}, path)
+    with pytest.raises(CheckpointError, match=r"dropped\.pt: its configuration .*drop_path must be .* below 1, got 7"):
+        from_pretrained(path)
 
 
 def test_no_model_at_all(tmp_path: Path) -> None:

@@ -72,6 +72,32 @@ def test_a_wrong_key_names_the_nearest() -> None:
         dataclasses.replace(preset("mico-nano"), frames={"vision": 4})
 
 
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("tower.width", 0),
+        ("tower.layers", 10**9),
+        ("tower.heads", 3),
+        ("tower.patch", 0),
+        ("tower.drop_path", 1.0),
+        ("text.layers", -1),
+        ("text.vocab_size", 0),
+        ("text.width", 10**15),
+        ("contrast_width", "8"),
+        ("frames.vision", -1),
+        ("beams", 0),
+    ],
+)
+def test_impossible_configurations(mico: MiCo, tmp_path: Path, field: str, value: object) -> None:
+    mico.save_pretrained(folder := tmp_path / "changed")
+    values = json.loads((folder / "config.json").read_text())
+    part, _, name = field.rpartition(".")
+    (values[part] if part else values)[name] = value
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="changed: its configuration"):
+        one_peace.from_pretrained(folder)
+
+
 def test_embeddings_of_every_modality(mico: MiCo) -> None:
     inputs = {
         "text": ["a dog", "two cats on a sofa"],

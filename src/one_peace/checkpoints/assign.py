@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from one_peace.nn.resize import resize_bias_table, resize_positions
 
 TABLE = re.compile(r"(.*\.bias\.tables)\.(\d+)")
 GRID_TABLE = re.compile(r"(?:.*\.)?adapters\.image\.bias\.tables\.\d+")
+Built = TypeVar("Built", bound=nn.Module)
 GRID_POSITIONS = re.compile(r"(?:.*\.)?adapters\.image\.positions\.weight")
 
 
@@ -27,6 +29,29 @@ class AssignReport:
     missing: list[str] = field(default_factory=list)
     resized: list[str] = field(default_factory=list)
     cloned: list[str] = field(default_factory=list)
+
+
+def check_depth(config: Mapping[str, Any], tensors: Collection[str]) -> None:
+    """`ValueError` for a plain config with more layers than its weights have tensors.
+
+    A module of a thousand million layers would take all memory before any of their tensors was missed.
+    """
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            check_depth(value, tensors)
+        elif name.endswith(("layers", "depth", "trunk")):
+            count = value if isinstance(value, int) else sum(value)
+            if count > len(tensors):
+                raise ValueError(f"{name} is {value}, and the weights are {len(tensors)} tensors")
+
+
+def build_on_meta(build: Callable[[Any], Built], config: Any) -> Built:
+    """The module of a config, without memory. `CheckpointError` for a config of which none can be made."""
+    try:
+        with torch.device("meta"):
+            return build(config)
+    except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
+        raise CheckpointError(f"its configuration does not fit this version: {error}") from error
 
 
 def assign_tensors(

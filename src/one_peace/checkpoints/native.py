@@ -274,7 +274,7 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent}: no {path.name}; not a model saved by this package") from None
-    except ValueError as error:  # bad JSON or bad UTF-8
+    except (ValueError, RecursionError) as error:  # bad JSON or bad UTF-8
         raise CheckpointError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: must hold a JSON object")

@@ -58,6 +58,9 @@ class AudioConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "convs", tuple(tuple(int(n) for n in conv) for conv in self.convs))
+        sizes = self.position_depth, self.position_width, self.position_groups, self.bias_buckets
+        if not self.convs or min(*sizes, *(min(conv) for conv in self.convs)) < 1 or self.max_seconds <= 0:
+            raise ValueError(f"convs, sizes and max_seconds of sounds must be above 0, got {self}")
 
 
 class WaveFrames(nn.Module):

@@ -28,6 +28,11 @@ class ImageConfig:
     grid: int = 16
     bias_grid: int = 16
 
+    def __post_init__(self) -> None:
+        for name in ("image_size", "grid", "bias_grid"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
 
 class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of (batch, channels, height, width)."""

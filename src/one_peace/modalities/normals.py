@@ -36,6 +36,7 @@ class NormalsConfig(ImageConfig):
     axes: tuple[int, int, int] = (1, 1, 1)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "axes", tuple(self.axes))
         if len(self.axes) != 3 or not set(self.axes) <= {1, -1}:
             raise ValueError(f"axes are three signs, 1 or -1, got {self.axes}")

@@ -26,6 +26,11 @@ class TextConfig:
     bias_buckets: int = 256
     max_tokens: int = 70
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
 
 class TextAdapter(Adapter):
     """Token table + position table + relative bias (paper, section 3.1). Inputs: `tokens` (batch, length) int64."""

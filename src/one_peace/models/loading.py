@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ def from_pretrained(
         CheckpointError: a file that is damaged, unsafe or does not fit; every tensor that does not is named.
         DownloadError: the weights have to be fetched and cannot be.
     """
+    if image_size is not None and not isinstance(image_size, Integral):
+        raise ValueError(f"image_size is a whole number of pixels, got {image_size!r}")
     path = resolve(name_or_path, download_root=None if download_root is None else Path(download_root))
     family = family_of(path)
     if family == "one_peace":

@@ -33,8 +33,8 @@ class Block(nn.Module):
         self.attention_scale: nn.Parameter | None = None
         self.ffn_scale: nn.Parameter | None = None
         if layer_scale is not None:
-            self.attention_scale = nn.Parameter(torch.full((width,), layer_scale))
-            self.ffn_scale = nn.Parameter(torch.full((width,), layer_scale))
+            self.attention_scale = nn.Parameter(torch.full((width,), float(layer_scale)))
+            self.ffn_scale = nn.Parameter(torch.full((width,), float(layer_scale)))
 
     def forward(
         self, x: Tensor, bias: Tensor | None, segments: Sequence[tuple[str, int]], queries: int | None = None

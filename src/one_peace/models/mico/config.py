@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from one_peace.modalities.frames import FrameConfig
 from one_peace.modalities.slices import SliceConfig
-from one_peace.models.one_peace.config import build_dataclass
+from one_peace.models.one_peace.config import build_dataclass, check_blocks
 
 FAMILY = "mico"
 
@@ -63,6 +63,9 @@ class TowerConfig:
     def __post_init__(self) -> None:
         if self.kind not in ("eva01", "eva02", "post_norm"):
             raise ValueError(f"kind of a tower must be 'eva01', 'eva02' or 'post_norm', got {self.kind!r}")
+        check_blocks(self)
+        if min(self.patch, self.rotary_grid) < 1:
+            raise ValueError(f"patch and rotary_grid must be at least 1, got {self.patch} and {self.rotary_grid}")
         if self.image_size < self.patch or self.image_size % self.patch:
             raise ValueError(f"image_size must be a positive multiple of the patch {self.patch}, got {self.image_size}")
 
@@ -84,6 +87,11 @@ class TextConfig:
     max_positions: int = 512
     dropout: float = 0.1
 
+    def __post_init__(self) -> None:
+        check_blocks(self)
+        if min(self.vocab_size, self.max_positions) < 1 or not 0 <= self.dropout < 1:
+            raise ValueError(f"vocab_size and max_positions must be at least 1, dropout in [0, 1), got {self}")
+
 
 @dataclass(frozen=True)
 class BeatsConfig:
@@ -100,6 +108,9 @@ class BeatsConfig:
     max_distance: int = 800
     kind: Literal["beats"] = "beats"
 
+    def __post_init__(self) -> None:
+        check_blocks(self)
+
 
 @dataclass(frozen=True)
 class AstConfig:
@@ -112,6 +123,9 @@ class AstConfig:
     mel_bins: int
     frames: int
     kind: Literal["ast"] = "ast"
+
+    def __post_init__(self) -> None:
+        check_blocks(self)
 
 
 @dataclass(frozen=True)
@@ -144,6 +158,10 @@ class MiCoConfig:
         unknown = [name for name in self.frames if name not in BRANCHES]
         if unknown or "vision" not in self.frames:
             raise ValueError(f"frames must be given for vision and may be for audio and depth, got {list(self.frames)}")
+        if self.contrast_width < 1 or min(self.frames.values()) < 0:
+            raise ValueError(f"contrast_width must be at least 1, frames 0, got {self.contrast_width}, {self.frames}")
+        if self.beams < 1 or min(self.max_caption_tokens, self.max_joint_caption_tokens, self.max_subtitle_tokens) < 2:
+            raise ValueError("beams must be at least 1, each of max_*_tokens at least 2")
         for name in self.modalities:
             if branch_of(name) not in self.frames:
                 raise ValueError(f"modality {name!r} needs the branch {branch_of(name)!r}, which frames does not have")

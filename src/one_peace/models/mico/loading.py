@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from one_peace.checkpoints.assign import assign_tensors
+from one_peace.checkpoints.assign import assign_tensors, build_on_meta, check_depth
 from one_peace.checkpoints.mico_official import fit_tables, read_mico
 from one_peace.checkpoints.native import is_native, open_folder
 from one_peace.errors import CheckpointError
@@ -73,6 +73,7 @@ def open_saved(path: Path) -> tuple[dict[str, Any], Mapping[str, list[Tensor]]]:
         tensors = {**checkpoint.tensors, **{name: [checkpoint.official[name]] for name in checkpoint.unknown}}
     try:
         MiCoConfig.from_dict(values)
+        check_depth(values, tensors)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise CheckpointError(f"{path}: its configuration does not fit this version: {error}") from error
     return values, tensors
@@ -90,8 +91,7 @@ def build_mico(
         CheckpointError: tensors that do not fit the model, all of them named.
         ValueError: a configuration that this version does not have.
     """
-    with torch.device("meta"):
-        model = MiCoModel(MiCoConfig.from_dict(config))
+    model = build_on_meta(MiCoModel, MiCoConfig.from_dict(config))
     assign_tensors(model, fit_tables(tensors, config), device, dtype)
     return model
 

@@ -10,6 +10,10 @@ from typing import Any, Literal, get_args
 from one_peace.checkpoints.ofa_config import FAMILY
 
 Prompt = Literal["none", "src", "prev_output"]
+SIZES = (
+    *("width", "heads", "ffn_width", "encoder_layers", "decoder_layers"),
+    *("image_size", "box_size", "text_positions", "image_grid", "text_buckets"),
+)
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,15 @@ class OfaConfig:
             raise ValueError(f"trunk needs three numbers of blocks, got {self.trunk}")
         if self.prompt not in get_args(Prompt):
             raise ValueError(f"prompt must be one of {', '.join(get_args(Prompt))}, got {self.prompt!r}")
+        for name in SIZES:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        if self.words < 4:
+        if min(self.codes, self.bins) < 0 or self.words < 4:
             raise ValueError(f"vocabulary {self.vocabulary} is too small for {self.codes} codes and {self.bins} bins")
         if not 1 <= self.code_grid <= self.image_grid:
             raise ValueError(f"code_grid must be in 1..{self.image_grid}, got {self.code_grid}")

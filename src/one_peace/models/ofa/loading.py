@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from one_peace.checkpoints.assign import assign_tensors
+from one_peace.checkpoints.assign import assign_tensors, build_on_meta, check_depth
 from one_peace.checkpoints.native import STATISTICS, is_native, open_folder, write_folder
 from one_peace.checkpoints.ofa_growth import fit_tables
 from one_peace.checkpoints.ofa_official import is_port, read_ofa
@@ -50,9 +50,11 @@ def open_saved(path: Path) -> SavedOfa:
         values, tensors = checkpoint.config, dict(checkpoint.tensors)
         tensors |= {name: [checkpoint.official[name]] for name in checkpoint.unknown if name in checkpoint.official}
     try:
-        return SavedOfa(path, OfaConfig.from_dict(values), tensors)
+        config = OfaConfig.from_dict(values)
+        check_depth(values, tensors)
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: its configuration does not fit this version: {error}") from error
+    return SavedOfa(path, config, tensors)
 
 
 def load_model(
@@ -69,8 +71,10 @@ def load_model(
         ValueError: an image size that the positions do not reach.
     """
     config = with_image_size(saved.config, image_size)
-    with torch.device("meta"):
-        model = OfaModel(config)
+    try:
+        model = build_on_meta(OfaModel, config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{saved.path}: {error}") from error
     tensors = fit_tables(saved.tensors, config.image_grid**2 + 1, config.vocabulary)
     # Counters of batches serve nothing here, and models with frozen norms are saved without them.
     counters = tuple(name for name in model.state_dict() if name.endswith(STATISTICS[-1]))

@@ -25,6 +25,9 @@ class DecoderConfig:
     ffn_width: int
     mask_padding: bool = True
 
+    def __post_init__(self) -> None:
+        check_blocks(self)
+
 
 Pooling = Literal["attention", "cls", "mean"]
 POOLINGS: tuple[Pooling, ...] = ("attention", "cls", "mean")
@@ -55,6 +58,8 @@ class HeadConfig:
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}")
         if self.pictures not in (1, 2):
             raise ValueError(f"a head reads one or two pictures, got {self.pictures}")
+        if self.hidden is not None and self.hidden < 1:
+            raise ValueError(f"hidden must be at least 1 or None, got {self.hidden}")
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,11 @@ class OnePeaceConfig:
     decoder: DecoderConfig | None = None
     head: HeadConfig | None = None
 
+    def __post_init__(self) -> None:
+        check_blocks(self)
+        if self.layer_scale is not None and self.layer_scale < 0:
+            raise ValueError(f"layer_scale must be at least 0 or None, got {self.layer_scale}")
+
     @property
     def bias_tables(self) -> int:
         """Number of relative bias tables of each adapter."""
@@ -85,7 +95,11 @@ class OnePeaceConfig:
 
     def with_modalities(self, names: Iterable[str]) -> OnePeaceConfig:
         """The same model with some of its modalities only: a branch."""
+        if isinstance(names, str):
+            raise ValueError(f"modalities are a list of names, got {names!r}; give [{names!r}]")
         names = list(names)
+        if not names:
+            raise ValueError(f"name at least one modality; model {self.name!r} has {', '.join(self.modalities)}")
         for name in names:
             if name not in self.modalities:
                 raise ValueError(f"model {self.name!r} has no modality {name!r}; it has {', '.join(self.modalities)}")
@@ -110,6 +124,17 @@ class OnePeaceConfig:
             fields["head"] = build_dataclass(HeadConfig, fields["head"], "head")
         config: OnePeaceConfig = build_dataclass(cls, fields | {"modalities": modalities}, "config")
         return config
+
+
+def check_blocks(config: Any) -> None:
+    """`ValueError` for the config of a stack of transformer blocks that cannot be built."""
+    for name in ("width", "layers", "heads", "ffn_width"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    if config.width % config.heads:
+        raise ValueError(f"width {config.width} is not a multiple of heads {config.heads}")
+    if not 0 <= getattr(config, "drop_path", 0.0) < 1:
+        raise ValueError(f"drop_path must be at least 0 and below 1, got {config.drop_path}")
 
 
 def build_dataclass(cls: type, values: Mapping[str, Any], where: str) -> Any:

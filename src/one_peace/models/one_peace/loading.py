@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from one_peace.checkpoints.assign import assign_tensors
+from one_peace.checkpoints.assign import assign_tensors, build_on_meta, check_depth
 from one_peace.checkpoints.names import bare_name, modality_of
 from one_peace.checkpoints.native import is_native, open_folder
 from one_peace.checkpoints.official import read_official
@@ -73,9 +73,8 @@ def from_pretrained(
     full, path = source.config, source.path
     config = full if modalities is None else full.with_modalities(modalities)
     config = _with_image_size(dataclasses.replace(config, decoder=None, head=None), image_size)
-    with torch.device("meta"):
-        encoder = OnePeaceEncoder(config)
     try:
+        encoder = build_on_meta(OnePeaceEncoder, config)
         kept = _encoder_tensors(source, config)
         headless = not any(name.startswith("projections.") for name in kept)
         optional = AFTER_BLOCKS if headless else ()
@@ -104,8 +103,10 @@ def load_for_prediction(
     if source.config.head is None:
         raise CheckpointError(f"{source.path}: has no prediction head; fine-tune it for a task first")
     config = _with_image_size(dataclasses.replace(source.config, decoder=None), image_size)
-    with torch.device("meta"):
-        model = OnePeaceForPrediction(config)
+    try:
+        model = build_on_meta(OnePeaceForPrediction, config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source.path}: {error}") from error
     wanted = dict(model.named_parameters())
     # Norms of modalities that the head does not read, and projections, may be there and serve nothing.
     ignored = ("encoder.projections.", "encoder.logit_scale", "encoder.fusion.norms.")
@@ -153,9 +154,11 @@ def open_saved(path: Path) -> SavedModel:
         values, unknown = checkpoint.config, checkpoint.unknown
         tensors = {**checkpoint.tensors, **{n: [checkpoint.official[n]] for n in unknown}}
     try:
-        return SavedModel(path, OnePeaceConfig.from_dict(values), tensors, unknown)
+        config = OnePeaceConfig.from_dict(values)
+        check_depth(values, tensors)
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: its configuration does not fit this version: {error}") from error
+    return SavedModel(path, config, tensors, unknown)
 
 
 def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
