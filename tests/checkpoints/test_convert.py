@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from one_peace.errors import CheckpointError
 from one_peace.models import from_pretrained
 from one_peace.models.one_peace.config import HeadConfig
 from one_peace.models.one_peace.loading import load_for_prediction
+from tiny_mico import tiny_mico
+from tiny_ofa import tiny_ofa
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "one_peace"
 CONTAINER = GOLDEN / "fixture_x_checkpoint_small.pt"
@@ -158,3 +161,25 @@ def test_type_embeddings_and_heads_come_back(tmp_path: Path) -> None:
     assert first.config.head == second.config.head == HeadConfig(2, "text", "cls", hidden=96, pictures=2)
     for (name, ours), theirs in zip(first.named_parameters(), second.parameters(), strict=True):
         assert torch.equal(ours, theirs), name
+
+
+@pytest.mark.parametrize("family", ["one_peace", "ofa", "mico"])
+def test_a_full_disk_names_the_target_and_leaves_nothing(tmp_path: Path, family: str) -> None:
+    source, place = tmp_path / "source", tmp_path / "disk"
+    place.mkdir()
+    if family == "one_peace":
+        convert(CONTAINER, source)
+    else:
+        (tiny_ofa() if family == "ofa" else tiny_mico()).save_pretrained(source)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    forms = {"one_peace": ("official", "vision"), "ofa": ("official", "transformers"), "mico": ("official",)}[family]
+    for form in forms:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+        try:
+            with pytest.raises(OSError, match="disk/model"):
+                convert(source, place / "model.pt", form=form)  # type: ignore[arg-type]
+            with pytest.raises(OSError, match="disk/ours"):
+                from_pretrained(source).save_pretrained(place / "ours")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert not [path for path in place.rglob("*") if path.is_file()]

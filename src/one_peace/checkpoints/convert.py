@@ -34,8 +34,9 @@ from one_peace.checkpoints.official import (
     read_official,
 )
 from one_peace.checkpoints.official_config import official_settings
-from one_peace.checkpoints.origin import ORIGIN, plain, read_origin, replacing
+from one_peace.checkpoints.origin import ORIGIN, plain, read_origin
 from one_peace.checkpoints.pieces import own_storage
+from one_peace.checkpoints.replacing import replacing
 from one_peace.errors import CheckpointError
 from one_peace.nn.relative_position import MAX_POSITIONS, grid_buckets, sequence_buckets
 

@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from one_peace.checkpoints.model_card import model_card
+from one_peace.checkpoints.replacing import work_folder
 from one_peace.checkpoints.tensor_file import Piece, nbytes, write_tensor_file
-from one_peace.checkpoints.work_folder import work_folder
 from one_peace.errors import CheckpointError
 
 CONFIG = "config.json"

@@ -24,8 +24,9 @@ from one_peace.checkpoints.ofa_config import TAILS, official_settings, port_sett
 from one_peace.checkpoints.ofa_names import TIED, from_port, to_native, to_official, to_port
 from one_peace.checkpoints.ofa_official import PORT_WEIGHTS, Form, published_tensor, read_ofa, upgraded
 from one_peace.checkpoints.official import OWN_CONFIG
-from one_peace.checkpoints.origin import ORIGIN, plain, read_origin, replacing
+from one_peace.checkpoints.origin import ORIGIN, plain, read_origin
 from one_peace.checkpoints.pieces import own_storage
+from one_peace.checkpoints.replacing import replacing
 from one_peace.errors import CheckpointError
 
 

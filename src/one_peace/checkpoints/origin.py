@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +39,3 @@ def read_origin(folder: Path, forms: Sequence[str]) -> dict[str, Any]:
     if not valid or origin.get("form") not in forms:
         raise CheckpointError(f"{path}: damaged; remove it to export with new official settings")
     return origin
-
-
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A path to write to, moved to the target when all went well."""
-    if target.is_dir():
-        raise ValueError(f"{target} is a folder; an official checkpoint is one file")
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(handle)
-    try:
-        yield Path(name)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, target)
-    finally:
-        Path(name).unlink(missing_ok=True)

@@ -1,0 +1,87 @@
+"""A file or a folder to write to, beside the place where it will go."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A file to write, moved to the target when all went well. `OSError` names the target where the disk is full."""
+    if target.is_dir():
+        raise ValueError(f"{target} is a folder; an official checkpoint is one file")
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    os.close(handle)
+    try:
+        with _naming(target):
+            yield Path(name)
+            with open(name, "rb") as file:
+                os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, target)
+    except RuntimeError as error:  # of torch.save, in many words
+        raise OSError(errno.EIO, "cannot be written; is the disk full?", str(target)) from error
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def work_folder(target: Path) -> Iterator[Path]:
+    """A new folder beside `target`, removed afterwards if it is still there; so are those of processes that died.
+
+    `OSError` names the target where the disk is full.
+    """
+    prefix = f".{target.name}.saving-"
+    for path in target.parent.iterdir():
+        if path.name.startswith(prefix):
+            _remove_abandoned(path)
+    work, lock = _new(target.parent, prefix)
+    try:
+        with _naming(target):
+            yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        os.close(lock)
+
+
+@contextmanager
+def _naming(target: Path) -> Iterator[None]:
+    """Gives errors of writing the name that the user knows; those of an open file have none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from error
+
+
+def _new(parent: Path, prefix: str) -> tuple[Path, int]:
+    """A locked folder; the kernel frees the lock when the process ends, however it ends."""
+    while True:
+        work = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        with suppress(FileNotFoundError):  # taken for abandoned before it was locked
+            lock = os.open(work, os.O_RDONLY | os.O_CLOEXEC)
+            with suppress(OSError):  # some file systems have no locks: abandoned folders stay there
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if work.exists():
+                return work, lock
+            os.close(lock)
+
+
+def _remove_abandoned(path: Path) -> None:
+    with suppress(OSError):  # somebody is writing there, or it is another user's
+        lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path)
+        finally:
+            os.close(lock)
