@@ -190,5 +190,10 @@ def test_assign_names_everything_before_it_allocates() -> None:
     for part in ("4 tensors", "0.weight: shape 2 x 4", "0.bias: missing", "1.weight: missing", "more: unexpected"):
         assert part in str(error.value)
     assert all(p.is_meta for p in module.parameters())
+    odd = {"0.weight": [torch.ones(2, 3) > 0], "0.bias": [torch.ones(2) + 1j], "1.weight": [torch.ones(2, 2).int()]}
+    with pytest.raises(
+        CheckpointError, match=r"3 tensors .*\n  0.weight: torch.bool in .*\n.*complex64 in .*\n.*int32 in"
+    ):
+        assign_tensors(module, odd)
     report = assign_tensors(module, {"0.weight": [torch.ones(2, 3)]}, optional=("0.bias", "1."))
     assert report.missing == ["0.bias", "1.weight"] and module[1].weight.is_meta

@@ -65,9 +65,9 @@ def assign_tensors(
 
     Every parameter is allocated once in its final dtype (None: that of its source) and place; integers stay what they
     are. Buffers that are not saved are left alone. Tables of another image grid are resized; a shared bias table is
-    copied to every layer that has none of its own. `CheckpointError` names every tensor that is unexpected, mis-shaped
-    or missing (those whose names begin as in `optional` may be), before anything is allocated. `ValueError` for a
-    device that is not here.
+    copied to every layer that has none of its own. `CheckpointError` names every tensor that is unexpected, mis-shaped,
+    of integers in place of real numbers, or missing (those whose names begin as in `optional` may be), before anything
+    is allocated. `ValueError` for a device that is not here.
     """
     report = AssignReport()
     parameters: dict[str, Tensor] = module.state_dict(keep_vars=True)
@@ -82,8 +82,11 @@ def assign_tensors(
         else:
             report.missing.append(name)
             continue
-        shape = _shape(source[origin[name]])
-        if shape != tuple(parameter.shape):
+        pieces = source[origin[name]]
+        shape, dtypes = _shape(pieces), {piece.dtype for piece in pieces}
+        if parameter.is_floating_point() and not all(dtype.is_floating_point for dtype in dtypes):
+            problems.append(f"{name}: {', '.join(map(str, dtypes))} in the file, the model has real numbers")
+        elif shape != tuple(parameter.shape):
             if _resizable(name, shape, tuple(parameter.shape)):
                 report.resized.append(name)
             else:
