@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import pickle
 import shutil
@@ -17,6 +18,7 @@ from one_peace.checkpoints.convert import convert
 from one_peace.checkpoints.official import read_official
 from one_peace.checkpoints.pickles import load_pickle
 from one_peace.errors import CheckpointError, InputError
+from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
 from one_peace.models import from_pretrained
 from one_peace.nn.resize import resize_bias_table, resize_positions
 
@@ -97,11 +99,11 @@ def test_containers(bare: bool, zipped: bool, tmp_path: Path, expected: Tensor) 
     assert torch.equal(features(from_pretrained(path)), expected)
 
 
-def test_settings_in_a_namespace(tmp_path: Path, expected: Tensor) -> None:
-    import argparse
-
+@pytest.mark.parametrize("key, parts", [("args", False), ("cfg", False), ("cfg", True)])
+def test_settings_in_a_namespace(tmp_path: Path, expected: Tensor, key: str, parts: bool) -> None:
     path = tmp_path / "old.pt"
-    torch.save({"args": argparse.Namespace(patch_image_size=64), "model": STATE}, path)
+    values = argparse.Namespace(patch_image_size=64)
+    torch.save({key: argparse.Namespace(model=None, task=values) if parts else values, "model": STATE}, path)
     assert torch.equal(features(from_pretrained(path)), expected)
 
 
@@ -277,6 +279,23 @@ def test_without_a_vocabulary_texts_say_what_to_do(monkeypatch: pytest.MonkeyPat
         model.encode_text("a dog")
     with pytest.raises(ValueError, match="holds neither tokenizer.json"):
         from_pretrained(CONTAINER, tokenizer=tmp_path)
+    with pytest.raises(ValueError, match=f"{CONTAINER.name}: not a vocabulary"):
+        from_pretrained(CONTAINER, tokenizer=CONTAINER)
+
+
+def test_a_vocabulary_of_another_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One that is set for all models does not keep this one from its pictures; one that was asked for is an error."""
+    other = tmp_path / "other.json"
+    Tokenizer(train_tokenizer([" a dog", " two cats"], 300)).save(other)
+    (tmp_path / "model").mkdir()
+    path = write(tmp_path / "model/small.pt", dict(STATE))
+    with pytest.raises(ValueError, match=r"other\.json: the tokenizer has \d+ ids, the model only 40"):
+        from_pretrained(path, tokenizer=other)
+    monkeypatch.setenv("ONE_PEACE_VOCAB", str(other))
+    with pytest.warns(UserWarning, match=r"ONE_PEACE_VOCAB=.*other\.json: its \d+ ids are not .*small\.pt"):
+        model = from_pretrained(path)
+    with pytest.raises(InputError, match="without a vocabulary"):
+        model.encode_text("a dog")
 
 
 def test_wrong_arguments(tmp_path: Path) -> None:

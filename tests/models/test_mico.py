@@ -147,6 +147,17 @@ def test_without_vocabulary_only_texts_fail(official: Path, monkeypatch: pytest.
         model.caption(image=picture(0))
 
 
+def test_a_vocabulary_that_is_none_or_of_another_model(official: Path, tmp_path: Path) -> None:
+    weights = next((official / "ckpt").glob("*.pt"))
+    with pytest.raises(ValueError, match=f"{weights.name}: not a vocabulary"):
+        one_peace.from_pretrained(official, tokenizer=weights)
+    other = tmp_path / "vocab.txt"
+    words = VOCABULARY.read_text().splitlines()
+    other.write_text("\n".join([*words, *(f"more{n}" for n in range(10))]))
+    with pytest.raises(ValueError, match=r"vocab\.txt: the vocabulary has \d+ ids, the model only"):
+        one_peace.from_pretrained(official, tokenizer=other)
+
+
 def test_another_picture_size(official: Path) -> None:
     model = one_peace.from_pretrained(official, image_size=84, modalities=["image"])
     assert model.modalities == ("image",)

@@ -16,7 +16,7 @@ from one_peace.checkpoints.names import Kind
 from one_peace.checkpoints.native import CONFIG, INDEX, WEIGHTS, open_weights, read_json
 from one_peace.checkpoints.ofa_config import TAILS, infer_config, settings_of_port
 from one_peace.checkpoints.ofa_names import from_port, to_native, to_official
-from one_peace.checkpoints.official import joined_shape, open_state_dict, own_config, settings_of_args
+from one_peace.checkpoints.official import joined_shape, open_state_dict, own_config, stored_settings
 from one_peace.checkpoints.pieces import Pieces, sort_pieces
 from one_peace.errors import CheckpointError
 from one_peace.nn.grid_positions import code_positions
@@ -75,7 +75,7 @@ def read_ofa(path: str | Path) -> OfaCheckpoint:
     else:
         found, state, container = open_state_dict(path)
         form = "container" if found == "container" else "state_dict"
-        settings = container.get("cfg") or settings_of_args(container.get("args"))
+        settings = stored_settings(container)
     try:
         pieces = native_pieces(state)
         config = own_config(container)

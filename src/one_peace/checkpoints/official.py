@@ -73,7 +73,7 @@ def read_official(path: str | Path) -> OfficialCheckpoint:
     _check_pieces(path, tensors)
     config = own_config(container)
     if config is None:
-        settings = container.get("cfg") or settings_of_args(container.get("args"))
+        settings = stored_settings(container)
         shapes = {name: joined_shape(parts) for name, parts in tensors.items()}
         try:
             config = infer_config(path.stem, shapes, settings)
@@ -134,10 +134,14 @@ def _check_pieces(path: Path, tensors: Mapping[str, list[Tensor]]) -> None:
         raise CheckpointError(f"{path}: {len(problems)} tensors are not whole:\n  " + "\n  ".join(problems))
 
 
-def settings_of_args(args: Any) -> Mapping[str, Any]:
-    """Settings of files older than `cfg`: one flat namespace for model and task."""
-    values = vars(args) if isinstance(args, argparse.Namespace) else args
-    return {"model": values, "task": values} if isinstance(values, Mapping) else {}
+def stored_settings(container: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings by part, {} for none: `cfg` or, in older files, the one flat namespace for model and task in `args`."""
+    for part in (container.get("cfg"), container.get("args")):
+        values = vars(part) if isinstance(part, argparse.Namespace) else part
+        if values and isinstance(values, Mapping):
+            parted = any(isinstance(values.get(name), Mapping | argparse.Namespace) for name in ("model", "task"))
+            return values if parted else {"model": values, "task": values}
+    return {}
 
 
 def own_config(container: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ from one_peace.models.mico.config import MiCoConfig
 from one_peace.models.mico.interface import MiCo
 from one_peace.models.mico.model import TEXT, MiCoModel
 from one_peace.models.one_peace.loading import parse_dtype
-from one_peace.models.vocabularies import VOCABULARY_VARIABLE, NoVocabulary
+from one_peace.models.vocabularies import VOCABULARY_VARIABLE, NoVocabulary, reading_vocabulary
 from one_peace.nn.device import parse_device
 
 
@@ -54,7 +54,12 @@ def from_pretrained(
     for name in modalities or ():
         if name not in known:
             raise ValueError(f"model {model.config.name!r} has no modality {name!r}; it has {', '.join(known)}")
-    processors = open_processors(model.config, find_pieces(path, tokenizer))
+    pieces = find_pieces(path, tokenizer)
+    try:
+        processors = open_processors(model.config, pieces)
+    except ValueError as error:
+        hint = "" if tokenizer else f"; give tokenizer=PATH, or change {VOCABULARY_VARIABLE} if it was found there"
+        raise ValueError(f"{tokenizer or path}: {error}{hint}") from error
     return MiCo(model, {name: one for name, one in processors.items() if modalities is None or name in modalities})
 
 
@@ -134,11 +139,16 @@ class NoWordPieces(NoVocabulary):
 def find_pieces(path: Path, tokenizer: str | os.PathLike[str] | None) -> WordPieces | None:
     """The vocabulary that was asked for, or the one beside a model; None where there is none to be found."""
     if tokenizer is not None:
-        found = WordPieces.find(Path(tokenizer))
+        found = _read_pieces(Path(tokenizer))
         if found is None:
             raise ValueError(f"{tokenizer}: holds neither {FILE} nor {VOCABULARY}")
         return found
     places = [path if path.is_dir() else path.parent.parent]
     if named := os.environ.get(VOCABULARY_VARIABLE):
         places.append(Path(named) / VOCABULARY)  # a tokenizer.json there is that of another family
-    return next((found for place in places if (found := WordPieces.find(place)) is not None), None)
+    return next((found for place in places if (found := _read_pieces(place)) is not None), None)
+
+
+def _read_pieces(place: Path) -> WordPieces | None:
+    with reading_vocabulary(place):
+        return WordPieces.find(place)

@@ -117,10 +117,13 @@ def open_vocabulary(
         ValueError: a tokenizer that was asked for is not there, or one that was found does not fit.
     """
     if tokenizer is None:
-        found = tokenizer_beside(path, config.text_positions)
+        found = tokenizer_beside(path, config.text_positions, lambda ids: ids == config.words)
     elif (found := find_tokenizer(tokenizer, config.text_positions)) is None:
         raise ValueError(f"{tokenizer}: holds no vocabulary that we read")
-    return None if found is None else OfaVocabulary(found, config)
+    try:
+        return None if found is None else OfaVocabulary(found, config)
+    except ValueError as error:
+        raise ValueError(f"{tokenizer or path}: {error}") from error
 
 
 def save_pretrained(ofa: Ofa, folder: str | os.PathLike[str]) -> Path:

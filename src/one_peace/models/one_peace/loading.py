@@ -178,9 +178,12 @@ def open_processor(name: str, settings: Any, path: Path, tokenizer: str | os.Pat
         found = find_tokenizer(tokenizer, settings.max_tokens)
         if found is None:
             raise ValueError(f"{tokenizer}: holds neither tokenizer.json nor {', '.join(PUBLISHED_VOCABULARY)}")
-        return TextProcessor(settings, found)
-    found = tokenizer_beside(path, settings.max_tokens)
-    return NoVocabulary() if found is None else TextProcessor(settings, found)
+    else:
+        found = tokenizer_beside(path, settings.max_tokens, lambda ids: ids <= settings.vocab_size)
+    try:
+        return NoVocabulary() if found is None else TextProcessor(settings, found)
+    except ValueError as error:
+        raise ValueError(f"{tokenizer or path}: {error}") from error
 
 
 def _with_image_size(config: OnePeaceConfig, size: int | None) -> OnePeaceConfig:
