@@ -259,6 +259,10 @@ def test_shared_and_circular_objects(tmp_path: Path) -> None:
     for _ in range(levels):
         assert loaded[0] is loaded[1]
         loaded = loaded[0]
+    nested = [b"h" + bytes([level]) + b"h" + bytes([level]) + b"\x86q" + bytes([level + 1]) for level in range(22)]
+    path.write_bytes(b"\x80\x02}(K\x01\x85q\x00" + b"".join(nested) + b"K\x01u.")  # a dict with such a tuple as key
+    with pytest.raises(CheckpointError, match="laughs.pkl: nests tuples"):
+        load_pickle(path)
     circle: list[Any] = [np.ones(2)]
     circle.append((circle, np.zeros(2)))
     path.write_bytes(pickle.dumps(circle))

@@ -24,6 +24,7 @@ from one_peace.errors import CheckpointError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first object of a torch.save file without a zip container
 LEGACY_MAGIC_BYTES = b"l\xfc\x9cF\xf9 j\xa8P\x19"  # as it is pickled
+NESTED = 1 << 20  # tuples in a tuple, each as often as it is referred to: all are looked at for the hash of a key
 LARGE = 1 << 16  # bytes from which on a value is a view of the file; the size at which pickles end a frame
 
 
@@ -68,12 +69,26 @@ class _Reader:
 _PythonUnpickler: Any = pickle._Unpickler
 
 
+def _counted(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    """The instruction that makes a tuple, for tuples of bounded depth."""
+
+    def load_and_count(unpickler: Any) -> None:
+        load(unpickler)
+        made, nested = unpickler.stack[-1], unpickler.nested
+        nested[id(made)] = 1 + sum(nested.get(id(item), 1) for item in made if isinstance(item, tuple))
+        if nested[id(made)] > NESTED:
+            raise CheckpointError("nests tuples in tuples without end, which no weights need")
+
+    return load_and_count
+
+
 class _Unpickler(_PythonUnpickler):
     """The interpreter in Python, for the one in C copies all it reads; builds only what is in `KNOWN`."""
 
     def __init__(self, reader: _Reader, storage: Callable[[Any], Any] | None) -> None:
         super().__init__(reader)
         self._storage = storage
+        self.nested: dict[int, int] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("torch.storage", "_load_from_bytes"):
@@ -92,7 +107,14 @@ class _Unpickler(_PythonUnpickler):
             raise CheckpointError(f"sets the state of a {type(self.stack[-2]).__name__}, which no weights need")
         super().load_build()
 
-    dispatch = {**_PythonUnpickler.dispatch, pickle.BUILD[0]: load_build}
+    dispatch = {
+        **_PythonUnpickler.dispatch,
+        pickle.BUILD[0]: load_build,
+        **{
+            code[0]: _counted(_PythonUnpickler.dispatch[code[0]])
+            for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)
+        },
+    }
 
     def persistent_load(self, pid: Any) -> Any:
         if self._storage is None:
