@@ -171,6 +171,12 @@ def test_rest_of_another_file_is_not_taken(host: Host, tmp_path: Path, changed: 
     assert host.requests == [None, "bytes=1000-", None]
 
 
+def test_a_file_that_never_continues_is_given_up(host: Host, tmp_path: Path) -> None:
+    host.cut_after, host.checks_version, host.headers = 1000, False, {"Content-Range": None}
+    with pytest.raises(DownloadError, match="gave up"):
+        fetch(host, tmp_path / "model.pt")
+
+
 @pytest.mark.parametrize("fault", ["empty", "packed", "part"])
 def test_answers_that_are_no_file(host: Host, tmp_path: Path, fault: str) -> None:
     if fault == "empty":

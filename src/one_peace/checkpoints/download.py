@@ -140,9 +140,8 @@ def _only_one(path: Path) -> Iterator[None]:
 def _fetch(url: str, part: _Part, progress: Progress, sleep: Callable[[float], None], timeout: float) -> None:
     """Fills the part, going on after cut connections; gives up after `ATTEMPTS` in a row without a new byte."""
     offline = f"without a network, fetch the file elsewhere and pass its path, or put it at {part.target}"
-    failures = 0
+    failures, reached = 0, part.size
     while True:
-        before = part.size
         problem: object = "the connection was cut"
         try:
             if _transfer(url, part, progress, timeout):
@@ -159,7 +158,8 @@ def _fetch(url: str, part: _Part, progress: Progress, sleep: Callable[[float], N
                 raise DownloadError(f"{url}: no such file") from error
             if isinstance(problem, socket.gaierror):  # trying again would only make an offline user wait
                 raise DownloadError(f"{url}: host not found or no network; {offline}") from error
-        failures = 1 if part.size > before else failures + 1
+        failures = 1 if part.size > reached else failures + 1
+        reached = max(reached, part.size)  # a part that was begun anew has to come further than the one before
         if failures >= ATTEMPTS:
             raise DownloadError(
                 f"{url}: gave up after {ATTEMPTS} attempts: {problem}. What has arrived is kept; {offline}"
