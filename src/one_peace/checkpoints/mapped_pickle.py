@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from one_peace.checkpoints.pickle_names import KNOWN, PendingArray
+from one_peace.checkpoints.pickle_names import KNOWN, PendingArray, refusal
 from one_peace.errors import CheckpointError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first object of a torch.save file without a zip container
@@ -96,10 +96,7 @@ class _Unpickler(_PythonUnpickler):
         try:
             return KNOWN[f"{module}.{name}"]
         except KeyError:
-            raise CheckpointError(
-                f"refused, the pickle wants to use {module}.{name}; a checkpoint needs nothing but dense tensors and "
-                "plain values"
-            ) from None
+            raise refusal(f"{module}.{name}") from None
 
     def load_build(self) -> None:
         # Setting state on a function or class would change it for everybody.

@@ -31,6 +31,13 @@ STORAGES = {
 } | {"torch.storage.UntypedStorage": torch.uint8}
 
 
+def refusal(name: str) -> CheckpointError:
+    """The error for a pickle that asks for a function or class that no weights need."""
+    return CheckpointError(
+        f"refused, the pickle wants to use {name}; a checkpoint needs nothing but dense tensors and plain values"
+    )
+
+
 class PendingArray:
     """Stands for a NumPy array until the pickle has set its state."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from one_peace.checkpoints.mapped_pickle import flat_tensor, map_file, no_storage, unpickle
+from one_peace.checkpoints.mapped_pickle import map_file
 from one_peace.errors import CheckpointError
 
 LOCAL_HEADER = 30  # bytes in front of a record, before its name and the extra field
@@ -24,10 +24,10 @@ def is_zip(path: Path) -> bool:
 
 
 class ZipContainer:
-    """Such a file. Its records are views of it: they must be stored as they are, and their checksums are not looked at.
+    """Such a file before PyTorch's reader maps it: where its records are, and whether they can be mapped.
 
-    `CheckpointError` for one that `torch.save` did not write or that was compressed since. A damaged one can raise
-    anything.
+    Checksums are not looked at, for not all files have them. `CheckpointError` for a file that `torch.save` did not
+    write or that was compressed since. A damaged one can raise anything.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,22 +46,18 @@ class ZipContainer:
         """The pickle, unread."""
         return self._record(PICKLE)
 
-    def load(self) -> Any:
-        """What was saved."""
-        storages: dict[tuple[str, torch.dtype], Tensor] = {}
+    def check_records(self) -> None:
+        """That every record lies in the file as it is: what is mapped is taken for weights, whatever it is."""
+        for name in self._records:
+            if name.startswith(f"{self._folder}data/"):
+                self._record(name.removeprefix(self._folder))
 
-        def storage(pid: Any) -> Tensor:
-            kind, dtype, key, _, count = pid
-            if kind != "storage" or not isinstance(dtype, torch.dtype):
-                raise no_storage(pid)
-            if (key, dtype) not in storages:
-                record = self._record(f"data/{key}")
-                if len(record) != count * dtype.itemsize:
-                    raise CheckpointError(f"damaged: {len(record)} bytes for {count} values of {dtype} in data/{key}")
-                storages[key, dtype] = flat_tensor(record, dtype)
-            return storages[key, dtype]
-
-        return unpickle(self.pickle, storage)
+    def check_storages(self, loaded: object) -> None:
+        """That every storage in what was read has a record of its size: bytes behind a shorter one are another's."""
+        sizes = Counter(info.file_size for info in self._records.values())
+        too_many = Counter(storages_in(loaded).values()) - sizes
+        if too_many:
+            raise CheckpointError(f"damaged: no record of the {min(too_many)} bytes that a tensor in it has")
 
     def _record(self, name: str) -> memoryview:
         info = self._records.get(self._folder + name)
@@ -75,3 +71,21 @@ class ZipContainer:
         if len(record) < info.file_size:
             raise EOFError("the file ends too early")
         return record
+
+
+def storages_in(value: object) -> dict[int, int]:
+    """Address -> bytes of the storages of all tensors in dicts, lists and tuples, each of these looked at once."""
+    found: dict[int, int] = {}
+    seen: set[int] = set()
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, Tensor):
+            if one.layout != torch.strided or one.is_quantized or one.is_meta:
+                raise CheckpointError("refused, it holds sparse, quantized or empty tensors; weights are dense ones")
+            storage = one.untyped_storage()
+            found[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(one, dict | list | tuple) and id(one) not in seen:
+            seen.add(id(one))
+            waiting.extend(one.values() if isinstance(one, dict) else one)
+    return found
