@@ -82,7 +82,7 @@ def ours(size: str, pixels: int, device: torch.device) -> tuple[dict[str, Callab
     def decode(begin: Callable[[], Decoder]) -> list[list[Hypothesis]]:
         return beam_search(begin(), start, SETTINGS)
 
-    jobs = {
+    jobs: dict[str, Callable[[], Any]] = {
         "encode": encode,
         "decode": lambda: decode(lambda: model.start(encoded)),
         "decode, plain cache": lambda: decode(lambda: PlainCache(model.decoder, model.tokens.weight, encoded)),

@@ -25,7 +25,7 @@ from torch import Tensor
 from one_peace.generation.beam import beam_search
 from one_peace.generation.decoder import Decoder
 from one_peace.generation.settings import GenerationSettings
-from one_peace.models.mico.presets import list_models, preset
+from one_peace.models.mico.presets import list_presets, preset
 from one_peace.models.mico.text import TextModel
 from one_peace.models.mico.writing import CAPTION_PENALTY, TextDecoder
 
@@ -84,7 +84,7 @@ def variants(size: str, pictures: int, device: torch.device) -> tuple[dict[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", default=["mico-tiny", "mico-giant"], choices=list_models())
+    parser.add_argument("--sizes", nargs="+", default=["mico-tiny", "mico-giant"], choices=list_presets())
     parser.add_argument("--pictures", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)

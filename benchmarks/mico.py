@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ def spread(clips: Sequence[Clip], most: int) -> list[Clip]:
     return [clips[n * len(clips) // count] for n in range(count)]
 
 
-def asked_of(clips: Sequence[Clip], modalities: Sequence[str]) -> RetrievalSet:
+def asked_of(clips: Sequence[Clip], modalities: Collection[str]) -> RetrievalSet:
     """Clips and their captions; those that are equal but for case, punctuation and a leading article are one."""
     texts: dict[str, tuple[int, str]] = {}
     own = [texts.setdefault(normalise_caption(c["caption"]), (len(texts), c["caption"]))[0] for c in clips]

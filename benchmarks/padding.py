@@ -15,6 +15,7 @@ from pathlib import Path
 from one_peace.data.decoding import PairDecoder
 from one_peace.data.opening import SourceRecipe, open_pairs
 from one_peace.data.prefetch import PrefetchedPairs
+from one_peace.modalities.text import TextProcessor
 from one_peace.models.one_peace.loading import from_pretrained
 
 SEED = 0
@@ -29,9 +30,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16)
     chosen = parser.parse_args()
     processors = from_pretrained("one-peace-nano").processors
+    text = processors["text"]
+    assert isinstance(text, TextProcessor)
     print(f"{'pairs':12} {'batches':10} {'text':>8} {'partner':>8} {'joint':>8}")
     for partner in ("image", "audio"):
-        decoder = PairDecoder(processors["text"], partner, processors[partner], augmentation=0.0, caption_tokens=20)
+        decoder = PairDecoder(text, partner, processors[partner], augmentation=0.0, caption_tokens=20)
         with tempfile.TemporaryDirectory() as cache:
             grouped = open_pairs({"pairs": SourceRecipe(str(chosen.manifest))}, decoder, SEED, Path(cache))
             mixed = PrefetchedPairs(type(grouped.loader)(grouped.loader.mixture, decoder), 0)

@@ -149,7 +149,7 @@ class Subject:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def compare(ours: Subject, library: nn.Module, other: Subject, textbook: TextbookStep) -> dict[str, float]:
+def compare(ours: Subject, library: nn.Module, other: Subject, textbook: TextbookStep) -> dict[str, Any]:
     """Worst relative difference of losses, and of gradients to the largest value of their tensor."""
     first, second = ours.backward(), other.backward()
     worst_loss = max(abs(first[name].item() / loss.item() - 1) for name, loss in second.items())

@@ -33,7 +33,7 @@ ROWS_PER_CLUSTER = 1000
 ROWS_PER_CALL = 10_000
 BATCH = 64
 NEEDS = {"faiss": "faiss", "usearch": "usearch", "hnswlib": "hnswlib", "lance": "lancedb"}
-Search = Callable[[np.ndarray, int], Sequence[Sequence[int]]]  # queries (m, dim), k -> rows
+Search = Callable[[np.ndarray, int], Sequence[Sequence[int]] | np.ndarray]  # queries (m, dim), k -> rows
 
 
 def make_data(folder: Path, count: int, dim: int, queries: int) -> None:

@@ -145,11 +145,11 @@ def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
                         figures.setdefault((kind, clients, name), []).append(measured)
                         print(f"{kind:6} {clients:3} clients  {name:8} {measured}", flush=True)
     rows = []
-    for (kind, clients, name), measured in figures.items():
+    for (kind, clients, name), rounds in figures.items():
         row: dict[str, Any] = {"kind": kind, "clients": clients, "server": name}
         for key in ("requests_per_second", "p50_ms", "p99_ms", "cpu_ms_per_request"):
-            row[key] = statistics.median(one[key] for one in measured)
-        rows.append({**row, "errors": sum(one["errors"] for one in measured)})
+            row[key] = statistics.median(one[key] for one in rounds)
+        rows.append({**row, "errors": sum(one["errors"] for one in rounds)})
     return {"rows": rows, "ratios": _ratios(rows)}
 
 

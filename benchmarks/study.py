@@ -49,7 +49,7 @@ def run_study(world: World, study: Study, seeds: int, keep: Callable[[dict[str, 
         for arm in study.arms:
             wall, cpu = time.perf_counter(), time.process_time()
             model = arm.build(world, seed)
-            run = {
+            run: dict[str, Any] = {
                 "arm": arm.name,
                 "seed": seed,
                 "parameters": sum(p.numel() for p in model.encoder.parameters()),

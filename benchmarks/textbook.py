@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from one_peace.modalities.base import Tokens
 from one_peace.models.one_peace.encoder import FusionEncoder
-from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
+from one_peace.models.one_peace.pretraining import Decoder, OnePeaceForPretraining
 from one_peace.nn.attention import Attention
 from one_peace.nn.block import Block
 from one_peace.nn.feed_forward import FeedForward
@@ -73,7 +73,8 @@ class TextbookBlock(nn.Module):
         super().__init__()
         self.attention_norm, self.ffn_norm = fused.attention_norm, fused.ffn_norm
         self.attention = TextbookAttention(fused.attention)
-        self.ffn = nn.ModuleDict({name: TextbookFeedForward(expert) for name, expert in fused.ffn.items()})
+        experts = {name: expert for name, expert in fused.ffn.items() if isinstance(expert, FeedForward)}
+        self.ffn = nn.ModuleDict({name: TextbookFeedForward(expert) for name, expert in experts.items()})
         self.attention_scale, self.ffn_scale = fused.attention_scale, fused.ffn_scale
 
     def forward(self, x: Tensor, bias: Tensor | None, segments: Sequence[tuple[str, int]]) -> Tensor:
@@ -91,8 +92,13 @@ class TextbookStep(nn.Module):
     def __init__(self, model: OnePeaceForPretraining, stage: PretrainingStage, recompute: bool = False) -> None:
         super().__init__()
         self.model, self.stage, self.recompute = copy.deepcopy(model), stage, recompute
-        for fusion in (self.model.encoder.fusion, self.model.decoder.fusion):
-            fusion.blocks = nn.ModuleList(TextbookBlock(block) for block in fusion.blocks)
+        for fusion in (self.model.encoder.fusion, self.decoder.fusion):
+            fusion.blocks = nn.ModuleList(TextbookBlock(block) for block in fusion.blocks if isinstance(block, Block))
+
+    @property
+    def decoder(self) -> Decoder:
+        assert self.model.decoder is not None  # what is compared is the whole step
+        return self.model.decoder
 
     def forward(self, batch: PretrainingBatch) -> dict[str, Tensor]:
         """Loss terms and their weighted `total` (scalars), named as the library names them."""
@@ -142,7 +148,7 @@ class TextbookStep(nn.Module):
 
     def reconstruct(self, batch: PretrainingBatch, keep: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Every position decoded from the kept ones."""
-        decoder = self.model.decoder
+        decoder = self.decoder
         features, tokens = self.encode(batch, list(keep), keep)
         sequences = {}
         for name, visible in features.items():
@@ -163,8 +169,9 @@ class TextbookStep(nn.Module):
         ]
         padding = torch.cat(masks, dim=1)
         x = x.masked_fill(padding[:, :, None], 0.0)
-        heads = fusion.blocks[0].attention.heads
-        bias = torch.zeros(x.shape[0], heads, x.shape[1], x.shape[1], device=x.device)
+        first = fusion.blocks[0]
+        assert isinstance(first, TextbookBlock)
+        bias = torch.zeros(x.shape[0], first.attention.heads, x.shape[1], x.shape[1], device=x.device)
         start = 0
         for part, length in zip(parts, lengths, strict=True):
             if part.bias:

@@ -129,7 +129,7 @@ def divide(case: Case, setting: Setting) -> tuple[int, int]:
     parts["validation"] = parts["validation"][:MOST_VALIDATION]
     for name in case.tests:
         with (source / f"{name}.tsv").open(encoding="utf-8", newline="") as file:
-            tested = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+            tested: list[Mapping[str, str]] = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
         parts[name] = tested[: case.most_tested]
     for name, chosen in parts.items():
         lines = ["\t".join(rows[0]), *("\t".join(row.values()) for row in chosen)]

@@ -60,8 +60,8 @@ def judge(world: World, model: OnePeaceForPretraining) -> dict[str, Figure]:
     for side, name in ((lambda i: i.split == "train", "seen"), (lambda i: i.split != "train", "held out")):
         figures[f"image -> text, {name}: AUC"] = caption_auc(encoder, pictures.select(side))
     for row in rows:
-        if (name := _name(row)) is not None:  # among 125 captions comes first, then among all
-            figures.setdefault(f"{name}: R@10", Figure(row.at_10.value, row.at_10.shuffled))
+        if (shown := _name(row)) is not None:  # among 125 captions comes first, then among all
+            figures.setdefault(f"{shown}: R@10", Figure(row.at_10.value, row.at_10.shuffled))
     return figures
 
 

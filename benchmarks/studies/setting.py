@@ -26,7 +26,8 @@ from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT, PretrainingStage
 from one_peace.tasks.sample_library import STAMPS
 from one_peace.training.distributed import Processes
 from one_peace.training.gradients import BatchSource, Update
-from one_peace.training.pretrain import Gradients, pretrain
+from one_peace.training.loop import Gradients
+from one_peace.training.pretrain import pretrain
 from one_peace.training.recipe import OptimizerRecipe, PretrainRecipe
 from one_peace.training.run import held_out_captions, training_items
 

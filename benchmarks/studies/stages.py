@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import torch
 
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
+from one_peace.nn.block import Block
 from one_peace.tasks.pretraining import PretrainingStage
 from one_peace.training.distributed import LossModule
 from one_peace.training.front_end import fit_front_end
-from one_peace.training.pretrain import Gradients
+from one_peace.training.loop import Gradients
 from one_peace.training.recipe import PretrainRecipe
 from studies.setting import DENOISE_EVERY, IMAGES, SOUNDS, Arm, Study, World
 
@@ -39,7 +40,8 @@ def one_stage(world: World, seed: int) -> OnePeaceForPretraining:
 def start_experts(model: OnePeaceForPretraining, source: str, target: str) -> None:
     """Starts one modality's experts, final norm and projection as another's, as `expert_from` of a recipe does."""
     encoder = model.encoder
-    for parts in (*(block.ffn for block in encoder.fusion.blocks), encoder.fusion.norms, encoder.projections):
+    experts = [block.ffn for block in encoder.fusion.blocks if isinstance(block, Block)]
+    for parts in (*experts, encoder.fusion.norms, encoder.projections):
         parts[target].load_state_dict(parts[source].state_dict())
     with torch.no_grad():
         encoder.adapter(target).cls.copy_(encoder.adapter(source).cls)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
-from one_peace.nn.attention import choose_backend
+from one_peace.nn.attention import attend
 from one_peace.nn.block import Block
 from studies.setting import DENOISE_EVERY, IMAGES, Arm, Study, World
 
@@ -44,15 +44,20 @@ class OwnBlock(nn.Module):
             out: Tensor = self.own[segments[0][0]](x, bias, segments, queries)
             return out
         lengths = [length for _, length in segments]
-        parts = list(zip([self.own[name] for name, _ in segments], x.split(lengths, dim=1), strict=True))
-        qkv = torch.cat([_queries_keys_values(block, part) for block, part in parts], dim=3)
-        heads = choose_backend(x.device, x.dtype)(*qkv.unbind(0), bias)
-        attended = heads.transpose(1, 2).flatten(2).split(lengths, dim=1)
+        parts = list(zip([self._block(name) for name, _ in segments], x.split(lengths, dim=1), strict=True))
+        q, k, v = torch.cat([_queries_keys_values(block, part) for block, part in parts], dim=3).unbind(0)
+        attended = attend(q, k, v, bias).transpose(1, 2).flatten(2).split(lengths, dim=1)
         outs = []
-        for (name, _), (block, part), mixed in zip(segments, parts, attended, strict=True):
+        for segment, (block, part), mixed in zip(segments, parts, attended, strict=True):
+            assert block.attention_scale is not None and block.ffn_scale is not None  # as of all models of the studies
             y = part + block.attention_scale * block.attention.out(block.attention.norm(mixed))
-            outs.append(y + block.ffn_scale * block.ffn[name](block.ffn_norm(y)))
+            outs.append(y + block.ffn_scale * block.feed(y, [segment]))
         return torch.cat(outs, dim=1)
+
+    def _block(self, name: str) -> Block:
+        block = self.own[name]
+        assert isinstance(block, Block)
+        return block
 
 
 def _queries_keys_values(block: Block, x: Tensor) -> Tensor:
@@ -66,6 +71,7 @@ def _queries_keys_values(block: Block, x: Tensor) -> Tensor:
 def share_all(model: OnePeaceForPretraining) -> None:
     """One feed-forward for all modalities, in place."""
     for block in model.encoder.fusion.blocks:
+        assert isinstance(block, Block)
         for name in MODALITIES[1:]:
             block.ffn[name] = block.ffn[MODALITIES[0]]
 
@@ -73,7 +79,7 @@ def share_all(model: OnePeaceForPretraining) -> None:
 def separate_all(model: OnePeaceForPretraining) -> None:
     """Attention, norms and scales of its own for every modality, in place."""
     fusion = model.encoder.fusion
-    fusion.blocks = nn.ModuleList(OwnBlock(block) for block in fusion.blocks)
+    fusion.blocks = nn.ModuleList(OwnBlock(block) for block in fusion.blocks if isinstance(block, Block))
 
 
 def as_published(world: World, seed: int) -> OnePeaceForPretraining:
