@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import tomllib
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import one_peace
+from one_peace.training import trackers
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -58,12 +60,21 @@ def test_typing_marker_and_recipes_are_package_data() -> None:
 
 def test_extras_named_in_errors_exist() -> None:
     """`MissingExtraError(feature, extra)` sends people to an extra: there must be one of that name."""
-    import re
-
     extras = set(PROJECT["optional-dependencies"])
-    for file in (ROOT / "src").rglob("*.py"):
-        for extra in re.findall(r'MissingExtraError\([^()]*,\s*"(\w+)"\)', file.read_text(encoding="utf-8")):
-            assert extra in extras, f"{file}: no extra {extra!r}"
+    computed = set()
+    for file in (file for folder in ("src", "benchmarks") for file in (ROOT / folder).rglob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)) if "MissingExtraError(" in text else ():
+            if not isinstance(node, ast.Call) or not ast.unparse(node.func).endswith("MissingExtraError"):
+                continue
+            where = f"{file}:{node.lineno}"
+            assert len(node.args) == 2 and not node.keywords, f"{where}: not a feature and an extra"
+            if isinstance(node.args[1], ast.Constant):
+                assert node.args[1].value in extras, f"{where}: no extra {node.args[1].value!r}"
+            else:
+                computed.add(file.name)
+    assert computed == {"trackers.py"}  # of which the extras are these:
+    assert {trackers._missing(name).extra for name in trackers.TRACKERS} <= extras
 
 
 def test_installed_metadata_is_current() -> None:
