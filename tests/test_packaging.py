@@ -16,7 +16,8 @@ import one_peace
 from one_peace.training import trackers
 
 ROOT = Path(__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+CONFIGURATION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = CONFIGURATION["project"]
 
 
 @pytest.mark.parametrize("name", one_peace.__all__)
@@ -40,6 +41,8 @@ def test_same_objects_by_either_path() -> None:
 def test_script_parses_and_is_executable(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
     subprocess.run(["bash", "-n", ROOT / script], check=True)
+    # with the tests, which ask for it
+    assert f"/{script}" in CONFIGURATION["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
 
 
 def test_run_explains_itself() -> None:
