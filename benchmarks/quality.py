@@ -1,7 +1,8 @@
 """What pretraining is worth on tasks: `python benchmarks/quality.py`, every kind of task on data that installs by name.
 
 Each task is learned from the shipped weights, from scratch and by a head alone, and measured beside a guess. Writes
-results/quality-DATE.json and .md, again after every task, and at the end of a whole run the table in the README.
+results/quality-DATE.json and .md, again after every task, and in the end the table in the README: of every task the
+newest row that was measured with the same settings.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import dataclasses
 import json
 import multiprocessing
 import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
@@ -55,45 +57,52 @@ def main() -> None:
     facts = machine(torch.device("cpu")) | {"threads": 1, "processes": options.processes}
     options.out.mkdir(parents=True, exist_ok=True)
     base = options.out / f"quality-{facts['date']}"
+    settings = (options.model, options.part, options.seed)
     record: dict[str, Any] = {
         "command": _command(options),
         "model": options.model,
         "part": options.part,
         "seed": options.seed,
         "facts": facts,
-        "cases": earlier_cases(base.with_suffix(".json"), options.model, options.part, options.seed),
+        "cases": newest_cases(options.out.glob(f"{base.name}.json"), *settings),
     }
     with tempfile.TemporaryDirectory() as work:
-        setting = Setting(tables, Path(work), options.model, options.part, options.seed)
+        setting = Setting(tables, Path(work), *settings)
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(options.processes, spawn, initializer=_one_thread) as pool:
             for done in as_completed([pool.submit(partial(_run, case, setting)) for case in chosen]):
                 made = done.result()
-                record["cases"][made["table"]] = made
+                record["cases"][made["table"]] = made | {"date": facts["date"]}
                 keep(record, base)
     print(f"wrote {base}.json and .md")
-    if options.out == RESULTS and all(case.table in record["cases"] for case in CASES):
+    newest = record | {"cases": newest_cases(options.out.glob("quality-*.json"), *settings)}
+    if options.out == RESULTS and all(case.table in newest["cases"] for case in CASES):
         text = README.read_text(encoding="utf-8")
-        README.write_text(replace_block(text, MARKER, to_table(record)), encoding="utf-8")
+        README.write_text(replace_block(text, MARKER, to_table(newest)), encoding="utf-8")
         print(f"wrote the table in {README.name}")
 
 
-def earlier_cases(path: Path, model: str, part: float, seed: int) -> dict[str, Any]:
-    """Tasks of an earlier run of the day with the same settings: those that are not run again stay."""
-    if not path.is_file():
-        return {}
-    found = json.loads(path.read_text(encoding="utf-8"))
-    same = (found["model"], found["part"], found["seed"]) == (model, part, seed)
-    cases: dict[str, Any] = found["cases"] if same else {}
-    return cases
+def newest_cases(records: Iterable[Path], model: str, part: float, seed: int) -> dict[str, Any]:
+    """Every task as it was last measured with these settings, with its date, in the usual order. Files are named by
+    their day, so that the last name is the newest."""
+    cases: dict[str, Any] = {}
+    for path in sorted(records):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if (found["model"], found["part"], found["seed"]) == (model, part, seed):
+            cases |= {name: {**case, "date": found["facts"]["date"]} for name, case in found["cases"].items()}
+    return _in_order(cases)
 
 
 def keep(record: dict[str, Any], base: Path) -> None:
     """Writes what there is so far, tasks in their usual order."""
-    order = {case.table: number for number, case in enumerate(CASES)}
-    record["cases"] = dict(sorted(record["cases"].items(), key=lambda entry: order.get(entry[0], len(order))))
+    record["cases"] = _in_order(record["cases"])
     base.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     base.with_suffix(".md").write_text(to_markdown(record), encoding="utf-8")
+
+
+def _in_order(cases: dict[str, Any]) -> dict[str, Any]:
+    order = {case.table: number for number, case in enumerate(CASES)}
+    return dict(sorted(cases.items(), key=lambda entry: order.get(entry[0], len(order))))
 
 
 def _run(case: Case, setting: Setting) -> dict[str, Any]:

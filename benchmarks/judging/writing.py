@@ -12,7 +12,9 @@ Record = Mapping[str, Any]
 
 
 def to_table(record: Record) -> str:
-    """One row per test table: sizes, every arm and the guess with 95 % intervals, the gain of pretraining."""
+    """One row per test table: sizes, every arm and the guess with 95 % intervals, the gain of pretraining, and the
+    date of each where they differ."""
+    dated = len({case["date"] for case in record["cases"].values()}) > 1
     runs = [run for case in record["cases"].values() for run in case["arms"].values()]
     minutes = sum(run["cpu_seconds"] for run in runs) / 60
     lines = [
@@ -22,8 +24,8 @@ def to_table(record: Record) -> str:
         "as many updates; the gain is the difference of the two on the same rows, **bold** where its interval leaves "
         "out 0.",
         "",
-        f"| task | test rows | {' | '.join(ARMS)} | guess | gain of pretraining |",
-        f"|---|---|{'---|' * len(ARMS)}---|---|",
+        f"| task | test rows | {' | '.join(ARMS)} | guess | gain of pretraining |" + " measured |" * dated,
+        f"|---|---|{'---|' * len(ARMS)}---|---|" + "---|" * dated,
     ]
     for case in record["cases"].values():
         for test, entry in case["tests"].items():
@@ -31,7 +33,8 @@ def to_table(record: Record) -> str:
             shown = [_interval(entry["arms"][arm]) if arm in entry["arms"] else "" for arm in ARMS]
             guess = f"{_interval(entry['baseline'])} ({case['baseline']})"
             gain = _gain(entry["gain"]) if "gain" in entry else ""
-            lines.append(f"| {name} | {entry['rows']} | {' | '.join(shown)} | {guess} | {gain} |")
+            row = f"| {name} | {entry['rows']} | {' | '.join(shown)} | {guess} | {gain} |"
+            lines.append(row + f" {case['date']} |" * dated)
     lines += ["", *(f"* `{c['table']}`: {c['kind']}. {_upper(c['made_of'])}." for c in record["cases"].values())]
     return "\n".join(lines) + "\n"
 

@@ -25,8 +25,8 @@ from judging.baselines import centre_box, most_frequent  # noqa: E402
 from judging.cases import ARMS, CASES, FINE_TUNED, SCRATCH, Case  # noqa: E402
 from judging.figures import Hits, Scored, difference, estimate, split_batch  # noqa: E402
 from judging.runs import Setting, divide, run_case  # noqa: E402
-from judging.writing import replace_block, to_markdown  # noqa: E402
-from quality import earlier_cases, keep  # noqa: E402
+from judging.writing import replace_block, to_markdown, to_table  # noqa: E402
+from quality import MARKER, MODEL, README, RESULTS, keep, newest_cases  # noqa: E402
 
 from one_peace.data.sample_tasks import SAMPLE_TASKS  # noqa: E402
 
@@ -70,12 +70,43 @@ def test_a_small_part_of_the_table(tables: Path, tmp_path: Path) -> None:
     assert [made["arms"][arm]["updates"] for arm in ARMS] == [12, 12, 36]
     facts = {"date": "2026-01-01", "commit": "0123456789+", "machine": "a machine", "processes": 1}
     record: dict[str, Any] = {"command": "python x", "model": "nano", "part": 0.04, "seed": 1, "facts": facts}
-    record["cases"] = {"emoji-groups": made}
-    keep(record, tmp_path / "quality")
-    text = (tmp_path / "quality.md").read_text()
+    record["cases"] = {"emoji-groups": made | {"date": facts["date"]}}
+    keep(record, tmp_path / "quality-2026-01-01")
+    text = (tmp_path / "quality-2026-01-01.md").read_text()
     assert text == to_markdown(record) and "| `emoji-groups` | 18 |" in text and "0123456+" in text
-    assert list(earlier_cases(tmp_path / "quality.json", "nano", 0.04, 1)) == ["emoji-groups"]
-    assert earlier_cases(tmp_path / "quality.json", "nano", 1.0, 1) == {}
+    assert "| measured |" not in text
+
+
+def recorded(folder: Path, date: str, rows: dict[str, int], part: float = 1.0) -> None:
+    """A record of that day of tasks with so many test rows."""
+    sure = {"value": 0.5, "low": 0.5, "high": 0.5}
+    cases = {
+        name: {"table": name, "kind": "", "made_of": "x", "baseline": "b", "arms": {}}
+        | {"tests": {"test": {"rows": count, "arms": {}, "baseline": sure}}}
+        for name, count in rows.items()
+    }
+    record = {"model": "nano", "part": part, "seed": 1, "facts": {"date": date}, "cases": cases}
+    (folder / f"quality-{date}.json").write_text(json.dumps(record))
+
+
+def test_of_every_task_the_newest_record_counts(tmp_path: Path) -> None:
+    recorded(tmp_path, "2026-01-09", {"drums": 3, "emoji-groups": 4})
+    recorded(tmp_path, "2026-01-10", {"drums": 5})
+    recorded(tmp_path, "2026-01-11", {"drums": 6}, part=0.1)
+    cases = newest_cases(tmp_path.glob("quality-*.json"), "nano", 1.0, 1)
+    assert list(cases) == ["emoji-groups", "drums"]
+    table = to_table({"command": "python x", "model": "nano", "cases": cases})
+    assert "| `emoji-groups` | 4 |" in table and "|  | 2026-01-09 |" in table
+    assert "| `drums` | 5 |" in table and "|  | 2026-01-10 |" in table
+    head, rule, *rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert head.endswith("| measured |") and {line.count("|") for line in (rule, *rows)} == {head.count("|")}
+
+
+def test_the_table_of_the_readme_is_that_of_the_records() -> None:
+    cases = newest_cases(RESULTS.glob("quality-*.json"), MODEL, 1.0, 1)
+    table = to_table({"command": "python benchmarks/quality.py", "model": MODEL, "cases": cases})
+    text = README.read_text(encoding="utf-8")
+    assert replace_block(text, MARKER, table) == text
 
 
 def test_the_test_rows_take_no_part_in_choosing(tables: Path, tmp_path: Path) -> None:
