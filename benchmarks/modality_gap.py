@@ -122,7 +122,8 @@ def main() -> None:
     model = one_peace.from_pretrained(given.model)
     rows = compare(embed(model, load_manifest(given.manifest), given.clips))
     print(as_table(rows))
-    write_result("modality_gap", {"rows": [dataclasses.asdict(row) for row in rows]} | machine(torch.device("cpu")))
+    facts = machine(torch.device("cpu")) | {"model": given.model, "clips": given.clips}
+    print(write_result("modality_gap", facts | {"rows": [dataclasses.asdict(row) for row in rows]}))
 
 
 if __name__ == "__main__":
