@@ -2,7 +2,8 @@
 
 On the Tux Paint stamps of the sample library: pictures, their English captions, and sounds (effects, and spoken
 descriptions of speakers that were trained on) in one library. Queries are trained items whose caption has answers in
-all three modalities; right are all other items of that caption. Ranked by cosine similarity, and by standing.
+all three modalities; right are all other items of that caption. Ranked by cosine similarity, by that above the mean of
+the branch, and by standing.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Row:
 
 
 def compare(branches: dict[str, Branch]) -> list[Row]:
-    """Both rankings for queries of each branch; and as a third, what the right answers are."""
+    """All rankings for queries of each branch; and as a last one, what the right answers are."""
     names = list(branches)
     calibration = Calibration({n: Moments.of(branches[n].vectors) for n in names}, 0)
     vectors = np.concatenate([branches[n].vectors for n in names])
@@ -61,16 +62,18 @@ def compare(branches: dict[str, Branch]) -> list[Row]:
     for name in names:
         asked = [i for i, g in enumerate(branches[name].groups) if g in shared and branches[name].trained[i]]
         np.random.default_rng(0).shuffle(asked)
-        found: dict[str, list[list[float]]] = {"cosine": [], "standing": [], "(right answers)": []}
+        found: dict[str, list[list[float]]] = {"cosine": [], "centred": [], "standing": [], "(right answers)": []}
         for i in asked[:QUERIES]:
             query = branches[name].vectors[i]
             right = groups == branches[name].groups[i]
             right[starts[name] + i] = False
             cosine = vectors @ query
-            standing = np.empty_like(cosine)
+            centred, standing = np.empty_like(cosine), np.empty_like(cosine)
             for other in names:
-                standing[branch == other] = calibration.standings(query, other, cosine[branch == other])
-            for ranking, scores in (("cosine", cosine), ("standing", standing)):
+                own = cosine[branch == other]
+                centred[branch == other] = own - own.mean()
+                standing[branch == other] = calibration.standings(query, other, own)
+            for ranking, scores in (("cosine", cosine), ("centred", centred), ("standing", standing)):
                 scores = scores.copy()
                 scores[starts[name] + i] = -np.inf
                 first = np.argsort(-scores, kind="stable")[:K]
