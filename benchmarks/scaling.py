@@ -22,13 +22,12 @@ from typing import Any
 
 import torch
 from measure import RESULTS, machine
-from studies.measures import Mean, difference, mean_over_seeds
+from studies.writing import Panel, draw, origin
 
 from one_peace.checkpoints.mico_config import input_settings
 from one_peace.data.clips import LibraryClips
 from one_peace.data.manifest import Item
 from one_peace.data.sample_library import build_sample_library
-from one_peace.errors import MissingExtraError
 from one_peace.modalities.base import Processor
 from one_peace.modalities.wordpiece import WordPieces, train_word_pieces
 from one_peace.models.mico.config import MiCoConfig
@@ -47,7 +46,7 @@ from one_peace.training.run import held_out_captions
 
 LIBRARY = ("stamps", "emoji", "animations")
 PICTURES = ("tuxpaint-stamps-default", "@lobehub/fluent-emoji-3d")
-FIGURE = "mean recall"
+QUESTION = "What MiCo gains by modalities, data, size and objectives"
 FIRST_SEED = 1
 
 
@@ -248,20 +247,26 @@ def run_study(
     return record
 
 
-def values_of(record: Mapping[str, Any], panel: str, arm: str, figure: str = "recall") -> list[float]:
-    """One number per seed."""
-    return [run["figures"][figure] for run in record["runs"] if (run["panel"], run["arm"]) == (panel, arm)]
+def panels_of(record: Mapping[str, Any]) -> list[Panel]:
+    """The mean recall of each panel's arms."""
+
+    def values(panel: str, arm: str) -> list[float]:
+        runs = [run for run in record["runs"] if (run["panel"], run["arm"]) == (panel, arm)]
+        return [run["figures"]["recall"] for run in runs]
+
+    return [
+        Panel(panel, {arm: values(panel, arm) for arm in arms}, dict.fromkeys(arms, record["chance"]))
+        for panel, arms in record["panels"].items()
+    ]
 
 
 def to_markdown(record: Mapping[str, Any]) -> str:
     """Every arm with its interval, its difference to the first of its panel, and whether it is beyond chance."""
-    facts, shown = record["facts"], record["held_out"]
+    shown = record["held_out"]
     lines = [
-        "# What MiCo gains by modalities, data, size and objectives",
+        f"# {QUESTION}",
         "",
-        f"`{record['command']}`, {facts['date']}, commit {facts['commit'][:7]}, {facts['machine']}, "
-        f"{facts['threads']} thread(s). Scale: {', '.join(f'{k} {v}' for k, v in record['scale'].items())}. "
-        f"Seeds: {record['seeds']}.",
+        origin(record),
         "",
         f"Figure: the mean of recall@1, 5 and 10 both ways between {shown['pictures']} held-out pictures and "
         f"{shown['captions']} captions that no arm has read; rankings that know nothing reach {record['chance']:.3f}. "
@@ -277,59 +282,17 @@ def to_markdown(record: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     helped = []
-    for panel, arms in record["panels"].items():
-        first = values_of(record, panel, arms[0])
-        for arm in arms:
-            values = values_of(record, panel, arm)
-            run = next(r for r in record["runs"] if (r["panel"], r["arm"]) == (panel, arm))
-            gap = difference(values, first)
-            if arm != arms[0] and gap.low > 0:
-                helped.append(f"{panel}: {arm}")
-            beyond = "" if arm == arms[0] else _shown(gap, signed=True)
+    for panel in panels_of(record):
+        for arm in panel.arms:
+            run = next(r for r in record["runs"] if (r["panel"], r["arm"]) == (panel.title, arm))
+            if (gap := panel.gap(arm)) is not None and gap.low > 0:
+                helped.append(f"{panel.title}: {arm}")
             lines.append(
-                f"| {panel} | {arm} | {run['parameters']:,} | {run['updates']} | {run['cpu_seconds']:.0f} | "
-                f"{_shown(mean_over_seeds(values))} | {beyond} |"
+                f"| {panel.title} | {arm} | {run['parameters']:,} | {run['updates']} | {run['cpu_seconds']:.0f} | "
+                f"{panel.cells(arm)} |"
             )
     lines += ["", "Significantly better than the first arm of the panel: " + ("; ".join(helped) or "none") + "."]
     return "\n".join(lines) + "\n"
-
-
-def _shown(mean: Mean, signed: bool = False) -> str:
-    value = f"{mean.value:+.3f}" if signed else f"{mean.value:.3f}"
-    if mean.low == -float("inf"):
-        return value
-    text = (
-        f"{value} ({mean.low:+.3f} to {mean.high:+.3f})" if signed else f"{value} ({mean.low:.3f} to {mean.high:.3f})"
-    )
-    return f"**{text}**" if signed and (mean.low > 0 or mean.high < 0) else text
-
-
-def draw(record: Mapping[str, Any], path: Path) -> None:
-    """Four panels: every seed a dot, the mean with its interval, chance as a line.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("the plot", "train") from error
-    panels = record["panels"]
-    figure = Figure(figsize=(4 * len(panels), 3.6), layout="constrained")
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)
-    for axis, (panel, arms) in zip(axes[0], panels.items(), strict=True):
-        for place, arm in enumerate(arms):
-            values = values_of(record, panel, arm)
-            mean = mean_over_seeds(values)
-            axis.plot([place] * len(values), values, "o", color="tab:gray", markersize=4)
-            if mean.low > -float("inf"):
-                axis.errorbar(place, mean.value, [[mean.value - mean.low], [mean.high - mean.value]], capsize=4)
-            axis.plot(place, mean.value, "s", color="tab:blue")
-        axis.axhline(record["chance"], linestyle=":", color="black")
-        axis.set_xticks(range(len(arms)), [arm.replace(", ", ",\n") for arm in arms], fontsize=8)
-        axis.set_title(panel)
-    axes[0][0].set_ylabel(FIGURE)
-    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
@@ -352,7 +315,7 @@ def main() -> None:
         whole = {"command": command, "facts": facts} | record
         base.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
         base.with_suffix(".md").write_text(to_markdown(whole), encoding="utf-8")
-        draw(whole, base.with_suffix(".png"))
+        draw(panels_of(whole), f"{QUESTION}: mean recall", base.with_suffix(".png"))
 
     items = build_sample_library(options.library, LIBRARY, progress=print).items
     scale = dataclasses.replace(Scale(), steps=options.steps, clips=options.clips)

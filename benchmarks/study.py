@@ -21,7 +21,7 @@ from measure import RESULTS, machine
 from studies import denoising, modalities, stages, structure, teacher
 from studies.measures import judge
 from studies.setting import Scale, Study, World, open_world
-from studies.writing import draw, to_markdown
+from studies.writing import draw, panels_of, to_markdown
 
 from one_peace.data.sample_library import ALL_SOURCES, build_sample_library
 
@@ -86,7 +86,8 @@ def main() -> None:
         whole = {"study": options.name, "command": command, "facts": facts} | record
         base.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
         base.with_suffix(".md").write_text(to_markdown(whole), encoding="utf-8")
-        draw(whole, study.figures, base.with_suffix(".png"))
+        panels = {panel.title: panel for panel in panels_of(whole)}
+        draw([panels[name] for name in study.figures if name in panels], study.question, base.with_suffix(".png"))
 
     items = build_sample_library(options.library, ALL_SOURCES, progress=print).items
     began = time.process_time()

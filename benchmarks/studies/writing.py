@@ -1,9 +1,10 @@
-"""A study's record as a table and as a plot."""
+"""Records of studies as tables and as plots."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,68 @@ from studies.measures import Mean, difference, mean_over_seeds
 Record = Mapping[str, Any]
 
 
-def values_of(record: Record, arm: str, figure: str, key: str = "value") -> list[float]:
-    """One number per seed; none for an arm that has no such figure (no sound, say)."""
-    runs = [run for run in record["runs"] if run["arm"] == arm]
-    return [run["figures"][figure][key] for run in runs if figure in run["figures"]]
+@dataclass(frozen=True)
+class Panel:
+    """One figure: of each arm a value per seed, none for an arm that has no such figure (no sound, say), and what
+    chance reaches in its place."""
+
+    title: str
+    values: Mapping[str, Sequence[float]]
+    chance: Mapping[str, float]
+
+    @property
+    def arms(self) -> list[str]:
+        """Those that have the figure."""
+        return [arm for arm, values in self.values.items() if values]
+
+    def gap(self, arm: str) -> Mean | None:
+        """The difference to the first arm, which has none."""
+        first = self.arms[0]
+        return None if arm == first else difference(self.values[arm], self.values[first])
+
+    def cells(self, arm: str) -> str:
+        """Its mean and its difference as two cells of a table."""
+        gap = self.gap(arm)
+        return f"{_interval(mean_over_seeds(self.values[arm]))} | {'' if gap is None else _signed(gap)}"
+
+
+def panels_of(record: Record) -> list[Panel]:
+    """All figures of a study."""
+
+    def values(figure: str, key: str) -> dict[str, list[float]]:
+        return {
+            arm["name"]: [
+                run["figures"][figure][key]
+                for run in record["runs"]
+                if run["arm"] == arm["name"] and figure in run["figures"]
+            ]
+            for arm in record["arms"]
+        }
+
+    def panel(figure: str) -> Panel:
+        shuffled = values(figure, "shuffled")
+        return Panel(figure, values(figure, "value"), {arm: sum(v) / len(v) for arm, v in shuffled.items() if v})
+
+    return [panel(figure) for figure in dict.fromkeys(name for run in record["runs"] for name in run["figures"])]
+
+
+def origin(record: Record) -> str:
+    """By what command, when, from which code and where a record was made, and how large the models are."""
+    facts = record["facts"]
+    return (
+        f"`{record['command']}`, {facts['date']}, commit {facts['commit'][:7]}"
+        f"{'+' if facts['commit'].endswith('+') else ''}, {facts['machine']}, {facts['threads']} thread(s).\n"
+        f"Scale: {', '.join(f'{k} {v}' for k, v in record['scale'].items())}. Seeds: {record['seeds']}."
+    )
 
 
 def to_markdown(record: Record) -> str:
     """The whole record: set-up, arms, every figure with its interval, its difference to the first arm, its control."""
-    facts = record["facts"]
-    arms = [arm["name"] for arm in record["arms"]]
+    first = record["arms"][0]["name"]
     lines = [
         f"# {record['question']}",
         "",
-        f"`{record['command']}`, {facts['date']}, commit {facts['commit'][:7]}"
-        f"{'+' if facts['commit'].endswith('+') else ''}, {facts['machine']}, {facts['threads']} thread(s).",
-        f"Scale: {', '.join(f'{k} {v}' for k, v in record['scale'].items())}. Seeds: {record['seeds']}.",
+        origin(record),
         "",
         record["matched"],
         "",
@@ -40,25 +87,15 @@ def to_markdown(record: Record) -> str:
         lines.append(f"| {arm['name']} | {runs[0]['parameters']:,} | {cpu:.0f} | {wall:.0f} | {arm['note']} |")
     lines += [
         "",
-        f'Means over seeds with 95 % intervals (Student\'s t); differences are to "{arms[0]}", seed by seed, or to '
+        f'Means over seeds with 95 % intervals (Student\'s t); differences are to "{first}", seed by seed, or to '
         "the first arm that has the figure. **Bold**: the interval leaves out 0.",
         "",
         "| figure | arm | mean (95 %) | difference (95 %) | shuffled |",
         "|---|---|---|---|---|",
     ]
-    for figure in _figures(record):
-        having = [arm for arm in arms if values_of(record, arm, figure)]
-        first = values_of(record, having[0], figure)
-        for arm in having:
-            values = values_of(record, arm, figure)
-            gap = "" if arm == having[0] else _signed(difference(values, first))
-            control = mean_over_seeds(values_of(record, arm, figure, "shuffled")).value
-            lines.append(f"| {figure} | {arm} | {_interval(mean_over_seeds(values))} | {gap} | {control:.3f} |")
+    for panel in panels_of(record):
+        lines += [f"| {panel.title} | {arm} | {panel.cells(arm)} | {panel.chance[arm]:.3f} |" for arm in panel.arms]
     return "\n".join(lines) + "\n"
-
-
-def _figures(record: Record) -> list[str]:
-    return list(dict.fromkeys(name for run in record["runs"] for name in run["figures"]))
 
 
 def _interval(mean: Mean) -> str:
@@ -72,8 +109,10 @@ def _signed(mean: Mean) -> str:
     return f"**{text}**" if mean.low > 0 or mean.high < 0 else text
 
 
-def draw(record: Record, figures: Sequence[str], path: Path) -> None:
-    """A panel per figure: every seed a dot, the mean with its interval, the shuffled control as a line.
+def draw(panels: Sequence[Panel], title: str, path: Path) -> None:
+    """Side by side: every seed a dot, the mean with its interval, chance as a line.
+
+    Figures of the same arms share the axis of arms; where the arms differ, it is one figure, and its axis is shared.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -84,24 +123,24 @@ def draw(record: Record, figures: Sequence[str], path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("the plot", "train") from error
-    arms = [arm["name"] for arm in record["arms"]]
-    shown = [f for f in figures if any(values_of(record, arm, f) for arm in arms)]
-    picture = Figure(figsize=(3.2 * len(shown), 0.5 * len(arms) + 1.8), layout="constrained")
-    panels = picture.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    for axes, figure in zip(panels, shown, strict=True):
-        for row, arm in enumerate(arms):
-            values = values_of(record, arm, figure)
+    same = len({tuple(panel.values) for panel in panels}) == 1
+    most = max(len(panel.values) for panel in panels)
+    picture = Figure(figsize=((3.2 if same else 4.0) * len(panels), 0.5 * most + 1.8), layout="constrained")
+    subplots = picture.subplots(1, len(panels), sharex=not same, sharey=same, squeeze=False)[0]
+    for number, (axes, panel) in enumerate(zip(subplots, panels, strict=True)):
+        for row, (arm, values) in enumerate(panel.values.items()):
             if not values:
                 continue
             mean = mean_over_seeds(values)
             axes.plot(values, [row] * len(values), "o", color="#9aa7b5", markersize=4)
             reach = 0.0 if math.isinf(mean.low) else mean.high - mean.value
             axes.errorbar(mean.value, row, xerr=reach, fmt="D", color="#1f4e79", capsize=4, markersize=5)
-            control = mean_over_seeds(values_of(record, arm, figure, "shuffled")).value
-            axes.plot([control, control], [row - 0.3, row + 0.3], color="#c0392b", linewidth=1.5)
-        axes.set_title(figure, fontsize=9)
+            chance = panel.chance[arm]
+            axes.plot([chance, chance], [row - 0.3, row + 0.3], color="#c0392b", linewidth=1.5)
+        axes.set_title(panel.title, fontsize=9)
         axes.grid(axis="x", alpha=0.3)
-    panels[0].set_yticks(range(len(arms)), arms, fontsize=9)
-    panels[0].invert_yaxis()
-    picture.suptitle(f"{record['question']}  (dots: seeds; bars: 95 %; red: shuffled pairs)", fontsize=10)
+        if number == 0 or not same:
+            axes.set_yticks(range(len(panel.values)), list(panel.values), fontsize=9)
+            axes.invert_yaxis()
+    picture.suptitle(f"{title}  (dots: seeds; bars: 95 %; red: chance)", fontsize=10)
     picture.savefig(path, dpi=110)

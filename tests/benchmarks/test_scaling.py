@@ -49,11 +49,12 @@ def test_a_study_trains_its_arms_and_tells_them_apart(tmp_path: Path) -> None:
     assert [run["updates"] for run in record["runs"][:3]] == [2, 3, 2]
     assert all(0 <= run["figures"]["recall"] <= 1 for run in record["runs"])
     assert record["held_out"] == {"pictures": 3, "captions": 3}
-    facts = {"date": "2024-01-01", "commit": "0123456789", "machine": "any", "threads": 1}
+    facts = {"date": "2024-01-01", "commit": "0123456789+", "machine": "any", "threads": 1}
     whole = {"command": "python", "facts": facts} | record
     table = scaling.to_markdown(whole)
+    assert "commit 0123456+," in table
     assert table.count("| modalities |") == 2 and "| objectives | contrast |" in table
-    scaling.draw(whole, tmp_path / "scaling.png")
+    scaling.draw(scaling.panels_of(whole), "title", tmp_path / "scaling.png")
     assert Image.open(tmp_path / "scaling.png").width > 400
     first, _ = scaling.train(world, arms["pictures"], 1)
     again, _ = scaling.train(world, arms["pictures"], 1)

@@ -32,7 +32,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from studies import denoising, stages, structure, teacher  # noqa: E402
 from studies.measures import _auc, difference, judge, mean_over_seeds  # noqa: E402
 from studies.setting import IMAGES, Arm, Remembered, Scale, Study, World  # noqa: E402
-from studies.writing import draw, to_markdown  # noqa: E402
+from studies.writing import draw, panels_of, to_markdown  # noqa: E402
 from study import STUDIES, run_study  # noqa: E402
 
 Drawn = list[tuple[str, int, int]]
@@ -236,7 +236,7 @@ def test_a_study_is_run_written_and_drawn(tmp_path: Path) -> None:
         for figure in ("image -> text, held out: AUC", "image -> text, seen: R@10", "text -> image, held out: R@10"):
             assert f"| {figure} | one |" in table and f"| {figure} | two |" in table
         assert "0123456+" in table
-        draw(whole, study.figures, tmp_path / "plot.png")
+        draw(panels_of(whole), study.question, tmp_path / "plot.png")
     assert Image.open(tmp_path / "plot.png").width > 300
 
 
