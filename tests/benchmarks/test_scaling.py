@@ -16,6 +16,7 @@ from one_peace.data.manifest import Item
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import scaling  # noqa: E402
+from studies.mico_setting import PICTURES  # noqa: E402
 
 
 def library(folder: Path, source: str) -> list[Item]:
@@ -39,7 +40,7 @@ def library(folder: Path, source: str) -> list[Item]:
 
 def test_a_study_trains_its_arms_and_tells_them_apart(tmp_path: Path) -> None:
     scale = scaling.Scale(steps=2, batch_size=3, size=28, frames=1, vocabulary=60, clips=20, held_out=10)
-    world = scaling.World(library(tmp_path, scaling.PICTURES[0]), scale, ("pictures", "sounds"))
+    world = scaling.World(library(tmp_path, PICTURES[0]), scale, ("pictures", "sounds"))
     arms = {"pictures": scaling.Arm(("pictures",), size="small"), "+ sounds": scaling.Arm(size="small")}
     contrast = {"contrast": scaling.Arm(("pictures",), size="small", objectives="contrast")}
     panels = {"modalities": arms, "objectives": contrast}
