@@ -86,7 +86,7 @@ def sets_of(items: Sequence[Item], seen: bool) -> list[tuple[str, MiCoRetrievalS
     """What is looked up by what, of captions that were trained on or of others."""
 
     def settings(modalities: tuple[str, ...], tuples: str) -> MiCoRetrievalSettings:
-        return MiCoRetrievalSettings("omni-retrieval", modalities, tuples)  # type: ignore[arg-type]
+        return MiCoRetrievalSettings("omni-retrieval", modalities, tuples)
 
     def wanted(item: Item) -> bool:
         return (item.split == "train") == seen and not item.heldout_speaker

@@ -13,7 +13,6 @@ from one_peace.modalities.pictures import (
     grounding_boxes,
     image_tensor,
     normalise,
-    resize_ratios,
 )
 from one_peace.modalities.sounds import frame_count, prepare_waveform
 from parity import Check, Comparison
@@ -61,9 +60,9 @@ def check_image_preprocessing(fixture: Fixture, compare: Comparison) -> None:
         resized = image_tensor(picture, grounded.shape[1])
         compare.feature(f"{name} grounding", resized, grounded, 1e-6)
         compare.exact(f"{name} size", list(resized.shape[:0:-1]), fixture[f"out.refcoco_size_{name}"].tolist())
-        boxes = grounding_boxes(fixture[f"in.refcoco_boxes_{name}"], *picture.size, grounded.shape[1])
+        boxes = grounding_boxes(fixture[f"in.refcoco_boxes_{name}"], *picture.size)
         compare.feature(f"{name} boxes", boxes, fixture[f"out.refcoco_boxes_{name}"], 1e-6)
-        ratios = torch.tensor(resize_ratios(*picture.size, grounded.shape[1]), dtype=torch.float32)
+        ratios = grounded.shape[1] / torch.tensor(picture.size, dtype=torch.float32)
         compare.feature(f"{name} ratios", ratios, torch.tensor(fixture.meta[f"ratio_{name}"]), 1e-6)
 
 

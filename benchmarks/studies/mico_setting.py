@@ -176,7 +176,7 @@ def train(world: World, arm: Arm, seed: int) -> tuple[MiCoModel, int]:
     model.initialise()
     losses = prepare_model(MiCoLosses(model.train(), Processes()), recipe.engine, Processes(), "cpu")
     update = MiCoUpdate(losses, recipe, readers, ClipBatches(recipe, examples), Processes(), "cpu")
-    settings = LoopSettings(total, recipe.schedule(), total, total, groups=recipe.groups())
+    settings = LoopSettings(total, recipe.optimizer, total, total, groups=recipe.groups())
     with tempfile.TemporaryDirectory() as folder:
         _, over = run_updates(model, settings, update.gradients, Path(folder), Processes())
     if not over:

@@ -14,7 +14,7 @@ from torch import Tensor
 from one_peace.checkpoints.convert import convert
 from one_peace.checkpoints.families import family_of
 from one_peace.checkpoints.ofa_config import infer_config, official_settings
-from one_peace.checkpoints.ofa_growth import fit_tables, grow_rows, rows_of_means
+from one_peace.checkpoints.ofa_growth import fit_tables, grow_rows
 from one_peace.checkpoints.ofa_names import TIED, from_port, to_official, to_port
 from one_peace.checkpoints.ofa_official import native_pieces, published_buffer, read_ofa
 from one_peace.errors import CheckpointError
@@ -244,8 +244,6 @@ def test_small_tables_grow(tmp_path: Path, state: dict[str, Tensor]) -> None:
     assert grow_rows(torch.zeros(5, 4), 3, generator).shape == (5, 4)
     fitted = fit_tables({"tokens.weight": [torch.ones(9, 4)]}, 65, 8)
     assert fitted["tokens.weight"][0].shape == (8, 4)
-    means = rows_of_means(torch.arange(8.0).view(4, 2), [[0, 2], [3]])
-    assert means.tolist() == [[2.0, 3.0], [6.0, 7.0]]
 
 
 def test_a_model_starts_from_a_part_of_another(tmp_path: Path, state: dict[str, Tensor]) -> None:

@@ -41,8 +41,3 @@ def fit_tables(
         elif table.shape[0] == vocabulary + 1:
             fitted[TOKENS] = [table[:-1]]
     return fitted
-
-
-def rows_of_means(table: Tensor, pieces: list[list[int]]) -> Tensor:
-    """Rows for new tokens, each the mean of those of the words it stands for: (len(pieces), width)."""
-    return torch.stack([table[ids].float().mean(dim=0) for ids in pieces]).to(table)

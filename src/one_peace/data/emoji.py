@@ -36,8 +36,6 @@ _LANGUAGES = {
 # Spoken in the stamps, but missing there.
 _FURTHER_LANGUAGES = ("be", "bg", "ca", "el", "ro")
 
-_NO_GROUP = ("regional indicator",)
-
 
 @dataclass(frozen=True)
 class Emoji:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from one_peace.configuration import within
 from one_peace.data.augmentation import augment_pictures, augment_waveform, random_piece
 from one_peace.data.dropped import Dropped, Padding
 from one_peace.data.manifest import Item, normalise_caption
@@ -23,7 +24,6 @@ from one_peace.modalities.base import Example, Processor
 from one_peace.modalities.pictures import decode_picture, normalise_pixels
 from one_peace.modalities.sounds import SAMPLE_RATE, decode_sound, prepare_waveform
 from one_peace.modalities.text import TextProcessor
-from one_peace.ranges import within
 
 STORED_MARGIN = 5 / 4  # pictures are kept this much larger than the model's input, for augmentation
 # Captions drawn per pair wanted: one caption can stand in several sources, and sounds are chosen by length.

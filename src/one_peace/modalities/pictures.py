@@ -92,22 +92,15 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def resize_ratios(width: int, height: int, size: int) -> tuple[float, float]:
-    """How much `image_tensor` stretches a picture of (width, height): (horizontal, vertical)."""
-    return size / width, size / height
-
-
-def grounding_boxes(boxes: Tensor, width: int, height: int, size: int) -> Tensor:
-    """Boxes of a picture of (width, height) in coordinates of its (size, size) input; 1 is the far edge.
+def grounding_boxes(boxes: Tensor, width: int, height: int) -> Tensor:
+    """Boxes of a picture of (width, height) relative to it, and so to its stretched input: 1 is the far edge.
 
     Args:
         boxes: (n, 4) x0, y0, x1, y1 in pixels of the original picture. Not clipped.
     Returns:
         (n, 4) float32.
     """
-    horizontal, vertical = resize_ratios(width, height, size)
-    ratios = torch.tensor([horizontal, vertical, horizontal, vertical], dtype=torch.float32)
-    return boxes.to(torch.float32) * ratios / size
+    return boxes.to(torch.float32) / torch.tensor([width, height, width, height], dtype=torch.float32)
 
 
 def _decode_file(source: Any, name: str, max_pixels: int) -> Image.Image:

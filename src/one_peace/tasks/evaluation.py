@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from one_peace.checkpoints.registry import resolve
+from one_peace.configuration import build_dataclass
 from one_peace.data.permutation import permute
 from one_peace.data.task_rows import TaskRows
 from one_peace.errors import CheckpointError, InputError
@@ -38,7 +39,6 @@ from one_peace.tasks.retrieval_pairs import RETRIEVAL, RetrievalSettings, read_c
 from one_peace.tasks.sequence.kinds import SEQUENCE_KINDS, WRITING, SequenceSettings, read_sequence_settings
 from one_peace.tasks.sequence.predictor import SequencePredictor
 from one_peace.tasks.task import OnError, Row
-from one_peace.training.recipe_checks import build_part
 
 SEED = 3407  # of the order in which a table is read
 
@@ -68,9 +68,9 @@ def _of_embeddings(recipe: EvaluationRecipe, device: str, on_error: OnError) -> 
     assert recipe.tables is not None
     retrieval = zero_shot = None
     if recipe.kind == RETRIEVAL:
-        retrieval = build_part(RetrievalSettings, recipe.task, "task")
+        retrieval = build_dataclass(RetrievalSettings, recipe.task, "task")
     else:
-        zero_shot = build_part(ZeroShotSettings, recipe.task, "task")
+        zero_shot = build_dataclass(ZeroShotSettings, recipe.task, "task")
     modality: str = recipe.task.get("modality", "image")
     model = _embedding_model(recipe, (modality,), device)
     rows: list[Measurement] = []
@@ -95,7 +95,7 @@ def _of_embeddings(recipe: EvaluationRecipe, device: str, on_error: OnError) -> 
 
 def _of_tuples(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
     assert recipe.tables is not None
-    settings = build_part(MiCoRetrievalSettings, recipe.task, "task")
+    settings = build_dataclass(MiCoRetrievalSettings, recipe.task, "task")
     model = _mico(recipe, tuple(settings.modalities), device)
     rows: list[Measurement] = []
     left_out: list[str] = []
@@ -184,7 +184,7 @@ def _sequence_settings(recipe: EvaluationRecipe) -> SequenceSettings:
 
 def _of_writing(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
     assert recipe.tables is not None
-    settings = build_part(WritingSettings, recipe.task, "task")
+    settings = build_dataclass(WritingSettings, recipe.task, "task")
     model = _mico(recipe, (settings.modality,), device)
     rows: list[Measurement] = []
     left_out: list[str] = []

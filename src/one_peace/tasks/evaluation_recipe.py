@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from one_peace.configuration import build_dataclass, within
 from one_peace.data.packages import default_cache
 from one_peace.data.task_rows import SUFFIXES, TaskRows
-from one_peace.ranges import within
 from one_peace.tasks.kinds import KINDS
 from one_peace.tasks.mico.evaluation import ANSWERING
 from one_peace.tasks.mico.evaluation import WRITING as WRITTEN
@@ -19,7 +19,6 @@ from one_peace.tasks.retrieval_pairs import RETRIEVAL
 from one_peace.tasks.sequence.kinds import SEQUENCE_KINDS
 from one_peace.tasks.task import MEDIA
 from one_peace.training.recipe import read_recipe
-from one_peace.training.recipe_checks import build_part
 
 SAMPLE_LIBRARY = "sample-library"
 TASKS = (SAMPLE_LIBRARY, RETRIEVAL, ZERO_SHOT, OMNI_RETRIEVAL, WRITTEN, ANSWERING, *KINDS, *SEQUENCE_KINDS)
@@ -96,7 +95,7 @@ def load_evaluation(name_or_path: str, settings: Sequence[str] = ()) -> Evaluati
             given.append(f"{SHORTHANDS.get(key, key)}{equals}{value}")
     values = read_recipe("evaluate", name_or_path, given)
     if values.get("tables") is not None:
-        values["tables"] = build_part(EvaluationTables, values["tables"], "tables")
+        values["tables"] = build_dataclass(EvaluationTables, values["tables"], "tables")
     if isinstance(values.get("task"), str):
         values["task"] = {"kind": values["task"]}
-    return build_part(EvaluationRecipe, values, "recipe")
+    return build_dataclass(EvaluationRecipe, values, "recipe")

@@ -12,7 +12,7 @@ from torch import Tensor
 from one_peace.errors import InputError
 from one_peace.modalities.base import Processor
 from one_peace.modalities.image import ImageProcessor
-from one_peace.modalities.pictures import decode_picture, image_tensor
+from one_peace.modalities.pictures import decode_picture, grounding_boxes, image_tensor
 from one_peace.modalities.text import TextProcessor
 from one_peace.models.one_peace.config import HeadConfig
 from one_peace.objectives.boxes import box_iou, grounding_loss
@@ -49,7 +49,7 @@ class Grounding(Task):
         size = picture.size
         target = None
         if has(row, "region_coord"):
-            target = box_inside(row["region_coord"], key, size) / torch.tensor([*size, *size])
+            target = grounding_boxes(box_inside(row["region_coord"], key, size)[None], *size)[0]
         tokens = torch.tensor(text.tokenizer.encode_expression(phrase), dtype=torch.int64)
         inputs = {
             "text": [{"tokens": tokens}],

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from one_peace.configuration import build_dataclass, within
 from one_peace.errors import InputError
 from one_peace.modalities.base import Processor
 from one_peace.models.one_peace.config import Pooling
-from one_peace.ranges import within
 from one_peace.tasks.audio_question_answering import AudioQuestionAnswering
 from one_peace.tasks.classification import Classification
 from one_peace.tasks.grounding import Grounding
@@ -20,7 +20,6 @@ from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.reasoning import Reasoning
 from one_peace.tasks.task import Task
 from one_peace.tasks.visual_question_answering import VisualQuestionAnswering
-from one_peace.training.recipe_checks import build_part
 
 TASK_FILE = "task.json"  # beside the weights of a fine-tuned model
 Processors = Mapping[str, Processor]
@@ -74,7 +73,7 @@ class TaskSettings:
         if not path.is_file():
             return None
         try:
-            return build_part(cls, json.loads(path.read_text(encoding="utf-8")), TASK_FILE)
+            return build_dataclass(cls, json.loads(path.read_text(encoding="utf-8")), TASK_FILE)
         except ValueError as error:
             raise InputError(str(path), f"is damaged: {error}") from error
 
@@ -94,7 +93,7 @@ def read_settings(values: Mapping[str, Any], root: Path) -> TaskSettings:
         first = values.get("first_number", 0)
         known = range(first, first + labels) if isinstance(first, int) else ()
         fields["labels"] = tuple(str(number) for number in known)
-    return build_part(TaskSettings, fields, "task")
+    return build_dataclass(TaskSettings, fields, "task")
 
 
 def _classification(settings: TaskSettings, processors: Processors) -> Task:

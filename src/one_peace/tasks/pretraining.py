@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from one_peace.configuration import within
 from one_peace.modalities.base import Embedded, Example, Processor
 from one_peace.models.one_peace.model import Inputs, OnePeaceEncoder
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.objectives.contrast import ContrastResult, cross_modal_contrast
 from one_peace.objectives.denoising import denoising_contrast
-from one_peace.ranges import within
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from one_peace.configuration import build_dataclass, within
 from one_peace.data.task_rows import SUFFIXES, JoinedRows, TaskRows, WeightedRows
 from one_peace.errors import InputError
-from one_peace.ranges import within
 from one_peace.tasks.classification import labels_of
 from one_peace.tasks.coding import CODING
 from one_peace.tasks.given_answers import ANSWER_COLUMNS, answer_scores
@@ -22,7 +22,6 @@ from one_peace.tasks.task import MEDIA
 from one_peace.training.coding.recipe import CodingRecipe
 from one_peace.training.low_rank import LowRankRecipe
 from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, read_recipe
-from one_peace.training.recipe_checks import build_part
 from one_peace.training.sequence.recipe import SequenceRecipe
 from one_peace.training.trackers import TRACKERS
 
@@ -154,15 +153,15 @@ class FinetuneRecipe:
             given = fields["optimizer"]
             fields["optimizer"] = PUBLISHED_ADAM | given if isinstance(given, dict) else given
         if fields.get("lora") is not None:
-            fields["lora"] = build_part(LowRankRecipe, fields["lora"], "lora")
+            fields["lora"] = build_dataclass(LowRankRecipe, fields["lora"], "lora")
         if fields.get("sequence") is not None:
             fields["sequence"] = SequenceRecipe.from_dict(fields["sequence"])
         if fields.get("coding") is not None:
             fields["coding"] = CodingRecipe.from_dict(fields["coding"])
         for key, part in (("optimizer", OptimizerRecipe), ("engine", EngineRecipe), ("tables", Tables)):
             if key in fields:
-                fields[key] = build_part(part, fields[key], key)
-        return build_part(cls, fields, "recipe")
+                fields[key] = build_dataclass(part, fields[key], key)
+        return build_dataclass(cls, fields, "recipe")
 
     @property
     def kind(self) -> str:
@@ -203,8 +202,7 @@ class FinetuneRecipe:
 
     def schedule(self, updates: int) -> OptimizerRecipe:
         """The optimizer's settings for a run of so many updates."""
-        limit = self.optimizer.clip_norm or math.inf  # 0 is off, in the published recipes
-        return dataclasses.replace(self.optimizer, warmup_steps=round(self.warmup * updates), clip_norm=limit)
+        return dataclasses.replace(self.optimizer, warmup_steps=round(self.warmup * updates))
 
 
 def load_finetune_recipe(name_or_path: str, settings: Sequence[str] = (), folder: str = "finetune") -> FinetuneRecipe:

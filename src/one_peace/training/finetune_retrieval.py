@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from one_peace.checkpoints.assign import assign_tensors
+from one_peace.configuration import build_dataclass
 from one_peace.data.packages import default_cache
 from one_peace.errors import InputError
 from one_peace.modalities.audio import listening_for
@@ -25,7 +26,6 @@ from one_peace.training.gradients import COUNTS, Update
 from one_peace.training.loop import Judge
 from one_peace.training.low_rank import add_low_rank
 from one_peace.training.recipe import EvaluationSchedule, PretrainRecipe
-from one_peace.training.recipe_checks import build_part
 from one_peace.training.start import save_for_training
 
 
@@ -38,7 +38,7 @@ def open_retrieval(recipe: FinetuneRecipe, device: str, processes: Processes) ->
         InputError: a table, or a file of captions, that cannot be used.
         ValueError: settings that retrieval does not have.
     """
-    settings = build_part(RetrievalSettings, recipe.task, "task")
+    settings = build_dataclass(RetrievalSettings, recipe.task, "task")
     if recipe.freeze:
         raise ValueError("freeze trains a head on fixed features; retrieval has no head")
     cache = default_cache() / "tables"

@@ -12,11 +12,10 @@ from typing import Any
 
 import yaml
 
+from one_peace.configuration import build_dataclass, within
 from one_peace.data.opening import SourceRecipe
 from one_peace.data.pairs import DataRecipe
-from one_peace.ranges import within
 from one_peace.tasks.pretraining import PretrainingStage
-from one_peace.training.recipe_checks import build_part
 from one_peace.training.trackers import TRACKERS
 
 SCHEDULES = ("cosine", "linear", "cosine-from-zero", "linear-from-zero")
@@ -69,10 +68,8 @@ class OptimizerRecipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
-        if len(self.betas) != 2:
-            raise ValueError(f"optimizer.betas are two numbers, [0.9, 0.98] for instance, not {list(self.betas)}")
         within(self, "optimizer", lr="[0, inf)", min_lr="[0, inf)", warmup_steps="[0, inf)", betas="[0, 1)")
-        within(self, "optimizer", eps="(0, inf)", weight_decay="[0, inf)", clip_norm="[0, inf]", layer_decay="(0, 1]")
+        within(self, "optimizer", eps="(0, inf)", weight_decay="[0, inf)", clip_norm="[0, inf)", layer_decay="(0, 1]")
         within(self, "optimizer", ema_decay="[0, 1)", ema_start="[0, inf)", skip_limit="[0, inf)")
         if self.min_lr > self.lr:
             raise ValueError(f"optimizer.min_lr={self.min_lr} is above optimizer.lr={self.lr}, which it falls to")
@@ -133,8 +130,8 @@ class EvaluationSchedule:
         fields = dict(values)
         for key in ("pairs", "labels"):
             if fields.get(key) is not None:
-                fields[key] = build_part(SourceRecipe, fields[key], f"evaluation.{key}")
-        return build_part(cls, fields, "evaluation")
+                fields[key] = build_dataclass(SourceRecipe, fields[key], f"evaluation.{key}")
+        return build_dataclass(cls, fields, "evaluation")
 
 
 @dataclass(frozen=True)
@@ -181,10 +178,8 @@ class PretrainRecipe:
     seed: int = 3407
 
     def __post_init__(self) -> None:
-        least = {"steps": 0, "batch_size": 1, "workers": 0, "denoise_every": 0, "log_every": 1, "save_every": 1}
-        for key, lowest in least.items():
-            if getattr(self, key) < lowest:
-                raise ValueError(f"recipe: {key} is at least {lowest}, not {getattr(self, key)}")
+        within(self, "recipe", **dict.fromkeys(("steps", "workers", "denoise_every"), "[0, inf)"))
+        within(self, "recipe", **dict.fromkeys(("batch_size", "log_every", "save_every"), "[1, inf)"))
         within(self, "recipe", drop_path="[0, 1)", seed=f"[0, {2**48})", vocabulary="[10, inf)")
         if self.stage.anchor != "text":
             raise ValueError(f"stage.anchor: pairs are of a text and something else, not of {self.stage.anchor!r}")
@@ -212,14 +207,16 @@ class PretrainRecipe:
         parts = {"stage": PretrainingStage, "optimizer": OptimizerRecipe, "data": DataRecipe, "engine": EngineRecipe}
         for key, part in parts.items():
             if key in fields:
-                fields[key] = build_part(part, fields[key], key)
+                fields[key] = build_dataclass(part, fields[key], key)
         sources = fields.get("files", {})
         if not isinstance(sources, dict):
             raise ValueError(f"files is a mapping from names to sources of pairs, not {sources!r}")
-        fields["files"] = {name: build_part(SourceRecipe, source, f"files.{name}") for name, source in sources.items()}
+        fields["files"] = {
+            name: build_dataclass(SourceRecipe, source, f"files.{name}") for name, source in sources.items()
+        }
         if "evaluation" in fields:
             fields["evaluation"] = EvaluationSchedule.from_dict(fields["evaluation"])
-        return build_part(cls, fields, "recipe")
+        return build_dataclass(cls, fields, "recipe")
 
 
 def load_recipe(name_or_path: str, settings: Sequence[str] = ()) -> PretrainRecipe:

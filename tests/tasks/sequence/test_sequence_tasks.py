@@ -58,7 +58,7 @@ def test_boxes_there_and_back(words: OfaVocabulary) -> None:
     task = Referring(words, PictureForm(512))
     example = task.example({"image": IMAGE, "text": "The Red-dog", "region_coord": "8,6,32.5,40"}, "r")
     assert "the red dog" in text(words, example.source)
-    back = task.box(example.target[:4].tolist(), example.facts["ratios"])
+    back = words.ids_to_boxes(example.target[:4]) / example.facts["ratios"].repeat(2)
     assert (back - torch.tensor([8, 6, 32.5, 40])).abs().max() < 64 / 99
     for wrong in ("1,2,3", "5,5,1,9", "a,b,c,d", "70,6,90,40", "8,6,inf,40", "-3,6,32,40"):
         with pytest.raises(BadRow, match="region_coord"):

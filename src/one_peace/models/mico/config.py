@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from one_peace.configuration import build_dataclass
 from one_peace.modalities.frames import FrameConfig
 from one_peace.modalities.slices import SliceConfig
-from one_peace.models.one_peace.config import build_dataclass, check_blocks
+from one_peace.models.one_peace.config import check_blocks
 
 FAMILY = "mico"
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from one_peace.checkpoints.ofa_config import FAMILY
+from one_peace.configuration import build_dataclass
 
 Prompt = Literal["none", "src", "prev_output"]
 SIZES = (
@@ -106,7 +107,6 @@ class OfaConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> OfaConfig:
         """Inverse of `to_dict`. `ValueError` names unknown keys and the nearest known one."""
-        from one_peace.models.one_peace.config import build_dataclass
 
         config: OfaConfig = build_dataclass(cls, {k: v for k, v in values.items() if k != "family"}, "config")
         return config

@@ -91,12 +91,6 @@ class OfaProcessor:
         width, height = picture_size
         return x0 * width, y0 * height, x1 * width, y1 * height
 
-    def box_ids(self, box: Sequence[float], picture_size: tuple[int, int]) -> list[int]:
-        """x0, y0, x1, y1 in pixels of the original picture -> four ids of bins: the inverse, for training."""
-        ratios = torch.tensor([self.config.image_size / side for side in picture_size] * 2, dtype=torch.float32)
-        ids: list[int] = self.vocabulary.boxes_to_ids(torch.tensor(list(box), dtype=torch.float32) * ratios).tolist()
-        return ids
-
     def save(self, folder: Path) -> None:
         """Writes tokenizer.json beside saved weights."""
         if self._vocabulary is not None:

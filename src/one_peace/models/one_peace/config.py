@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from one_peace.configuration import build_dataclass
 from one_peace.modalities import get_modality
 
 
@@ -114,7 +114,7 @@ class OnePeaceConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> OnePeaceConfig:
         """Inverse of `to_dict`. `ValueError` names unknown keys and the nearest known one."""
         fields = dict(values)
-        modalities = {
+        modalities: dict[str, Any] = {
             name: build_dataclass(get_modality(name).Config, config, f"modalities.{name}")
             for name, config in fields.pop("modalities", {}).items()
         }
@@ -135,20 +135,3 @@ def check_blocks(config: Any) -> None:
         raise ValueError(f"width {config.width} is not a multiple of heads {config.heads}")
     if not 0 <= getattr(config, "drop_path", 0.0) < 1:
         raise ValueError(f"drop_path must be at least 0 and below 1, got {config.drop_path}")
-
-
-def build_dataclass(cls: type, values: Mapping[str, Any], where: str) -> Any:
-    """An instance of a dataclass from a mapping; unknown or missing keys are a `ValueError` that names them."""
-    known = {f.name: f for f in dataclasses.fields(cls) if f.init}
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            raise ValueError(f"{where}: unknown key {key!r}" + (f"; the nearest is {near[0]!r}" if near else ""))
-    missing = [
-        name
-        for name, f in known.items()
-        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ValueError(f"{where}: missing {', '.join(missing)}")
-    return cls(**values)

@@ -6,7 +6,7 @@ A task is an objective with the tuples it is computed for. The published code wr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar, get_args
 
@@ -64,18 +64,6 @@ def parse_tasks(text: str) -> tuple[MiCoTask, ...]:
                 raise ValueError(f"task {text!r}: {letters!r} is not t followed by some of v (or i), a, s, d")
         tasks.append(MiCoTask(_OBJECTIVES[name], tuple(tuple(_LETTERS[x] for x in t[1:]) for t in tuples)))
     return tuple(tasks)
-
-
-def format_tasks(tasks: Iterable[MiCoTask]) -> str:
-    """Inverse of `parse_tasks`."""
-    names = {objective: name for name, objective in _OBJECTIVES.items()}
-    letters = {part: letter for letter, part in reversed(_LETTERS.items())}
-
-    def written(parts: Parts) -> str:
-        # the published code calls a picture with its depth map `id`, any other vision `v`
-        return "tid" if parts == ("vision", "depth") else "t" + "".join(letters[part] for part in parts)
-
-    return "_".join("%".join([names[task.objective], *map(written, task.tuples)]) for task in tasks)
 
 
 @dataclass

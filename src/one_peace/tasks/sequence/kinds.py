@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from one_peace.configuration import build_dataclass, within
 from one_peace.errors import InputError
 from one_peace.generation.settings import GenerationSettings
 from one_peace.modalities.tokenization import EOS_ID, PAD_ID
 from one_peace.models.ofa.config import OfaConfig
 from one_peace.models.ofa.vocabulary import OfaVocabulary
-from one_peace.ranges import within
 from one_peace.tasks.kinds import TASK_FILE
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.sequence.answering import MAX_ANSWER, Answering
@@ -29,7 +29,6 @@ from one_peace.tasks.sequence.referring import Referring
 from one_peace.tasks.sequence.sentences import QUESTIONS, SentenceAnswering
 from one_peace.tasks.sequence.summarization import Summarization
 from one_peace.tasks.sequence.task import IMAGENET, PictureForm, SequenceTask
-from one_peace.training.recipe_checks import build_part
 
 Decoding = Literal["beam", "candidates"]
 PROMPTS = {"none": "none", "source": "src", "open": "prev_output"}
@@ -101,7 +100,7 @@ class SequenceSettings:
         if not path.is_file():
             return None
         try:
-            return build_part(cls, json.loads(path.read_text(encoding="utf-8")), TASK_FILE)
+            return build_dataclass(cls, json.loads(path.read_text(encoding="utf-8")), TASK_FILE)
         except ValueError as error:
             raise InputError(str(path), f"is damaged, or of another family of models: {error}") from error
 
@@ -116,7 +115,7 @@ def read_sequence_settings(values: Mapping[str, Any], root: Path) -> SequenceSet
     fields, answers = dict(values), values.get("answers")
     if isinstance(answers, str):
         fields["answers"] = LabelMap.read(root / answers).names
-    return build_part(SequenceSettings, fields, "task")
+    return build_dataclass(SequenceSettings, fields, "task")
 
 
 _NOTHING = Corpus(("",), (), {"other": ("",)})  # measured is what a row says, against nothing that is wrong

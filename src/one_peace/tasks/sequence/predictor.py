@@ -228,7 +228,10 @@ class SequencePredictor:
             return {"caption": value}
         if kind == "referring":
             sides = torch.tensor([*facts["size"], *facts["size"]])
-            return {"phrase": facts["phrase"], "box": [round(v, 1) for v in (value * sides).tolist()]}
+            low, high = (
+                (value * sides).view(2, 2).sort(dim=0).values
+            )  # nothing keeps a model from writing it inside out
+            return {"phrase": facts["phrase"], "box": [round(v, 1) for v in (*low.tolist(), *high.tolist())]}
         if kind == "picture-answering":
             return {"question": facts["question"], "answer": value}
         if kind == "entailment":

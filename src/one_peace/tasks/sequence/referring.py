@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from one_peace.tasks.grounding import box_inside
 from one_peace.tasks.sequence.example import SequenceExample, with_target
@@ -29,9 +28,3 @@ class Referring(SequenceTask):
         parts = with_target(self.vocabulary.encode(prompt), answer)
         facts = {"phrase": phrase, "ratios": ratios, "box": box, "size": image.size}
         return SequenceExample(key, pixels=self.pictures(image), facts=facts, **parts)
-
-    def box(self, tokens: list[int], ratios: Tensor) -> Tensor:
-        """Corners (4,) in pixels of the original picture of four generated tokens; further ones are ignored."""
-        if len(tokens) < 4:
-            raise ValueError(f"a box has four tokens, got {tokens}")
-        return self.vocabulary.ids_to_boxes(torch.tensor(tokens[:4])) / ratios.repeat(2)

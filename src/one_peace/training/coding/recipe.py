@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from one_peace.training.recipe_checks import build_part
+from one_peace.configuration import build_dataclass
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class CodingRecipe:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CodingRecipe:
         """Inverse of `dataclasses.asdict`; a `ValueError` names an unknown key and the nearest known one."""
-        return build_part(cls, values, "coding")
+        return build_dataclass(cls, values, "coding")
 
     def temperature_at(self, step: int, steps: int) -> float:
         """The temperature of update `step` (from 0) of so many."""

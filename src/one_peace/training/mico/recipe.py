@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import nn
 
+from one_peace.configuration import build_dataclass, within
 from one_peace.models.mico.config import FAMILY
 from one_peace.tasks.mico.clips import check_tasks
 from one_peace.tasks.mico.pretraining import MiCoTask, Parts, parse_tasks
 from one_peace.training.optimizer import Groups
 from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, plain_values
-from one_peace.training.recipe_checks import build_part
 from one_peace.training.trackers import TRACKERS
 
 SAMPLE_LIBRARY = "sample-library"
@@ -68,7 +68,7 @@ class ClipSource:
         fields = dict(values)
         if "tasks" in fields:
             fields["tasks"] = read_tasks(fields["tasks"], f"{where}.tasks")
-        return build_part(cls, fields, where)
+        return build_dataclass(cls, fields, where)
 
 
 def read_tasks(given: Any, where: str) -> tuple[MiCoTask, ...]:
@@ -82,7 +82,7 @@ def read_tasks(given: Any, where: str) -> tuple[MiCoTask, ...]:
         values = dict(entry) if isinstance(entry, Mapping) else entry
         if isinstance(values, dict) and isinstance(values.get("tuples"), list | tuple):
             values["tuples"] = tuple((parts,) if isinstance(parts, str) else tuple(parts) for parts in values["tuples"])
-        tasks.append(build_part(MiCoTask, values, f"{where}[{number}]"))
+        tasks.append(build_dataclass(MiCoTask, values, f"{where}[{number}]"))
     return tuple(tasks)
 
 
@@ -149,21 +149,17 @@ class MiCoRecipe:
     family: str = FAMILY
 
     def __post_init__(self) -> None:
-        least = {"steps": 0, "batch_size": 2, "workers": 0, "log_every": 1, "save_every": 1, "vocabulary": 10}
-        for key, lowest in least.items():
-            if getattr(self, key) < lowest:
-                raise ValueError(f"recipe: {key} is at least {lowest}, not {getattr(self, key)}")
+        within(self, "recipe", **dict.fromkeys(("steps", "workers", "tower_lr", "temperature_lr"), "[0, inf)"))
+        within(
+            self, "recipe", log_every="[1, inf)", save_every="[1, inf)", batch_size="[2, inf)", vocabulary="[10, inf)"
+        )
+        within(self, "recipe", drop_path="[0, 1)", dropout="[0, 1)", augmentation="[0, 10]", seed=f"[0, {2**48})")
         if self.family != FAMILY:
             raise ValueError(f"recipe: this is of the family {FAMILY}, not {self.family!r}")
         if not self.sources:
             raise ValueError("recipe: sources names no clips to learn from")
-        if min(self.tower_lr, self.temperature_lr or 0.0) < 0:
-            raise ValueError(f"tower_lr={self.tower_lr}, temperature_lr={self.temperature_lr}: a rate is negative")
         if self.engine.compile:
             raise ValueError("engine.compile is for ONE-PEACE models; MiCo's blocks are not compiled")
-        for key in ("drop_path", "dropout"):
-            if (value := getattr(self, key)) is not None and not 0 <= value < 1:
-                raise ValueError(f"recipe: {key} is at least 0 and below 1, not {value}")
         object.__setattr__(self, "trackers", tuple(self.trackers))
         if unknown := [name for name in self.trackers if name not in TRACKERS]:
             raise ValueError(f"trackers: unknown {unknown[0]!r}; a list of some of {', '.join(TRACKERS)}")
@@ -173,28 +169,24 @@ class MiCoRecipe:
         """Inverse of `values`; a `ValueError` names an unknown key and the nearest known one."""
         fields = dict(values)
         optimizer = fields.get("optimizer", {})
-        fields["optimizer"] = build_part(
+        fields["optimizer"] = build_dataclass(
             OptimizerRecipe, VAST_ADAM | optimizer if isinstance(optimizer, dict) else optimizer, "optimizer"
         )
         if "engine" in fields:
-            fields["engine"] = build_part(EngineRecipe, fields["engine"], "engine")
+            fields["engine"] = build_dataclass(EngineRecipe, fields["engine"], "engine")
         if fields.get("evaluation") is not None:
-            fields["evaluation"] = build_part(MiCoEvaluation, fields["evaluation"], "evaluation")
+            fields["evaluation"] = build_dataclass(MiCoEvaluation, fields["evaluation"], "evaluation")
         sources = fields.get("sources", {})
         if not isinstance(sources, Mapping):
             raise ValueError(f"sources is a mapping from names to clips, not {sources!r}")
         fields["sources"] = {name: ClipSource.from_dict(one, f"sources.{name}") for name, one in sources.items()}
-        return build_part(cls, fields, "recipe")
+        return build_dataclass(cls, fields, "recipe")
 
     def values(self) -> dict[str, Any]:
         """The recipe as plain numbers, texts, lists and dicts."""
         plain = dataclasses.asdict(self)
         values: dict[str, Any] = plain_values(plain)
         return values
-
-    def schedule(self) -> OptimizerRecipe:
-        """The optimizer's settings for the loop; a `clip_norm` of 0 is off."""
-        return dataclasses.replace(self.optimizer, clip_norm=self.optimizer.clip_norm or math.inf)
 
     def groups(self) -> Groups:
         """The published groups: the tower has a rate of its own; what decays says `decays`."""

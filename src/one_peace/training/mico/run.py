@@ -100,7 +100,7 @@ def run_mico(
         )
     settings = LoopSettings(
         recipe.steps,
-        recipe.schedule(),
+        recipe.optimizer,
         recipe.log_every,
         recipe.save_every,
         recipe.trackers,

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from one_peace.configuration import build_dataclass
 from one_peace.objectives.sequence import SequenceLossSettings
-from one_peace.training.recipe_checks import build_part
 
 
 @dataclass(frozen=True)
@@ -52,5 +52,5 @@ class SequenceRecipe:
         """Inverse of `dataclasses.asdict`; a `ValueError` names an unknown key and the nearest known one."""
         fields = dict(values)
         if "loss" in fields:
-            fields["loss"] = build_part(SequenceLossSettings, fields["loss"], "sequence.loss")
-        return build_part(cls, fields, "sequence")
+            fields["loss"] = build_dataclass(SequenceLossSettings, fields["loss"], "sequence.loss")
+        return build_dataclass(cls, fields, "sequence")
