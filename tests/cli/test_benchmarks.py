@@ -265,7 +265,7 @@ def imagenet(root: Path) -> dict[str, Any]:
             for k in range(count):
                 path = picture(root / split / name / f"{name}_{split}{k}.JPEG", (name, split, k), (80, 50))
                 if split == "val":
-                    right[f"{name}/{path.stem}"] = number
+                    right[f"{name}/{path.name}"] = number
     return right
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,16 @@ def test_a_saved_encoder_gets_what_the_stage_needs(plain: Path) -> None:
     assert all(torch.equal(started[f"encoder.{name}"], tensor) for name, tensor in saved.items())
     assert fresh and all(any(part in name for part in NEW) for name in fresh)
     assert {part for part in NEW if any(part in name for name in fresh)} == set(NEW)
+
+
+def test_what_a_run_began_with_is_no_model_of_it(plain: Path, tmp_path: Path) -> None:
+    shutil.copytree(plain, tmp_path / "model")
+    (tmp_path / "state" / "step-00000002").mkdir(parents=True)
+    (tmp_path / "recipe.yaml").write_text("steps: 5\n")
+    with pytest.raises(ValueError, match=r"model is what its run began with, which has done 2 of 5 updates"):
+        start_model(recipe(tmp_path / "model"), [])
+    (tmp_path / "state" / "step-00000002").rename(tmp_path / "state" / "step-00000005")
+    start_model(recipe(tmp_path / "model"), [])
 
 
 def test_training_can_go_on_from_it(plain: Path) -> None:

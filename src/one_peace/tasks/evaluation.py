@@ -65,7 +65,6 @@ def run_evaluation(recipe: EvaluationRecipe, device: str = "cpu", on_error: OnEr
 
 
 def _of_embeddings(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
-    assert recipe.tables is not None
     retrieval = zero_shot = None
     if recipe.kind == RETRIEVAL:
         retrieval = build_dataclass(RetrievalSettings, recipe.task, "task")
@@ -75,16 +74,16 @@ def _of_embeddings(recipe: EvaluationRecipe, device: str, on_error: OnError) -> 
     model = _embedding_model(recipe, (modality,), device)
     rows: list[Measurement] = []
     left_out: list[str] = []
-    for split in recipe.tables.splits:
-        table = recipe.tables.open(split, (modality,))
+    for split in recipe.data.splits:
+        table = recipe.data.open(split, (modality,))
         if retrieval is not None:
-            chosen = read_retrieval_set(table, modality, _captions(recipe.tables, split), on_error)
+            chosen = read_retrieval_set(table, modality, _captions(recipe.data, split), on_error)
             found, asked = measure_retrieval(model, chosen, modality, on_error, retrieval.rerank)
             rows += _recall_rows(split, found)
             left_out += asked.left_out
         if zero_shot is not None:
             given = zero_shot.labels
-            labels = LabelMap.read(Path(recipe.tables.root) / given) if isinstance(given, str) else LabelMap(given)
+            labels = LabelMap.read(Path(recipe.data.root) / given) if isinstance(given, str) else LabelMap(given)
             measured = measure_zero_shot(model, table, labels, zero_shot, on_error)
             rows += _zero_shot_rows(split, measured.overall, measured.commonest)
             for group, recalls in measured.groups.items():
@@ -94,15 +93,14 @@ def _of_embeddings(recipe: EvaluationRecipe, device: str, on_error: OnError) -> 
 
 
 def _of_tuples(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
-    assert recipe.tables is not None
     settings = build_dataclass(MiCoRetrievalSettings, recipe.task, "task")
     model = _mico(recipe, tuple(settings.modalities), device)
     rows: list[Measurement] = []
     left_out: list[str] = []
-    for split in recipe.tables.splits:
+    for split in recipe.data.splits:
         columns = tuple(dict.fromkeys(settings.modalities.values()))
-        table = recipe.tables.open(split, columns)
-        asked = read_retrieval_set(table, columns, _captions(recipe.tables, split), on_error)
+        table = recipe.data.open(split, columns)
+        asked = read_retrieval_set(table, columns, _captions(recipe.data, split), on_error)
         found, asked = measure_tuples(model, asked, settings, on_error)
         rows += _recall_rows(split, found)
         left_out += asked.left_out
@@ -110,12 +108,11 @@ def _of_tuples(recipe: EvaluationRecipe, device: str, on_error: OnError) -> Eval
 
 
 def _of_predictions(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
-    assert recipe.tables is not None
     predictor = _predictor(recipe, device)
     task = predictor.task
     rows: list[Measurement] = []
-    for split in recipe.tables.splits:
-        table = recipe.tables.open(split, task.columns, predictor.columns)
+    for split in recipe.data.splits:
+        table = recipe.data.open(split, task.columns, predictor.columns)
         table.check_ids()
         figures, shuffled, constant = task.figures(), ShuffledFigures(task), BestConstant(task)
         examples = 0
@@ -139,7 +136,6 @@ def _of_predictions(recipe: EvaluationRecipe, device: str, on_error: OnError) ->
 
 
 def _of_sequences(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
-    assert recipe.tables is not None
     predictor = SequencePredictor.from_pretrained(
         recipe.model,
         _sequence_settings(recipe),
@@ -149,8 +145,8 @@ def _of_sequences(recipe: EvaluationRecipe, device: str, on_error: OnError) -> E
         batch_size=recipe.batch_size,
     )
     rows: list[Measurement] = []
-    for split in recipe.tables.splits:
-        table = recipe.tables.open(split, predictor.task.columns, predictor.columns)
+    for split in recipe.data.splits:
+        table = recipe.data.open(split, predictor.task.columns, predictor.columns)
         table.check_ids()
         figures = predictor.figures(_in_random_order(table), on_error)
         examples = len(figures.values)
@@ -169,31 +165,29 @@ def _of_sequences(recipe: EvaluationRecipe, device: str, on_error: OnError) -> E
 
 def _sequence_settings(recipe: EvaluationRecipe) -> SequenceSettings:
     """The recipe's settings, or those of a fine-tuned model with what the recipe says of evaluation."""
-    assert recipe.tables is not None
     values = {"references": True, **recipe.task} if recipe.kind == "captioning" else dict(recipe.task)
     own = SequenceSettings.read(resolve(recipe.model))
     if own is None:
-        return read_sequence_settings(values, Path(recipe.tables.root))
+        return read_sequence_settings(values, Path(recipe.data.root))
     if own.kind != recipe.kind:
         raise CheckpointError(f"{recipe.model}: was fine-tuned for {own.kind}, not for {recipe.kind}")
     changed: dict[str, Any] = {name: values[name] for name in ("decoding", "references") if name in values}
     if not own.answers and values.get("answers"):
-        changed["answers"] = read_sequence_settings(values, Path(recipe.tables.root)).answers
+        changed["answers"] = read_sequence_settings(values, Path(recipe.data.root)).answers
     return dataclasses.replace(own, **changed)
 
 
 def _of_writing(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
-    assert recipe.tables is not None
     settings = build_dataclass(WritingSettings, recipe.task, "task")
     model = _mico(recipe, (settings.modality,), device)
     rows: list[Measurement] = []
     left_out: list[str] = []
-    for split in recipe.tables.splits:
-        table = recipe.tables.open(split, (settings.modality,))
+    for split in recipe.data.splits:
+        table = recipe.data.open(split, (settings.modality,))
         if recipe.kind == ANSWERING:
             measured = measure_answers(model, table, settings, on_error)
         else:
-            asked = read_retrieval_set(table, settings.modality, _captions(recipe.tables, split), on_error)
+            asked = read_retrieval_set(table, settings.modality, _captions(recipe.data, split), on_error)
             measured = measure_captions(model, asked, settings, on_error)
         for name, value in measured.figures.items():
             share = name in SHARES
@@ -239,11 +233,10 @@ def _embedding_model(recipe: EvaluationRecipe, modalities: Sequence[str], device
 
 
 def _predictor(recipe: EvaluationRecipe, device: str) -> Predictor:
-    assert recipe.tables is not None
     own = TaskSettings.read(resolve(recipe.model))
     if own is not None and own.kind != recipe.kind:
         raise CheckpointError(f"{recipe.model}: was fine-tuned for {own.kind}, not for {recipe.kind}")
-    settings = own or read_settings(recipe.task, Path(recipe.tables.root))
+    settings = own or read_settings(recipe.task, Path(recipe.data.root))
     return Predictor.from_pretrained(
         recipe.model,
         settings,

@@ -75,6 +75,12 @@ class EvaluationRecipe:
             raise ValueError(f"recipe: {self.kind} needs tables")
 
     @property
+    def data(self) -> EvaluationTables:
+        """The tables, which every kind but that of the sample library has."""
+        assert self.tables is not None
+        return self.tables
+
+    @property
     def kind(self) -> str:
         """The kind of task."""
         return str(self.task.get("kind"))

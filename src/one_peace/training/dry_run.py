@@ -84,7 +84,8 @@ def plan_run(recipe: PretrainRecipe, items: Iterable[Item], devices: int = 1) ->
     drawn = [item.id for item in items if item.kind == stage.partner and source_of(item, weighed) in weighed]
     few = set(drawn[:: max(1, len(drawn) // SAMPLE)])
     items = [item for item in items if item.kind != stage.partner or item.id in few]
-    with open_batches(recipe, items, config, processors) as source:
+    here = dataclasses.replace(recipe, workers=0)  # for a few pairs
+    with open_batches(here, items, config, processors) as source:
         pairs = source.batch(min(MEASURED, max(PAIRS, recipe.batch_size)), recipe.seed, 0)
     denoise = recipe.denoise_every > 0
     return dry_run(

@@ -11,7 +11,7 @@ import yaml
 from one_peace.checkpoints.native import is_native
 from one_peace.errors import CheckpointError
 from one_peace.training.distributed import Processes
-from one_peace.training.state import has_state
+from one_peace.training.state import complete_states, has_state
 
 KEPT = "recipe.yaml"
 SHOWN = 60  # characters of a value in a message
@@ -44,6 +44,15 @@ def keep_recipe(out: Path, values: Mapping[str, Any], processes: Processes) -> N
     if processes.first:
         out.mkdir(parents=True, exist_ok=True)
         (out / KEPT).write_text(text, encoding="utf-8")
+
+
+def unfinished(model: Path) -> str | None:
+    """How far the run is whose folder `model/` this is, if it is not over: until then that is what it began with."""
+    path, done = model.parent / KEPT, max(complete_states(model.parent / "state"), default=None)
+    if model.name != "model" or done is None or not path.is_file():
+        return None
+    steps = yaml.safe_load(path.read_text(encoding="utf-8")).get("steps")
+    return f"{done} of {steps} updates" if isinstance(steps, int) and done < steps else None
 
 
 def _other_run(out: Path, values: dict[str, Any]) -> str | None:

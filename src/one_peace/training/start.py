@@ -30,6 +30,7 @@ from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.models.vocabularies import PUBLISHED_VOCABULARY, NoVocabulary, find_tokenizer
 from one_peace.training.distributed import Processes
 from one_peace.training.initial_values import assign, empty_model, fill
+from one_peace.training.kept_recipe import unfinished
 from one_peace.training.low_rank import saved_tensors
 from one_peace.training.recipe import PretrainRecipe
 from one_peace.training.saved_weights import TEMPERATURE, open_for_training, values_of
@@ -181,11 +182,14 @@ def _adapter_values(
 
 def _saved_path(recipe: PretrainRecipe) -> Path:
     try:
-        return resolve(recipe.model)
+        path = resolve(recipe.model)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"model: {error}; run the stage that makes it first, or set model=FOLDER") from None
     except ValueError as error:
         raise ValueError(f"{error}; presets are {', '.join(list_presets())}") from None
+    if done := unfinished(path):
+        raise ValueError(f"model: {path} is what its run began with, which has done {done}; let it end first")
+    return path
 
 
 def _extended(saved: SavedModel, recipe: PretrainRecipe) -> tuple[OnePeaceConfig, Processors]:
