@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from measure import RESULTS, machine
 
-from one_peace.data.packages import default_cache
+from one_peace.cache import cache_folder
 from one_peace.data.sample_tasks import make_sample_task
 from one_peace.data.task_rows import TaskRows
 from one_peace.models import from_pretrained
@@ -53,7 +53,7 @@ def main() -> None:
     if unknown := [name for name in options.tasks if name not in TASKS]:
         parser.error(f"unknown task {unknown[0]!r}; known: {', '.join(TASKS)}")
     keep_freed_memory()
-    tables = options.tables or (options.library or default_cache()) / "tasks" / PRETRAINING
+    tables = options.tables or (options.library or cache_folder()) / "tasks" / PRETRAINING
     if not (tables / "captions.tsv").is_file():
         make_sample_task(PRETRAINING, tables, options.library, say=print)
     facts: dict[str, Any] = machine(torch.device(options.device)) | {"part": options.part, "tasks": {}}
@@ -95,7 +95,7 @@ def measured(model: Path, name: str, tables: Path, splits: dict[str, str], devic
 
 def nearest_captions(encoder: str, tables: Path) -> dict[str, float]:
     """Figures of captions that are those of the most similar training pictures."""
-    cache = default_cache() / "tables"
+    cache = cache_folder() / "tables"
     trained, tested = (
         [row for _, row in TaskRows(tables / name, ("image", "caption"), MEDIA, cache) if isinstance(row, dict)]
         for name in ("captions.tsv", "test_captions.tsv")

@@ -24,7 +24,7 @@ from judging.runs import Setting, run_case
 from judging.writing import replace_block, to_markdown, to_table
 from measure import RESULTS, machine
 
-from one_peace.data.packages import default_cache
+from one_peace.cache import cache_folder
 from one_peace.data.sample_tasks import make_sample_task
 
 README = Path(__file__).parents[1] / "README.md"
@@ -49,7 +49,7 @@ def main() -> None:
     if not 0 < options.part <= 1 or options.processes < 1:
         parser.error("--part is more than 0 and at most 1, --processes at least 1")
     chosen = [known[name] for name in options.tasks] or list(CASES)
-    tables = options.tables or (options.library or default_cache()) / "tasks"
+    tables = options.tables or (options.library or cache_folder()) / "tasks"
     for case in chosen:
         if not (tables / case.table / "train.tsv").is_file():
             print(f"making {case.table}", flush=True)

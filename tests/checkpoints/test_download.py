@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from one_peace import cache
 from one_peace.checkpoints import download as module
 from one_peace.checkpoints import registry
 from one_peace.checkpoints.download import ATTEMPTS, download
@@ -116,7 +117,7 @@ def test_cut_connection_is_resumed(host: Host, tmp_path: Path) -> None:
 
 
 def test_official_name_over_a_cut_connection(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(registry.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setenv(registry.URL_VARIABLE, host.url.rpartition("/")[0])
     host.cut_after = 600_000
     path = registry.resolve("ONE-PEACE")

@@ -6,15 +6,17 @@ from typing import Any
 
 import pytest
 
+from one_peace import cache
+from one_peace.cache import cache_folder
 from one_peace.checkpoints import registry
-from one_peace.checkpoints.registry import OFFICIAL, built_in_models, cache_folder, list_models, resolve
+from one_peace.checkpoints.registry import OFFICIAL, built_in_models, list_models, resolve
 from one_peace.errors import DownloadError, MissingExtraError
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache and no host, whatever the environment says."""
-    monkeypatch.setenv(registry.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.delenv(registry.URL_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -17,8 +17,8 @@ import soundfile
 import torch
 
 import one_peace
+from one_peace.cache import cache_folder
 from one_peace.data.manifest import Item, load_manifest
-from one_peace.data.packages import default_cache
 from one_peace.search.library import Library
 from one_peace.server.routes.page import page_folder
 from one_peace.server.service import Service
@@ -194,10 +194,10 @@ def test_a_spoken_word_finds_its_picture(playwright: Any, tmp_path: Path, model:
 
 def spoken_word(model: one_peace.OnePeace, count: int = 60) -> tuple[list[Item], Path, str]:
     """Pictures of the sample library, a spoken word that the model knows well, and the name of its picture."""
-    manifest = next(iter(sorted((default_cache() / "library").glob("*/manifest.jsonl"))), None)
+    manifest = next(iter(sorted((cache_folder() / "library").glob("*/manifest.jsonl"))), None)
     if manifest is None:
         pytest.skip("the sample library is not here; ./run demo fetches it")
-    items = [item for item in load_manifest(manifest, root=default_cache()) if item.source == STAMPS]
+    items = [item for item in load_manifest(manifest, root=cache_folder()) if item.source == STAMPS]
     pictures = {i.group: i for i in items if i.kind == "image" and i.split == "train" and not i.symbol}
     chosen = list(pictures.values())[:count]
     known = [i for i in items if i.kind == "audio" and i.track == "speech" and not i.heldout_speaker]

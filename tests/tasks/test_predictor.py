@@ -99,7 +99,7 @@ def test_the_wrong_task_is_refused(classifier: Path) -> None:
 
 def test_damaged_settings_are_named(tmp_path: Path, classifier: Path) -> None:
     (tmp_path / "task.json").write_text('{"kind": "classification", "labels": ["a"], "smothing": 1}')
-    with pytest.raises(InputError, match=r"task.json: is damaged: .*'smothing'; the nearest is 'smoothing'"):
+    with pytest.raises(InputError, match=r"task.json: is damaged, .*'smothing'; the nearest is 'smoothing'"):
         TaskSettings.read(tmp_path)
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from urllib.parse import unquote
 from urllib.request import url2pathname
 
+from one_peace.cache import cache_folder
 from one_peace.checkpoints.download import download
 from one_peace.errors import DownloadError, MissingExtraError
 
 URL_VARIABLE = "ONE_PEACE_WEIGHTS_URL"
-CACHE_VARIABLE = "ONE_PEACE_CACHE"
 HUB_FILES = ["*.json", "*.safetensors", "*.pt", "*.bin", "*.txt", "*.md"]  # .bin and .txt: transformers-style models
 
 OFFICIAL: dict[str, str] = {
@@ -58,11 +58,6 @@ def built_in_models() -> dict[str, Path]:
 def list_models() -> list[str]:
     """Every name that `from_pretrained` knows besides paths and hub ids: built-in weights, then published ones."""
     return [*built_in_models(), *OFFICIAL]
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: $ONE_PEACE_CACHE, or ~/.cache/one-peace, where the published package keeps them too."""
-    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/one-peace").expanduser()
 
 
 def resolve(name_or_path: str | os.PathLike[str], *, download_root: Path | None = None) -> Path:

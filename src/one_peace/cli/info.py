@@ -23,7 +23,7 @@ def info(
     model: Annotated[str, typer.Argument(help="Name or path of a model, or a preset to see its shape.")],
     imports: Imports = None,
 ) -> None:
-    """Show a model's configuration, the size of its parts, its fingerprint and its files."""
+    """Show a model's configuration, the size of its parts, the fingerprint of its vectors and its files."""
     import torch
 
     from one_peace.checkpoints.families import family_of

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -55,12 +54,6 @@ class Fetched:
         record = asdict(self)
         del record["files"]
         return record
-
-
-def default_cache() -> Path:
-    """The cache folder: `ONE_PEACE_CACHE` if set, else `~/.cache/one-peace`."""
-    configured = os.environ.get("ONE_PEACE_CACHE")
-    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "one-peace"
 
 
 def package_folder(package: Package, cache: Path) -> Path:

@@ -14,9 +14,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from one_peace.cache import cache_folder
 from one_peace.data import animations, clipart, emoji, speech_synthesis, stamps
 from one_peace.data.manifest import Item, keep_captions_apart, load_manifest, write_manifest
-from one_peace.data.packages import Fetched, Package, default_cache, fetch
+from one_peace.data.packages import Fetched, Package, fetch
 
 # Later sources look at the items of earlier ones (drawings that repeat a stamp, captions to speak): the order
 # counts.
@@ -66,7 +67,7 @@ def build_sample_library(
     if unknown:
         raise ValueError(f"unknown sources {sorted(unknown)}; there are {', '.join(SOURCES)}")
     chosen = [name for name in SOURCES if name in sources or name == "stamps"]
-    root = (default_cache() if root is None else Path(root)).resolve()
+    root = (cache_folder() if root is None else Path(root)).resolve()
     report = progress or (lambda line: None)
     fetched = {name: [fetch(p, root, progress=progress) for p in SOURCES[name]] for name in chosen}
 
@@ -94,7 +95,7 @@ def sources_with(names: Collection[str]) -> tuple[str, ...]:
 
 def clean(root: Path | None = None) -> None:
     """Removes the library and the packages it was made of from the cache."""
-    root = default_cache() if root is None else Path(root)
+    root = cache_folder() if root is None else Path(root)
     for part in ("library", "packages"):
         if (root / part).exists():
             shutil.rmtree(root / part)

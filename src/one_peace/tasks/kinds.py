@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from one_peace.configuration import build_dataclass, within
-from one_peace.errors import InputError
 from one_peace.modalities.base import Processor
 from one_peace.models.one_peace.config import Pooling
 from one_peace.tasks.audio_question_answering import AudioQuestionAnswering
@@ -19,14 +16,14 @@ from one_peace.tasks.grounding import Grounding
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.reasoning import Reasoning
 from one_peace.tasks.task import Task
+from one_peace.tasks.task_file import SavedSettings
 from one_peace.tasks.visual_question_answering import VisualQuestionAnswering
 
-TASK_FILE = "task.json"  # beside the weights of a fine-tuned model
 Processors = Mapping[str, Processor]
 
 
 @dataclass(frozen=True)
-class TaskSettings:
+class TaskSettings(SavedSettings):
     """A task. Which settings count depends on its `kind`.
 
     modality: what is classified; pooling: how (`HeadConfig`; "mean" is the published image classifier's). labels: names
@@ -60,22 +57,6 @@ class TaskSettings:
     def build(self, processors: Processors) -> Task:
         """The task over a model's processors."""
         return KINDS[self.kind](self, processors)
-
-    def save(self, folder: Path) -> None:
-        """Writes `task.json`."""
-        values = json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1)
-        (folder / TASK_FILE).write_text(values + "\n", encoding="utf-8")
-
-    @classmethod
-    def read(cls, folder: Path) -> TaskSettings | None:
-        """The settings in a model's folder, None without any. `InputError` for damaged ones."""
-        path = folder / TASK_FILE
-        if not path.is_file():
-            return None
-        try:
-            return build_dataclass(cls, json.loads(path.read_text(encoding="utf-8")), TASK_FILE)
-        except ValueError as error:
-            raise InputError(str(path), f"is damaged: {error}") from error
 
 
 def read_settings(values: Mapping[str, Any], root: Path) -> TaskSettings:

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from one_peace.cache import cache_folder
 from one_peace.checkpoints.assign import assign_tensors
 from one_peace.checkpoints.names import prefixed_name
-from one_peace.data.packages import default_cache
 from one_peace.errors import CheckpointError, InputError
 from one_peace.modalities.audio import listening_for
 from one_peace.modalities.base import Processor
@@ -106,7 +106,7 @@ def _open(recipe: FinetuneRecipe) -> Callable[[FinetuneRecipe, str, Processes], 
 
 def _open_task(recipe: FinetuneRecipe, device: str, processes: Processes) -> FinetuneJob:
     """A task with a head on the encoder."""
-    cache = default_cache() / "tables"
+    cache = cache_folder() / "tables"
     settings = dataclasses.replace(recipe.settings(cache), columns=recipe.tables.columns)
     model, processors = start_model(recipe, settings)
     task = settings.build(processors)

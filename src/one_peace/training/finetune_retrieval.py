@@ -7,9 +7,9 @@ from functools import partial
 
 import torch
 
+from one_peace.cache import cache_folder
 from one_peace.checkpoints.assign import assign_tensors
 from one_peace.configuration import build_dataclass
-from one_peace.data.packages import default_cache
 from one_peace.errors import InputError
 from one_peace.modalities.audio import listening_for
 from one_peace.modalities.base import Example, Processor
@@ -41,7 +41,7 @@ def open_retrieval(recipe: FinetuneRecipe, device: str, processes: Processes) ->
     settings = build_dataclass(RetrievalSettings, recipe.task, "task")
     if recipe.freeze:
         raise ValueError("freeze trains a head on fixed features; retrieval has no head")
-    cache = default_cache() / "tables"
+    cache = cache_folder() / "tables"
     model, processors = start_retrieval(recipe, settings.modality)
     reader = CaptionedRows(processors, settings.modality)
     train = Examples(

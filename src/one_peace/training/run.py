@@ -15,11 +15,12 @@ from typing import Any
 
 from torch import Tensor
 
+from one_peace.cache import cache_folder
 from one_peace.checkpoints.native import is_native
 from one_peace.data.decoding import PairDecoder
 from one_peace.data.manifest import Item, normalise_caption
 from one_peace.data.opening import open_pairs
-from one_peace.data.packages import default_cache, fetch
+from one_peace.data.packages import fetch
 from one_peace.data.pairs import PairSampler
 from one_peace.data.prefetch import PrefetchedPairs, worker_death
 from one_peace.data.recorded_speech import read_recordings
@@ -163,7 +164,7 @@ def learn_to_hear(
     if stage.front_end_steps:
         fitted |= fit_front_end(config, processors, batches, stage.front_end_steps, recipe.seed, told)
     if stage.speech_sound_steps or stage.word_steps or stage.caption_steps:
-        synthesizer = open_synthesizer(fetch(SYNTHESIZER, default_cache() if library is None else library))
+        synthesizer = open_synthesizer(fetch(SYNTHESIZER, cache_folder() if library is None else library))
         texts = training_items(items, stage.partner)
         withheld = held_out_captions(items)
         spoken = SpokenCaptions(texts, synthesizer, withheld)
@@ -193,7 +194,7 @@ def open_batches(
     decoder = PairDecoder(
         text, stage.partner, partner, data.augmentation, data.clip_seconds, data.caption_tokens, data.crop
     )
-    cache = default_cache() / "pairs"
+    cache = cache_folder() / "pairs"
     with open_pairs(recipe.files, decoder, recipe.seed, cache, workers=recipe.workers) as pairs:
         try:
             yield pairs

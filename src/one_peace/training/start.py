@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from one_peace.cache import cache_folder
 from one_peace.checkpoints.native import write_folder
 from one_peace.checkpoints.registry import resolve
 from one_peace.checkpoints.tensor_file import DeferredTensor
 from one_peace.data.manifest import Item
 from one_peace.data.opening import sample_texts
-from one_peace.data.packages import default_cache
 from one_peace.errors import CheckpointError
 from one_peace.modalities import get_modality
 from one_peace.modalities.base import Processor
@@ -226,7 +226,7 @@ def _fresh(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeaceConfi
 def _trained_tokenizer(recipe: PretrainRecipe, items: Iterable[Item]) -> Tokenizer:
     """A tokenizer of the training captions."""
     if recipe.files:
-        captions = sorted(set(sample_texts(recipe.files, recipe.stage.partner, default_cache() / "pairs")))
+        captions = sorted(set(sample_texts(recipe.files, recipe.stage.partner, cache_folder() / "pairs")))
     else:
         languages = recipe.data.languages
         training = [i.texts for i in items if i.split == "train"]

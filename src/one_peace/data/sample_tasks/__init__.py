@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from one_peace.data.packages import default_cache
+from one_peace.cache import cache_folder
 from one_peace.data.published.conversion import ConversionReport, write_tables
 from one_peace.data.sample_library import build_sample_library
 from one_peace.data.sample_tasks import ofa, pictures, scenes, sounds
@@ -44,7 +44,7 @@ def make_sample_task(
     if name not in SAMPLE_TASKS:
         raise ValueError(f"unknown sample task {name!r}; known: {', '.join(SAMPLE_TASKS)}")
     report = say or (lambda line: None)
-    cache = default_cache() if root is None else root
+    cache = cache_folder() if root is None else root
     wanted: tuple[str, ...] = ("stamps", "emoji") if name.startswith("emoji") else ("stamps",)
     if name == "ofa-nano":
         wanted = ("stamps", "emoji", "clipart")

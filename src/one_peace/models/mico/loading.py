@@ -22,9 +22,9 @@ from one_peace.modalities.wordpiece import FILE, VOCABULARY, WordPieceProcessor,
 from one_peace.models.mico.config import MiCoConfig
 from one_peace.models.mico.interface import MiCo
 from one_peace.models.mico.model import TEXT, MiCoModel
-from one_peace.models.one_peace.loading import parse_dtype
 from one_peace.models.vocabularies import VOCABULARY_VARIABLE, NoVocabulary, reading_vocabulary
 from one_peace.nn.device import parse_device
+from one_peace.nn.dtype import parse_dtype
 
 
 def from_pretrained(

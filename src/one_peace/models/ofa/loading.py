@@ -22,9 +22,9 @@ from one_peace.models.ofa.model import OfaModel
 from one_peace.models.ofa.processor import OfaProcessor
 from one_peace.models.ofa.trunk import STRIDE
 from one_peace.models.ofa.vocabulary import OfaVocabulary
-from one_peace.models.one_peace.loading import parse_dtype
 from one_peace.models.vocabularies import find_tokenizer, tokenizer_beside
 from one_peace.nn.device import parse_device
+from one_peace.nn.dtype import parse_dtype
 
 
 @dataclass(frozen=True)

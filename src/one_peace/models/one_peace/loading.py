@@ -27,15 +27,8 @@ from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from one_peace.models.vocabularies import PUBLISHED_VOCABULARY, NoVocabulary, find_tokenizer, tokenizer_beside
 from one_peace.nn.device import parse_device
+from one_peace.nn.dtype import parse_dtype
 
-DTYPES = {
-    "float32": torch.float32,
-    "fp32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
-}
 MODEL_TYPES = ("one_peace_retrieval", "one_peace_classify")  # of the published function
 PATCH = 16  # pixels
 AFTER_BLOCKS = ("fusion.norms.", "projections.", "logit_scale")  # of which a file without projections may lack all
@@ -159,15 +152,6 @@ def open_saved(path: Path) -> SavedModel:
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: its configuration does not fit this version: {error}") from error
     return SavedModel(path, config, tensors, unknown)
-
-
-def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """A torch dtype from itself or one of its usual names."""
-    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if found not in DTYPES.values():
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)} or the torch dtype, got {dtype!r}")
-    assert found is not None
-    return found
 
 
 def open_processor(name: str, settings: Any, path: Path, tokenizer: str | os.PathLike[str] | None) -> Processor:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from one_peace.configuration import build_dataclass, within
-from one_peace.errors import InputError
 from one_peace.generation.settings import GenerationSettings
 from one_peace.modalities.tokenization import EOS_ID, PAD_ID
 from one_peace.models.ofa.config import OfaConfig
 from one_peace.models.ofa.vocabulary import OfaVocabulary
-from one_peace.tasks.kinds import TASK_FILE
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.sequence.answering import MAX_ANSWER, Answering
 from one_peace.tasks.sequence.captioning import Captioning
@@ -29,6 +25,7 @@ from one_peace.tasks.sequence.referring import Referring
 from one_peace.tasks.sequence.sentences import QUESTIONS, SentenceAnswering
 from one_peace.tasks.sequence.summarization import Summarization
 from one_peace.tasks.sequence.task import IMAGENET, PictureForm, SequenceTask
+from one_peace.tasks.task_file import SavedSettings
 
 Decoding = Literal["beam", "candidates"]
 PROMPTS = {"none": "none", "source": "src", "open": "prev_output"}
@@ -36,7 +33,7 @@ PROMPTS = {"none": "none", "source": "src", "open": "prev_output"}
 
 
 @dataclass(frozen=True)
-class SequenceSettings:
+class SequenceSettings(SavedSettings):
     """A task. Which settings count depends on its `kind`.
 
     answers: all that may be answered, or the names of the classes; visual questions may do without. question: which of
@@ -87,22 +84,6 @@ class SequenceSettings:
     def writing(self) -> GenerationSettings:
         """How the model writes, as published for the kind."""
         return GenerationSettings(end=EOS_ID, pad=PAD_ID, **cast(Any, WRITING[self.kind]))
-
-    def save(self, folder: Path) -> None:
-        """Writes `task.json`."""
-        values = json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1)
-        (folder / TASK_FILE).write_text(values + "\n", encoding="utf-8")
-
-    @classmethod
-    def read(cls, folder: Path) -> SequenceSettings | None:
-        """The settings in a model's folder, None without any. `InputError` for damaged ones."""
-        path = folder / TASK_FILE
-        if not path.is_file():
-            return None
-        try:
-            return build_dataclass(cls, json.loads(path.read_text(encoding="utf-8")), TASK_FILE)
-        except ValueError as error:
-            raise InputError(str(path), f"is damaged, or of another family of models: {error}") from error
 
 
 def read_sequence_settings(values: Mapping[str, Any], root: Path) -> SequenceSettings:

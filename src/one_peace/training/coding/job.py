@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from one_peace.data.packages import default_cache
+from one_peace.cache import cache_folder
 from one_peace.errors import InputError
 from one_peace.models.vqgan.config import VqganConfig
 from one_peace.models.vqgan.loading import load_vqgan, save_vqgan
@@ -56,7 +56,7 @@ def open_coding(recipe: FinetuneRecipe, device: str, processes: Processes) -> Fi
     check_sizes(model.config, size, crop)
     if recipe.engine.compile or recipe.engine.recompute:
         raise ValueError("engine: compile and recompute are for transformer blocks, which a VQGAN has none of")
-    cache = default_cache() / "tables"
+    cache = cache_folder() / "tables"
     rows = recipe.tables.open_training(COLUMNS, cache)
     train = Examples(rows, CropReader(size, crop), recipe.seed, recipe.tables.augmentation, recipe.workers)
     losses = prepare_model(CodingPass(model.train()), recipe.engine, processes, device)

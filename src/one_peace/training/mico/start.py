@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
+from one_peace.cache import cache_folder
 from one_peace.checkpoints.families import family_of
 from one_peace.checkpoints.mico_config import input_settings
 from one_peace.checkpoints.registry import resolve
 from one_peace.data.clips import ClipShards, LibraryClips
 from one_peace.data.manifest import Item, Split
 from one_peace.data.opening import CACHE_BYTES
-from one_peace.data.packages import default_cache
 from one_peace.data.shard_cache import ShardCache
 from one_peace.data.task_rows import Rows, TaskRows
 from one_peace.errors import CheckpointError, InputError
@@ -104,7 +104,7 @@ def open_clips(
     """
     if path == SAMPLE_LIBRARY:
         return LibraryClips(items, modalities, split=split, only=only, withheld=set(withheld))
-    cache = default_cache() / "pairs"
+    cache = cache_folder() / "pairs"
     if ".tar" in path:
         return ClipShards(path, modalities, ShardCache(cache, CACHE_BYTES))
     return TaskRows(Path(path), modalities, MEDIA, cache)

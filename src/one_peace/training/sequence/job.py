@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from one_peace.cache import cache_folder
 from one_peace.checkpoints.native import write_folder
 from one_peace.checkpoints.tensor_file import DeferredTensor
-from one_peace.data.packages import default_cache
 from one_peace.errors import InputError
 from one_peace.models.ofa.model import OfaModel
 from one_peace.models.ofa.vocabulary import OfaVocabulary
@@ -69,7 +69,7 @@ def open_sequence(recipe: FinetuneRecipe, device: str, processes: Processes) -> 
     mixture: dict[str, Any] = {name: values.pop(name) for name in ("mixed", "negatives") if name in values}
     settings = read_sequence_settings({**values, "columns": recipe.tables.columns}, Path(recipe.tables.root))
     _check(recipe, chosen, settings, mixture)
-    cache = default_cache() / "tables"
+    cache = cache_folder() / "tables"
     model, vocabulary = start_sequence_model(recipe, chosen, settings, cache)
     task = settings.build(vocabulary, model.config)
     if settings.kind == "sentences":
