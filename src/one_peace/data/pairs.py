@@ -21,11 +21,11 @@ from one_peace.data.dropped import Dropped, Padding
 from one_peace.data.manifest import Item, normalise_caption
 from one_peace.errors import InputError
 from one_peace.modalities.base import Example, Processor
+from one_peace.modalities.cropping import STORED_MARGIN
 from one_peace.modalities.pictures import decode_picture, normalise_pixels
 from one_peace.modalities.sounds import SAMPLE_RATE, decode_sound, prepare_waveform
 from one_peace.modalities.text import TextProcessor
 
-STORED_MARGIN = 5 / 4  # pictures are kept this much larger than the model's input, for augmentation
 # Captions drawn per pair wanted: one caption can stand in several sources, and sounds are chosen by length.
 SURPLUS = {"image": 5 / 4, "audio": 4}
 

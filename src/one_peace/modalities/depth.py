@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from one_peace.errors import InputError
 from one_peace.modalities.base import SMALL_WIDTH, Example, Modality
+from one_peace.modalities.cropping import STORED_MARGIN, cut_square
 from one_peace.modalities.image import GridPositions, ImageAdapter, ImageConfig, ImageProcessor
 from one_peace.modalities.maps import MAP_ENDINGS, MapSource, read_map, resize_map
 from one_peace.modalities.pictures import normalise_pixels
 
 FAR, NEAR = 2.0, 98.0  # percentiles of the usable pixels that become 0 and 1
-STORED_MARGIN = 5 / 4  # training keeps maps larger by a quarter, to crop them
 KEYS = ("depth", "disparity", "arr_0")  # of arrays in an .npz
 
 
@@ -94,12 +94,10 @@ class DepthProcessor(ImageProcessor):
 
     def vary(self, loaded: Tensor, generator: torch.Generator, strength: float) -> Example:
         """Another square of it, mirrored half of the time; at strength 0 the whole."""
-        size, side = self.config.image_size, loaded.shape[-1]
+        size = self.config.image_size
         zoom, left, top, mirror = torch.rand(4, generator=generator).tolist()
-        cut = side - round(min(strength, 1.0) * zoom * (side - size))
-        x, y = int(left * (side - cut + 1)), int(top * (side - cut + 1))
-        piece = loaded[None, y : y + cut, x : x + cut].float().div(255)
-        near = resize_map(piece, torch.ones(cut, cut), (size, size))[0][0]
+        piece = cut_square(loaded[None], size, strength, zoom, left, top).float().div(255)
+        near = resize_map(piece, torch.ones_like(piece[0]), (size, size))[0][0]
         return {"pixels": _grey(near.flip(-1) if strength and mirror < 0.5 else near)}
 
     def _square(self, source: Any, side: int) -> Tensor:

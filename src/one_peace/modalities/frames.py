@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from one_peace.modalities.base import Example, Modality, Processor
+from one_peace.modalities.cropping import STORED_FRAMES, STORED_MARGIN
 from one_peace.modalities.frame_choice import even_frames
 
 STATISTICS = {
@@ -20,8 +21,6 @@ STATISTICS = {
 """Mean and deviation of the channels."""
 
 SMALLEST_CROP = 0.8  # of the picture's area, in training
-STORED_FRAMES = 3  # times as many as the model takes: training draws from them
-STORED_MARGIN = 5 / 4  # of the side: training crops them
 
 
 @dataclass(frozen=True)

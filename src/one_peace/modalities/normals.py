@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from one_peace.errors import InputError
 from one_peace.modalities.base import SMALL_WIDTH, Example, Modality
+from one_peace.modalities.cropping import STORED_MARGIN, cut_square
 from one_peace.modalities.image import GridPositions, ImageAdapter, ImageConfig, ImageProcessor
 from one_peace.modalities.maps import MAP_ENDINGS, MapSource, read_map, resize_map
 from one_peace.modalities.pictures import normalise_pixels
 
 SHORTEST = 0.7  # of an encoded vector: rounding and resizing shorten them, unknown ones are 0 or far too long
 LONGEST = 1.3
-STORED_MARGIN = 5 / 4  # training keeps maps larger by a quarter, to crop them
 KEYS = ("normals", "normal", "arr_0")  # of arrays in an .npz
 
 
@@ -103,11 +103,9 @@ class NormalsProcessor(ImageProcessor):
 
     def vary(self, loaded: Tensor, generator: torch.Generator, strength: float) -> Example:
         """Another square of it, and half of the time the mirrored scene; at strength 0 the whole."""
-        size, side = self.config.image_size, loaded.shape[-1]
+        size = self.config.image_size
         zoom, left, top, mirror = torch.rand(4, generator=generator).tolist()
-        cut = side - round(min(strength, 1.0) * zoom * (side - size))
-        x, y = int(left * (side - cut + 1)), int(top * (side - cut + 1))
-        vectors = loaded[:, y : y + cut, x : x + cut].float().div(255) * 2 - 1
+        vectors = cut_square(loaded, size, strength, zoom, left, top).float().div(255) * 2 - 1
         pixels = _resized(vectors, size)
         return {"pixels": normalise_pixels(mirror_normals(pixels) if strength and mirror < 0.5 else pixels)}
 

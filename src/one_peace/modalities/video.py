@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from one_peace.errors import InputError
 from one_peace.modalities.base import SMALL_WIDTH, Adapter, Embedded, Example, Modality, Processor
+from one_peace.modalities.cropping import STORED_FRAMES, STORED_MARGIN, cut_square
 from one_peace.modalities.frame_choice import even_frames, frames_at, repeated_frames
 from one_peace.modalities.image import PATCH, ImageAdapter, complementary_patch_mask, patch_mask, patch_stem
 from one_peace.modalities.pictures import image_tensor, normalise_pixels, pixels_of
@@ -28,8 +29,6 @@ from one_peace.nn.relative_position import CLS_ROWS, RelativeBias, grid_buckets,
 MAX_CHOSEN = 7200  # frames of a video by time: two hours of one a second, and 350 MiB prepared for a small model
 
 # For training: frames kept of a video are more than the model takes, and larger, to draw from and to crop.
-STORED_FRAMES = 3
-STORED_MARGIN = 5 / 4
 
 
 @dataclass(frozen=True)
@@ -98,16 +97,14 @@ class VideoProcessor(Processor):
 
     def vary(self, loaded: Tensor, generator: torch.Generator, strength: float) -> Example:
         """Other frames of the same video, all of them cut out, mirrored and lit alike; at strength 0 none of it."""
-        wanted, size, side = self.config.frames, self.config.frame_size, loaded.shape[-1]
+        wanted, size = self.config.frames, self.config.frame_size
         zoom, left, top, mirror, contrast, light, first = torch.rand(7, generator=generator).tolist()
         if self.config.frames_per_second is None:
             frames = loaded[even_frames(len(loaded), wanted, generator if strength else None)]
         else:
             start = int(first * max(1, len(loaded) - wanted + 1)) if strength else 0
             frames = loaded[start : start + wanted]
-        cut = side - round(min(strength, 1.0) * zoom * (side - size))
-        x, y = int(left * (side - cut + 1)), int(top * (side - cut + 1))
-        frames = frames[..., y : y + cut, x : x + cut].float().div(255)
+        frames = cut_square(frames, size, strength, zoom, left, top).float().div(255)
         frames = F.interpolate(frames, (size, size), mode="bicubic", antialias=True)
         if strength and mirror < 0.5:
             frames = frames.flip(-1)
