@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from measure import RESULTS, machine
-from studies import denoising, modalities, stages, structure, teacher
+from studies import candidates, denoising, modalities, stages, structure, teacher
 from studies.measures import judge
 from studies.setting import Scale, Study, World, open_world
 from studies.writing import draw, panels_of, to_markdown
@@ -31,6 +31,7 @@ STUDIES: dict[str, Study] = {
     "teacher": teacher.STUDY,
     "stages": stages.STUDY,
     "modalities": modalities.STUDY,
+    "candidates": candidates.STUDY,
 }
 FIRST_SEED = 1
 

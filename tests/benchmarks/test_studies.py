@@ -29,7 +29,7 @@ from tiny_models import CAPTIONS, CONFIG, tiny_pairs, tiny_processors
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
-from studies import denoising, stages, structure, teacher  # noqa: E402
+from studies import candidates, denoising, stages, structure, teacher  # noqa: E402
 from studies.measures import _auc, difference, judge, mean_over_seeds  # noqa: E402
 from studies.setting import IMAGES, Arm, Remembered, Scale, Study, World  # noqa: E402
 from studies.writing import draw, panels_of, to_markdown  # noqa: E402
@@ -186,6 +186,11 @@ def test_two_stages_freeze_text_and_one_does_not() -> None:
     ((before, after),) = Watched.seen
     assert not before.equal(after)
     assert drawn[-4:] == [("image", 1, 0), ("sounds", 1, 0), ("image", 1, 1), ("sounds", 1, 1)]
+
+
+def test_candidates_learn_by_the_rule_of_the_arm() -> None:
+    published, full = ([*arm.build(make_world([], steps=2), seed=3).parameters()] for arm in candidates.STUDY.arms)
+    assert any(not one.equal(other) for one, other in zip(published, full, strict=True))
 
 
 @pytest.mark.parametrize("name", STUDIES)
