@@ -70,6 +70,9 @@ def test_what_a_run_began_with_is_no_model_of_it(plain: Path, tmp_path: Path) ->
     (tmp_path / "recipe.yaml").write_text("steps: 5\n")
     with pytest.raises(ValueError, match=r"model is what its run began with, which has done 2 of 5 updates"):
         start_model(recipe(tmp_path / "model"), [])
+    (tmp_path / "recipe.yaml").write_text("steps: [5")
+    start_model(recipe(tmp_path / "model"), [])
+    (tmp_path / "recipe.yaml").write_text("steps: 5\n")
     (tmp_path / "state" / "step-00000002").rename(tmp_path / "state" / "step-00000005")
     start_model(recipe(tmp_path / "model"), [])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 import random
 import resource
 import signal
@@ -15,8 +16,10 @@ import pytest
 import torch
 from torch.distributed.checkpoint import FileSystemWriter
 
+from one_peace.data.lock import FolderBusyError, writer_lock
 from one_peace.errors import CheckpointError
 from one_peace.models.one_peace.config import DecoderConfig
+from one_peace.training.loop import LOCK
 from one_peace.training.pretrain import pretrain
 from run_folders import log_of
 from tiny_models import CONFIG, tiny_model
@@ -66,11 +69,31 @@ def test_sigterm_saves_and_ends_well(tmp_path: Path, whole: Path) -> None:
     wait_for(tmp_path / "log.jsonl", started, '"step": 2,')
     started[0].terminate()
     finish(started)
-    done = read_state(tmp_path)["step"]
-    assert 2 <= done < 12
+    assert 2 <= read_state(tmp_path)["step"] < 12
     assert len(log_of(tmp_path)) == read_state(tmp_path)["step"]
     finish(start(tmp_path, "batches", settings))
     assert_same_run(tmp_path, whole)
+
+
+def test_a_stopped_run_says_how_far_it_came(tmp_path: Path) -> None:
+    def stopping(batch: int, seed: int, step: int) -> Any:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batches(batch, seed, step)
+
+    said: list[dict[str, Any]] = []
+    recipe = dataclasses.replace(RECIPE, steps=6)
+    assert pretrain(fresh(), recipe, PROCESSORS, stopping, tmp_path, report=said.append) == 3
+    assert said[-1] == {"step": 3, "warning": "stopped by SIGTERM after 3 of 6 updates; the same command goes on"}
+    assert pretrain(fresh(), recipe, PROCESSORS, batches, tmp_path, report=said.append) == 6
+    assert not any("stopped" in row.get("warning", "") for row in said[-3:])
+
+
+def test_one_run_at_a_time_in_a_folder(tmp_path: Path) -> None:
+    with writer_lock(tmp_path / LOCK), pytest.raises(FolderBusyError, match="is writing to it"):
+        pretrain(fresh(), RECIPE, PROCESSORS, batches, tmp_path)
+    assert not (tmp_path / "state").exists() and not (tmp_path / "log.jsonl").exists()
+    assert pretrain(fresh(), dataclasses.replace(RECIPE, steps=1), PROCESSORS, batches, tmp_path) == 1
 
 
 def test_what_an_interrupted_save_left_is_ignored_and_removed(tmp_path: Path) -> None:

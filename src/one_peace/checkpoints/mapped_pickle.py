@@ -40,7 +40,7 @@ def load_mapped(view: memoryview) -> Any:
     `CheckpointError` names what a pickle wants to use besides tensors, arrays and plain values. A damaged
     pickle can raise anything.
     """
-    return _load_legacy(view) if LEGACY_MAGIC_BYTES in bytes(view[:32]) else unpickle(view)
+    return _load_legacy(view) if LEGACY_MAGIC_BYTES in bytes(view[:32]) else _read(_Reader(view))
 
 
 class _Reader:
@@ -119,11 +119,6 @@ class _Unpickler(_PythonUnpickler):
         return self._storage(pid)
 
 
-def unpickle(view: memoryview, storage: Callable[[Any], Any] | None = None) -> Any:
-    """The object that bytes describe; `storage` gives what it refers to outside of them."""
-    return _read(_Reader(view), storage)
-
-
 def _read(reader: _Reader, storage: Callable[[Any], Any] | None = None) -> Any:
     return _finished(_Unpickler(reader, storage).load(), {})
 
@@ -177,15 +172,10 @@ def _load_legacy(view: memoryview) -> Any:
     return _read(_Reader(view, start), lambda pid: storages[_storage_key(pid)])
 
 
-def no_storage(pid: Any) -> CheckpointError:
-    """The error for a reference to something outside the pickle that is no storage."""
-    return CheckpointError(f"refers to {reprlib.repr(pid)}, which is no storage of tensors")
-
-
 def _storage_key(pid: Any) -> str:
     kind, dtype, key, *_, part = pid
     if kind != "storage" or not isinstance(dtype, torch.dtype) or part is not None:
-        raise no_storage(pid)
+        raise CheckpointError(f"refers to {reprlib.repr(pid)}, which is no storage of tensors")
     return key
 
 
@@ -199,10 +189,10 @@ def _read_storage(reader: _Reader, dtype: torch.dtype) -> Tensor:
     if len(piece) < size:
         raise EOFError("the file ends too early")
     reader.position += size
-    return flat_tensor(piece, dtype)
+    return _flat_tensor(piece, dtype)
 
 
-def flat_tensor(piece: memoryview, dtype: torch.dtype) -> Tensor:
+def _flat_tensor(piece: memoryview, dtype: torch.dtype) -> Tensor:
     """A tensor (n,) over bytes."""
     if not len(piece):
         return torch.empty(0, dtype=dtype)

@@ -51,7 +51,11 @@ def unfinished(model: Path) -> str | None:
     path, done = model.parent / KEPT, max(complete_states(model.parent / "state"), default=None)
     if model.name != "model" or done is None or not path.is_file():
         return None
-    steps = yaml.safe_load(path.read_text(encoding="utf-8")).get("steps")
+    try:
+        kept = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError):  # a damaged one says nothing of the model, which may be used all the same
+        return None
+    steps = kept.get("steps") if isinstance(kept, dict) else None
     return f"{done} of {steps} updates" if isinstance(steps, int) and done < steps else None
 
 

@@ -102,75 +102,61 @@ def run_updates(
         CheckpointError: the state in `out` does not fit the model, or the last state could not be saved.
         DivergenceError: more than `optimizer.skip_limit` updates in a row had a gradient that is not finite.
     """
-    with writer_lock(_made(out) / LOCK) if processes.first else nullcontext():
-        return _run(model, settings, gradients, out, processes, report, pace, extra, judge, tick)
-
-
-def _run(
-    model: nn.Module,
-    settings: LoopSettings,
-    gradients: Gradients,
-    out: Path,
-    processes: Processes,
-    report: Report | None,
-    pace: Callable[[int], Pace] | None,
-    extra: Callable[[], dict[str, float]],
-    judge: Judge | None,
-    tick: Callable[[int], None] | None,
-) -> tuple[int, bool]:
-    updates = Updates(model, settings, gradients, processes)
-    state = RunState(out / "state", model, updates.optimizer, updates.average, processes)
-    first, updates.skipped = state.restore()
-    best = None
-    if judge is not None:
-        best = BestModel(out, judge.best_by, judge.save, processes)
-        best.restore(*state.best.tolist())
-    done = first
-    over = first >= settings.steps or (best is not None and judge is not None and judge.tired(best.step, first))
-    with (
-        state,
-        open_trackers(settings.trackers if processes.first else (), out, settings.values or {}, first) as trackers,
-        RunLog(out / LOG, first, report, trackers, processes) as log,
-        _sigterm() as terminated,
-    ):
-        running = None if pace is None else pace(first)
-        values: dict[str, Tensor] = {}  # of the updates since the last row: not every one has every loss
-        for step in range(first, settings.steps if not over else first):
-            losses, row = updates.take(step, partial(_saved, state))
-            values |= losses
-            done = step + 1
-            if done % settings.log_every == 0 or done == settings.steps or updates.in_a_row:
-                averaged = processes.mean(values, settings.counts)
-                if running is not None:
-                    row |= running.rates(done)
-                row |= {name: round(value, 5) for name, value in averaged.items()} | extra()
-                log.write(row | ({"skipped": updates.skipped} if updates.skipped else {}))
-                values = {}
-            if tick is not None:
-                tick(done)
-            if best is not None and judge is not None and judge.due(done):
-                with running.paused() if running is not None else nullcontext():
-                    figures = judge.figures(updates.average)
-                    log.warn(done, best.offer(done, figures))
-                    state.best = torch.tensor([best.value, best.step], dtype=torch.float64)
-                log.write({"step": done, **figures, "best_step": best.step})
-                over = judge.tired(best.step, done)
-            stop = processes.any(terminated.is_set())
-            over = over or done == settings.steps
-            if done % settings.save_every == 0 or over or stop:
-                log.warn(done, state.save(done, updates.skipped))
-            else:
-                log.warn(done, state.poll())
-            if stop or over:
-                break
-        if problem := state.wait():
-            raise CheckpointError(f"{problem}. Make room and run the same command again")
-        if not over:
-            log.warn(done, f"stopped by SIGTERM after {done} of {settings.steps} updates; the same command goes on")
-    model.eval()
-    if updates.average is not None and over:
-        updates.average.copy_to_model()
-    return done, over
+    out.mkdir(parents=True, exist_ok=True)
+    with writer_lock(out / LOCK) if processes.first else nullcontext():
+        updates = Updates(model, settings, gradients, processes)
+        state = RunState(out / "state", model, updates.optimizer, updates.average, processes)
+        first, updates.skipped = state.restore()
+        best = None
+        if judge is not None:
+            best = BestModel(out, judge.best_by, judge.save, processes)
+            best.restore(*state.best.tolist())
+        done = first
+        over = first >= settings.steps or (best is not None and judge is not None and judge.tired(best.step, first))
+        with (
+            state,
+            open_trackers(settings.trackers if processes.first else (), out, settings.values or {}, first) as trackers,
+            RunLog(out / LOG, first, report, trackers, processes) as log,
+            _sigterm() as terminated,
+        ):
+            running = None if pace is None else pace(first)
+            values: dict[str, Tensor] = {}  # of the updates since the last row: not every one has every loss
+            for step in range(first, settings.steps if not over else first):
+                losses, row = updates.take(step, partial(_saved, state))
+                values |= losses
+                done = step + 1
+                if done % settings.log_every == 0 or done == settings.steps or updates.in_a_row:
+                    averaged = processes.mean(values, settings.counts)
+                    if running is not None:
+                        row |= running.rates(done)
+                    row |= {name: round(value, 5) for name, value in averaged.items()} | extra()
+                    log.write(row | ({"skipped": updates.skipped} if updates.skipped else {}))
+                    values = {}
+                if tick is not None:
+                    tick(done)
+                if best is not None and judge is not None and judge.due(done):
+                    with running.paused() if running is not None else nullcontext():
+                        figures = judge.figures(updates.average)
+                        log.warn(done, best.offer(done, figures))
+                        state.best = torch.tensor([best.value, best.step], dtype=torch.float64)
+                    log.write({"step": done, **figures, "best_step": best.step})
+                    over = judge.tired(best.step, done)
+                stop = processes.any(terminated.is_set())
+                over = over or done == settings.steps
+                if done % settings.save_every == 0 or over or stop:
+                    log.warn(done, state.save(done, updates.skipped))
+                else:
+                    log.warn(done, state.poll())
+                if stop or over:
+                    break
+            if problem := state.wait():
+                raise CheckpointError(f"{problem}. Make room and run the same command again")
+            if not over:
+                log.warn(done, f"stopped by SIGTERM after {done} of {settings.steps} updates; the same command goes on")
+        model.eval()
+        if updates.average is not None and over:
+            updates.average.copy_to_model()
+        return done, over
 
 
 class Updates:
@@ -219,11 +205,6 @@ class Updates:
                 "number of such updates in a row that are passed over"
             )
         return losses, {"step": step + 1, "lr": rate, "grad_norm": norm.item()}
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _saved(state: RunState) -> str:
