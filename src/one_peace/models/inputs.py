@@ -7,11 +7,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 from one_peace.errors import InputError
 from one_peace.modalities.base import Example
 from one_peace.modalities.sources import describe
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 PART_BYTES = 1 << 29  # decoded: more than 512 pictures of the published size
 _AHEAD = 32  # inputs decoded, or on their way to that, beyond the part at hand
@@ -77,12 +80,19 @@ def _decode_ahead(sources: Iterable[Any], views: Callable[[Any], list[Example]])
         for index, source in first:
             yield decode(index, source)
         return
-    waiting: deque[Future[Decoded]] = deque()
-    with ThreadPoolExecutor() as pool:
+    yield from run_ahead(lambda one: decode(*one), chain(first, numbered), _AHEAD)
+
+
+def run_ahead(
+    work: Callable[[Item], Made], items: Iterable[Item], ahead: int, threads: int | None = None
+) -> Iterator[Made]:
+    """What `work` makes of items, in their order; threads are at most `ahead` items beyond the caller."""
+    waiting: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
         try:
-            for index, source in chain(first, numbered):
-                waiting.append(pool.submit(decode, index, source))
-                if len(waiting) >= _AHEAD:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) >= ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

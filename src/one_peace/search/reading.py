@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from one_peace.errors import InputError, MissingExtraError
+from one_peace.models.inputs import run_ahead
 from one_peace.search.kinds import Content, Kind
 from one_peace.search.records import stored_moment
 from one_peace.search.walk import Found, reason
@@ -46,18 +45,7 @@ class Reader:
     def read_all(self, files: Sequence[Found], known: Callable[[str, str], bool]) -> Iterator[Reading | Failure]:
         """In the order of `files`, a few ahead of the caller; `known` says by modality and digest what needs no more
         than its hash."""
-        with ThreadPoolExecutor(_READ_AHEAD) as pool:
-            waiting: deque[Future[Reading | Failure]] = deque()
-            try:
-                for file in files:
-                    waiting.append(pool.submit(self.read, file, known))
-                    if len(waiting) >= _READ_AHEAD:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+        return run_ahead(lambda file: self.read(file, known), files, _READ_AHEAD, _READ_AHEAD)
 
     def read(self, file: Found, known: Callable[[str, str], bool] | None = None) -> Reading | Failure:
         """One file; without `known` its contents in any case."""
