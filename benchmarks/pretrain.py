@@ -42,8 +42,8 @@ from one_peace.tasks.pretraining import (
     collate_masks,
     freeze_for_stage,
 )
+from one_peace.training.cost import FlopCount
 from one_peace.training.distributed import LossModule, Processes, prepare_model
-from one_peace.training.dry_run import FlopCount
 from one_peace.training.optimizer import build_optimizer
 from one_peace.training.recipe import EngineRecipe, OptimizerRecipe
 

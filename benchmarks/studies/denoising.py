@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
+from one_peace.training.cost import FlopCount
 from one_peace.training.distributed import LossModule
-from one_peace.training.dry_run import FlopCount
 from studies.setting import IMAGES, Arm, Study, World
 
 

@@ -1,94 +1,98 @@
-"""A dry run's extended counts are those of the real step at full depth and batch."""
+"""Dry runs of OFA's pretraining and of coders: what is counted with a few rows is what the whole update takes."""
 
 from __future__ import annotations
 
-import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from PIL import Image
+from typer.testing import CliRunner
 
-from one_peace.models.one_peace.presets import preset
-from one_peace.tasks.pretraining import (
-    AUDIO_TEXT,
-    IMAGE_TEXT,
-    PretrainingStage,
-    collate_pairs,
-    freeze_for_stage,
-    pretraining_losses,
-)
-from one_peace.training.dry_run import FlopCount, count_parameters, dry_run
-from one_peace.training.recipe import EngineRecipe
-from tiny_models import CONFIG, tiny_model, tiny_pairs, tiny_processors
+from one_peace.cli.main import app
+from one_peace.models.ofa.layers import Layer
+from one_peace.training.cost import FlopCount, KeptMemory
+from one_peace.training.distributed import Processes
+from one_peace.training.dry_run import plan_table_run
+from one_peace.training.finetune import open_job
+from one_peace.training.finetune_recipe import FinetuneRecipe
 
-PROCESSORS = tiny_processors()
-
-
-@pytest.mark.parametrize("stage", [IMAGE_TEXT, AUDIO_TEXT], ids=["image", "audio"])
-@pytest.mark.parametrize("denoise", [True, False])
-def test_flops_are_those_of_the_whole_step(stage: PretrainingStage, denoise: bool) -> None:
-    config = dataclasses.replace(CONFIG, layers=5)
-    pair = tiny_pairs(PROCESSORS, stage.partner)[0]
-    counted = dry_run(config, stage, PROCESSORS, [pair] * 4, 12, denoise=denoise)
-    model = tiny_model(config=config)
-    freeze_for_stage(model, stage)
-    batch = collate_pairs([pair] * 12, stage, PROCESSORS, torch.Generator().manual_seed(0))
-    with FlopCount() as counter:
-        pretraining_losses(model, batch, stage, denoise=denoise)["total"].backward()
-    assert counted.flops == pytest.approx(counter.total, rel=0.03)  # whole words are masked: their number varies
+MIXTURE = {
+    "task": {"kind": "pretraining", "mixed": {"texts": "table.tsv"}},
+    "model": "ofa-nano",
+    "image_size": 32,
+    "sequence": {"words": 300, "patches": 3},
+}
+CODING = {"task": {"kind": "picture-coding"}, "model": "vqgan-nano", "image_size": 64, "coding": {"crop": 32}}
 
 
-def test_memory_and_tokens() -> None:
-    pairs = tiny_pairs(PROCESSORS, "image")[:4]
-    run = dry_run(CONFIG, IMAGE_TEXT, PROCESSORS, pairs, 8)
-    every = sum(trained + frozen for trained, frozen in run.parameters.values())
-    assert run.memory["weights"] == 4 * every == run.memory["gradients"] and run.memory["optimizer"] == 8 * every
-    assert run.tokens["image"] == 8 * 17
-    lengths = [len(text["tokens"]) for text, _ in pairs]
-    assert run.tokens["text"] == pytest.approx(8 * sum(lengths) / 4, abs=8)  # cls, and no end or start counted twice
-    twice = dry_run(CONFIG, IMAGE_TEXT, PROCESSORS, pairs, 16)
-    assert 1.9 < twice.memory["activations"] / run.memory["activations"] < 2.2
-    in_turn = dry_run(CONFIG, IMAGE_TEXT, PROCESSORS, pairs, 16, micro_batch=8)
-    assert in_turn.memory == run.memory and 0.9 < in_turn.flops / twice.flops <= 1.0
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """16 pictures with captions of the same length, so that all rows cost alike."""
+    monkeypatch.setenv("ONE_PEACE_CACHE", str(tmp_path / "cache"))
+    lines = ["image\tcaption\ttext\ttype"]
+    for number in range(16):
+        Image.new("RGB", (40, 40), (9 * number, 99, 200)).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png\tone red thing\tone red thing on a white table\tcaption")
+    (tmp_path / "table.tsv").write_text("\n".join(lines) + "\n")
+    return tmp_path
 
 
-def test_activations_grow_with_the_batch_without_end() -> None:
-    pairs = tiny_pairs(PROCESSORS, "image")[:4]
-    kept = [dry_run(CONFIG, IMAGE_TEXT, PROCESSORS, pairs, 2**n).memory["activations"] for n in (3, 10, 17)]
-    assert 0.9 * 2**7 < kept[1] / kept[0] < 1.1 * 2**7
-    assert 0.9 * 2**7 < kept[2] / kept[1] < 1.1 * 2**7
+def recipe(folder: Path, values: dict[str, Any], **changes: Any) -> FinetuneRecipe:
+    shared = {"tables": {"root": str(folder), "train": "table.tsv"}, "steps": 5, "batch_size": 16}
+    return FinetuneRecipe.from_dict({**shared, **values, **changes})
 
 
-def test_memory_of_each_device_follows_the_engine() -> None:
-    config = dataclasses.replace(CONFIG, layers=6)
-    pairs = tiny_pairs(PROCESSORS, "image")[:4]
-
-    def memory(devices: int = 1, **engine: Any) -> dict[str, int]:
-        run = dry_run(config, IMAGE_TEXT, PROCESSORS, pairs, 16, engine=EngineRecipe(**engine), devices=devices)
-        return run.memory
-
-    one, four = memory(), memory(4)
-    for part in ("weights", "gradients", "optimizer"):
-        assert four[part] == one[part] // 4
-    assert memory(4, shard_over=2)["weights"] == one["weights"] // 2
-    assert one["working copies"] == 0 < four["working copies"] < one["weights"]
-    assert 0.23 < four["activations"] / one["activations"] < 0.27  # a quarter of the pairs
-    assert memory(recompute=True)["activations"] < 0.5 * one["activations"]
-    half = memory(precision="bfloat16")
-    assert half["working copies"] == one["weights"] // 2 and half["activations"] < 0.8 * one["activations"]
-    with pytest.raises(ValueError, match="batch_size=16 is no multiple of the 3 devices"):
-        memory(3)
+@pytest.mark.parametrize(("values", "micro"), [(MIXTURE, 4), (MIXTURE, 16), (CODING, 8)], ids=["4", "16", "coder"])
+def test_a_few_rows_tell_of_the_whole_update(folder: Path, values: dict[str, Any], micro: int) -> None:
+    chosen = recipe(folder, values, micro_batch=micro)
+    told = plan_table_run(chosen)
+    job = open_job(chosen, "cpu", Processes())
+    with FlopCount() as counter, KeptMemory(job.model, ()) as kept:
+        job.gradients(4)
+    assert told.flops == pytest.approx(counter.total, rel=0.03)
+    assert told.memory["activations"] == pytest.approx(kept.most, rel=0.05)
+    assert told.tokens == pytest.approx(job.tokens(4), rel=0.03)
+    assert told.trained == sum(parameter.numel() for parameter in job.model.parameters())
+    assert told.memory["weights"] == told.memory["gradients"] == 4 * told.trained
 
 
-def test_the_published_model_is_counted_without_its_memory() -> None:
-    parts = count_parameters(preset("one-peace", decoder=True), AUDIO_TEXT)
-    assert set(parts) == {"audio", "decoder", "image", "shared attention and norms", "text"}
-    assert parts["audio"][1] == 0 and parts["text"][0] == 0 and parts["image"][0] == 0
-    encoder = sum(trained + frozen for part, (trained, frozen) in parts.items() if part != "decoder")
-    # the published count has one more vector, a mask embedding that no pass uses
-    assert encoder == 3_884_740_545 - 1536
+def test_memory_follows_the_engine(folder: Path) -> None:
+    plain = plan_table_run(recipe(folder, MIXTURE, micro_batch=8))
+    recomputed = plan_table_run(recipe(folder, MIXTURE, micro_batch=8, engine={"recompute": True}))
+    assert recomputed.flops == plain.flops
+    assert recomputed.memory["activations"] < 0.7 * plain.memory["activations"]
+    four = plan_table_run(recipe(folder, MIXTURE, micro_batch=8), devices=4)
+    assert four.flops == pytest.approx(plain.flops, rel=0.01) and four.tokens == plain.tokens
+    assert four.memory["weights"] == plain.memory["weights"] // 4
+    assert 0.4 < four.memory["activations"] / plain.memory["activations"] < 0.6  # four rows at once, not eight
+    with pytest.raises(ValueError, match="no multiple of the 3 processes"):
+        plan_table_run(recipe(folder, MIXTURE), devices=3)
 
 
-def test_too_few_pairs() -> None:
-    with pytest.raises(ValueError, match="4 pairs"):
-        dry_run(CONFIG, IMAGE_TEXT, PROCESSORS, tiny_pairs(PROCESSORS, "image")[:3], 8)
+def test_what_is_kept_is_let_go(folder: Path) -> None:
+    job = open_job(recipe(folder, MIXTURE, micro_batch=8), "cpu", Processes())
+    layers = [module for module in job.model.modules() if isinstance(module, Layer)]
+    with KeptMemory(job.model, layers) as kept:
+        job.gradients(0)
+    assert kept.now == 0 < kept.largest_block < kept.most
+
+
+def test_the_command_tells_it(folder: Path) -> None:
+    asked = ["ofa-nano", f"tables.root={folder}", "tables.train=table.tsv", "tables.validation=null", "task.mixed={}"]
+    said = CliRunner().invoke(app, ["pretrain", *asked, "--dry-run", "--devices", "2"])
+    assert said.exit_code == 0, said.output
+    for part in ("image trunk", "token table", "source tokens", "picture tokens", "TFLOP", "memory per device, of 2"):
+        assert part in said.output
+    coder = CliRunner().invoke(
+        app,
+        [
+            "pretrain",
+            "vqgan-nano",
+            f"tables.root={folder}",
+            "tables.train=table.tsv",
+            "tables.validation=null",
+            "--dry-run",
+        ],
+    )
+    assert coder.exit_code == 0 and "code tokens" in coder.output, coder.output

@@ -72,14 +72,15 @@ def _print_encoder(encoder: OnePeaceEncoder) -> None:
 
 
 def _print_ofa(model: OfaModel) -> None:
+    from one_peace.models.ofa.model import part_of
+
     typer.echo(f"{model.config.name}: pictures and texts to words, boxes and image codes")
     for key, value in model.config.to_dict().items():
         if key not in ("name", "family"):
             typer.echo(f"  {key:22} {value}")
     counts: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        part = "token table" if name.startswith("tokens.") else name.partition(".")[0]
-        counts["image trunk" if name.startswith("encoder.trunk.") else part] += parameter.numel()
+        counts[part_of(name)] += parameter.numel()
     _print_counts(dict(sorted(counts.items())))
 
 

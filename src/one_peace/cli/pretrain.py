@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +16,6 @@ from one_peace.cli.imports import Imports
 if TYPE_CHECKING:
     from one_peace.data.manifest import Item
     from one_peace.training.distributed import Processes
-    from one_peace.training.dry_run import DryRun
 
 
 def pretrain(
@@ -40,29 +40,36 @@ def pretrain(
         train_mico(values, out, library, device, devices if dry_run else None)
         return
     if isinstance(values.get("task"), dict):
-        if dry_run:
-            raise typer.BadParameter("--dry-run is for recipes of ONE-PEACE and MiCo")
-        _pretrain_by_tables(recipe, settings or [], out, device)
+        _pretrain_by_tables(recipe, settings or [], out, device, devices if dry_run else None)
         return
     chosen = load_recipe(recipe, settings or [])
 
     items = partial(_library_items, library, None if chosen.files else chosen.data.sources)
     if dry_run:
         typer.echo(recipe_to_yaml(chosen))
-        _print_cost(plan_run(chosen, items(), devices))
+        typer.echo(plan_run(chosen, items(), devices).as_text())
         return
     with _joined_with(items, device) as (processes, place, found), Progress(chosen.steps) as progress:
         run_pretraining(chosen, found, out, place, progress.report, processes, progress.tick, library)
 
 
-def _pretrain_by_tables(recipe: str, settings: list[str], out: Path, device: str) -> None:
-    """Pretraining that is a task among others, with rows of tables: OFA's mixture, or coding pictures."""
+def _pretrain_by_tables(recipe: str, settings: list[str], out: Path, device: str, devices: int | None) -> None:
+    """Pretraining that is a task among others, with rows of tables: OFA's mixture, or coding pictures. With a number of
+    `devices` only what a step would cost."""
+    import yaml
+
     from one_peace.training.distributed import join_processes
+    from one_peace.training.dry_run import plan_table_run
     from one_peace.training.finetune import finetune
     from one_peace.training.finetune_recipe import load_finetune_recipe
     from one_peace.training.progress import plain_line
+    from one_peace.training.recipe import plain_values
 
     chosen = load_finetune_recipe(recipe, settings, "pretrain")
+    if devices is not None:
+        typer.echo(yaml.safe_dump(plain_values(dataclasses.asdict(chosen)), sort_keys=False))
+        typer.echo(plan_table_run(chosen, devices).as_text())
+        return
     with join_processes(device) as (processes, place):
         finetune(chosen, out, place, lambda row: typer.echo(plain_line(row)), processes)
 
@@ -108,18 +115,3 @@ def _joined_with(items: Callable[[], list[Item]], device: str) -> Iterator[tuple
             items()
         processes.wait()  # the others find it built
         yield processes, place, items()
-
-
-def _print_cost(cost: DryRun) -> None:
-    typer.echo(f"{'parameters':32} {'trained':>15} {'frozen':>15}")
-    for part, (trained, frozen) in cost.parameters.items():
-        typer.echo(f"  {part:30} {trained:15,} {frozen:15,}")
-    typer.echo(f"  {'in all':30} {cost.trained:15,} {cost.frozen:15,}")
-    typer.echo("\none step, all devices together, with denoising")
-    for modality, count in cost.tokens.items():
-        typer.echo(f"  {modality + ' tokens':30} {count:15,}")
-    typer.echo(f"  {'arithmetic':30} {cost.flops / 1e12:11,.2f} TFLOP")
-    typer.echo(f"\nmemory per device, of {cost.devices}")
-    for what, size in cost.memory.items():
-        typer.echo(f"  {what:30} {size / 2**30:11,.2f} GiB")
-    typer.echo(f"  {'in all':30} {sum(cost.memory.values()) / 2**30:11,.2f} GiB")

@@ -67,7 +67,7 @@ def finetune(
     """
     processes = processes or Processes()
     require_trackers(recipe.trackers)
-    job = _open(recipe)(recipe, device, processes)
+    job = open_job(recipe, device, processes)
     train, updates, values = job.examples, recipe.updates(len(job.examples)), plain_values(dataclasses.asdict(recipe))
     loop = LoopSettings(
         updates, recipe.schedule(updates), recipe.log_every, recipe.save_every, recipe.trackers, values, job.counts
@@ -95,13 +95,13 @@ def finetune(
     return figures
 
 
-def _open(recipe: FinetuneRecipe) -> Callable[[FinetuneRecipe, str, Processes], FinetuneJob]:
-    """What makes the job of the recipe's kind of task."""
+def open_job(recipe: FinetuneRecipe, device: str, processes: Processes) -> FinetuneJob:
+    """What a run trains, by the recipe's kind of task. Errors as of `finetune`."""
     if recipe.kind in SEQUENCE_KINDS:
-        return open_sequence
+        return open_sequence(recipe, device, processes)
     if recipe.kind == CODING:
-        return open_coding
-    return open_retrieval if recipe.kind == RETRIEVAL else _open_task
+        return open_coding(recipe, device, processes)
+    return (open_retrieval if recipe.kind == RETRIEVAL else _open_task)(recipe, device, processes)
 
 
 def _open_task(recipe: FinetuneRecipe, device: str, processes: Processes) -> FinetuneJob:

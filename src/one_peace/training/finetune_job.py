@@ -31,7 +31,7 @@ class FinetuneJob:
     """A model to be trained, ready for its device. `save` writes it to a folder; `counts` as in `LoopSettings`.
 
     `passed_over` holds what the last evaluation could not use of the validation table; `learnt` the task's labels or
-    answers, wherever the recipe has them from.
+    answers, wherever the recipe has them from. `tokens` counts what an update (from 0) of a pretraining reads, by kind.
     """
 
     model: nn.Module
@@ -42,6 +42,7 @@ class FinetuneJob:
     counts: tuple[str, ...] = ()
     passed_over: list[InputError] = field(default_factory=list)
     learnt: Mapping[str, list[str]] = field(default_factory=dict)
+    tokens: Callable[[int], Mapping[str, int]] = lambda step: {}
 
 
 def changed_shape(config: OnePeaceConfig, recipe: FinetuneRecipe) -> OnePeaceConfig:

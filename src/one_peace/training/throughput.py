@@ -13,6 +13,7 @@ import torch
 from one_peace.modalities.base import Example, Processor
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.training.distributed import Processes
+from one_peace.training.pretraining_cost import PAIRS, pretraining_cost
 from one_peace.training.recipe import PretrainRecipe
 
 if TYPE_CHECKING:
@@ -136,12 +137,10 @@ class Utilisation:
         return {"mfu": round(done / seconds / peak, 4), **shown}
 
     def _per_token(self, denoise: bool, typical: Sequence[Pair]) -> float:
-        from one_peace.training.dry_run import PAIRS, dry_run  # which imports what calls this
-
         pairs = [typical[n % len(typical)] for n in range(PAIRS)]
         recipe = self.recipe
         with torch.random.fork_rng(devices=[]):
-            cost = dry_run(
+            cost = pretraining_cost(
                 self.config, recipe.stage, self.processors, pairs, recipe.batch_size, recipe.micro_batch, denoise
             )
         return cost.flops / sum(cost.tokens.values())

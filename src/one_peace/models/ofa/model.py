@@ -63,6 +63,13 @@ class OfaModel(nn.Module):
         return OfaCache(self.decoder, self.tokens.weight, encoded, codes)
 
 
+def part_of(name: str) -> str:
+    """The part that a parameter is in, by its name: token table, image trunk, encoder, decoder."""
+    if name.startswith("encoder.trunk."):
+        return "image trunk"
+    return "token table" if name.startswith("tokens.") else name.partition(".")[0]
+
+
 def initialize(module: nn.Module) -> None:
     """The published initial values of a layer: normal weights and tables, relative ones included, no bias."""
     with torch.no_grad():

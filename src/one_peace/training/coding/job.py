@@ -72,7 +72,10 @@ def open_coding(recipe: FinetuneRecipe, device: str, processes: Processes) -> Fi
     judge, passed_over = None, list[InputError]()
     if recipe.tables.validation is not None:
         judge = _judge(recipe, update, size, save, len(train), cache, passed_over)
-    return FinetuneJob(model, train, update.gradients, save, judge, passed_over=passed_over)
+    codes = recipe.batch_size * (crop // model.config.patch) ** 2
+    return FinetuneJob(
+        model, train, update.gradients, save, judge, passed_over=passed_over, tokens=lambda step: {"code": codes}
+    )
 
 
 def start_coder(name_or_path: str, seed: int) -> Vqgan:

@@ -16,10 +16,11 @@ from one_peace.models.mico.model import TEXT, MiCoModel
 from one_peace.models.mico.presets import list_presets
 from one_peace.models.mico.text import Memory
 from one_peace.tasks.mico.pretraining import Parts
+from one_peace.training.cost import FlopCount, memory_of_weights
 from one_peace.training.distributed import shards_over
-from one_peace.training.dry_run import ADAM, FP32, FlopCount
 from one_peace.training.mico.recipe import ClipSource, MiCoRecipe
 from one_peace.training.mico.start import open_clips, plan_mico
+from one_peace.training.mico.update import MiCoLosses
 
 BACKWARD = 2  # times the arithmetic of a forward pass
 
@@ -71,14 +72,7 @@ def plan_mico_run(recipe: MiCoRecipe, items: Sequence[Item], devices: int = 1) -
         part = name.split(".")[0]
         parts[part] += parameter.numel()
         rates[part] = recipe.optimizer.lr * groups(name, parameter)[1]
-    count = sum(parts.values())
-    memory = {
-        "weights": FP32 * count // shards,
-        "gradients": FP32 * count // shards,
-        "optimizer": ADAM * count // shards,
-    }
-    if recipe.engine.precision == "bfloat16":
-        memory["working copies"] = 2 * count
+    memory = memory_of_weights(model, MiCoLosses.blocks, recipe.engine, shards)
     flops = {name: recipe.batch_size * _flops(model, source) for name, source in recipe.sources.items()}
     return MiCoCost(dict(parts), rates, flops, memory, devices)
 

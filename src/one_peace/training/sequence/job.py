@@ -16,6 +16,7 @@ from one_peace.checkpoints.native import write_folder
 from one_peace.checkpoints.tensor_file import DeferredTensor
 from one_peace.errors import InputError
 from one_peace.models.ofa.model import OfaModel
+from one_peace.models.ofa.trunk import STRIDE
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.caption_metrics.cider import DocumentFrequency
 from one_peace.tasks.sequence.example import SequenceExample
@@ -107,7 +108,8 @@ def open_sequence(recipe: FinetuneRecipe, device: str, processes: Processes) -> 
         judge = _judge(recipe, settings, vocabulary, logits, save, len(train), cache, passed_over)
     update = SequenceUpdate(draw, prepare, recipe, processes, place)
     learnt = {"answers": list(settings.answers)} if settings.answers else {}
-    return FinetuneJob(model, train, update.gradients, save, judge, passed_over=passed_over, learnt=learnt)
+    tokens = partial(count_tokens, draw, chosen.patches)
+    return FinetuneJob(model, train, update.gradients, save, judge, (), passed_over, learnt, tokens)
 
 
 def _check(recipe: FinetuneRecipe, chosen: SequenceRecipe, settings: SequenceSettings, mixture: object) -> None:
@@ -132,6 +134,24 @@ def _one_group(train: Examples[SequenceExample], size: int, processes: Processes
     return {"": train.batch(size, step, processes.rank, processes.count)}
 
 
+def count_tokens(draw: Callable[[int], Groups], patches: int | None, step: int) -> dict[str, int]:
+    """Tokens of the source, cells of pictures and tokens of the target in update `step` (from 0), padding not."""
+    counts = {"source": 0, "picture": 0, "target": 0}
+    for name, examples in draw(step).items():
+        for example in examples:
+            counts["source"] += len(example.source)
+            counts["target"] += len(example.previous)
+            if example.pixels is not None:
+                cells = math.prod(-(-side // STRIDE) for side in example.pixels.shape[1:])
+                counts["picture"] += min(cells, _patches_of(name, patches) or cells)
+    return counts
+
+
+def _patches_of(group: str, patches: int | None) -> int | None:
+    """Cells of a picture that are read, None for all: those of the second batch are small, and read whole."""
+    return None if group == SECOND else patches
+
+
 def _captions(
     logits: SequencePass,
     vocabulary: OfaVocabulary,
@@ -149,7 +169,7 @@ def _targets(
     logits: SequencePass, recipe: SequenceRecipe, codes: tuple[int, int] | None, device: torch.device
 ) -> Prepare:
     def prepare(examples: list[SequenceExample], name: str, step: int) -> Part:
-        patches = None if name == SECOND else recipe.patches
+        patches = _patches_of(name, recipe.patches)
         return TargetPart(logits, examples, recipe, step + 1, device, patches=patches, token_range=codes)
 
     return prepare
