@@ -72,7 +72,7 @@ def plan_table_run(recipe: FinetuneRecipe, devices: int = 1) -> Cost:
     shards = shards_over(devices, recipe.engine.shard_over)
     rows = min(recipe.batch_size, ROWS)
     few = max(count for count in range(1, rows + 1) if rows % count == 0 and count <= at_once)
-    engine = dataclasses.replace(recipe.engine, compile=False, shard_over=None)
+    engine = dataclasses.replace(recipe.engine, shard_over=None)
     small = dataclasses.replace(recipe, batch_size=rows, micro_batch=few, workers=0, drop_path=0.0, engine=engine)
     job, flops, kept = _counted(dataclasses.replace(small, engine=dataclasses.replace(engine, recompute=False)))
     activations = kept.most
