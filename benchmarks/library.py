@@ -25,8 +25,8 @@ from PIL import Image, ImageOps
 
 from one_peace import from_pretrained
 from one_peace.data.manifest import Item
-from one_peace.data.sample_library import build_sample_library
-from one_peace.modalities.pictures import decode_picture
+from one_peace.data.sample_library.building import build_sample_library
+from one_peace.media.pictures import decode_picture
 from one_peace.search.duplicates import find_duplicates
 from one_peace.search.filters import Filters
 from one_peace.search.library import Library

@@ -19,7 +19,7 @@ import torch
 from measure import RESULTS, machine
 
 from one_peace.data.manifest import Item, normalise_caption
-from one_peace.data.sample_library import build_sample_library
+from one_peace.data.sample_library.building import build_sample_library
 from one_peace.models import from_pretrained
 from one_peace.models.mico.interface import MiCo
 from one_peace.tasks.caption_metrics.cider import cider_d

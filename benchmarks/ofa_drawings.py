@@ -27,7 +27,7 @@ from one_peace.cache import cache_folder
 from one_peace.data.picture_codes import make_picture_codes
 from one_peace.data.sample_tasks import make_sample_task
 from one_peace.data.task_rows import TaskRows
-from one_peace.modalities.pictures import decode_picture
+from one_peace.media.pictures import decode_picture
 from one_peace.models import from_pretrained
 from one_peace.models.vqgan.loading import load_vqgan
 from one_peace.models.vqgan.model import picture_of, pixels_of

@@ -21,7 +21,7 @@ from matplotlib.patches import Rectangle
 
 from one_peace.cache import cache_folder
 from one_peace.data.task_rows import TaskRows
-from one_peace.modalities.pictures import decode_picture
+from one_peace.media.pictures import decode_picture
 from one_peace.models import Ofa, from_pretrained
 from one_peace.tasks.grounding import parse_box
 from one_peace.tasks.task import MEDIA

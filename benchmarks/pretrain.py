@@ -24,9 +24,9 @@ from textbook import TextbookStep
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from one_peace.media.sounds import frame_count
 from one_peace.modalities.audio import block_mask
 from one_peace.modalities.image import complementary_patch_mask, patch_mask
-from one_peace.modalities.sounds import frame_count
 from one_peace.modalities.text import avoiding_token_mask
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.presets import preset

@@ -22,7 +22,7 @@ from measure import RESULTS, machine
 from studies.mico_setting import OBJECTIVES, READ, SIZES, Arm, Scale, World, train
 from studies.writing import Panel, draw, origin
 
-from one_peace.data.sample_library import build_sample_library
+from one_peace.data.sample_library.building import build_sample_library
 from one_peace.training.distributed import Processes
 from one_peace.training.mico.update import MiCoLosses
 

@@ -69,9 +69,9 @@ class Store:
     """One of our stores, with a row per vector; every tenth is a sound."""
 
     def __init__(self, engine: str, vectors: np.ndarray, folder: Path) -> None:
-        from one_peace.search import lance, sqlite
         from one_peace.search.filters import Condition
         from one_peace.search.records import Entry, Record, Space
+        from one_peace.search.stores import lance, sqlite
 
         space = Space("benchmark", "0", vectors.shape[1])
         if engine == "lance":

@@ -23,7 +23,7 @@ from studies.measures import judge
 from studies.setting import Scale, Study, World, open_world
 from studies.writing import draw, panels_of, to_markdown
 
-from one_peace.data.sample_library import ALL_SOURCES, build_sample_library
+from one_peace.data.sample_library.building import ALL_SOURCES, build_sample_library
 
 STUDIES: dict[str, Study] = {
     "denoising": denoising.STUDY,

@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from one_peace.errors import InputError
-from one_peace.modalities.pictures import decode_picture
-from one_peace.modalities.sounds import decode_sound
+from one_peace.media.pictures import decode_picture
+from one_peace.media.sounds import decode_sound
 
 DIM = 16
 

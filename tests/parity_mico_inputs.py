@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
+from one_peace.media.filter_bank import log_mel, mel_filters
+from one_peace.media.frame_choice import frame_runs, repeated_frames
+from one_peace.media.resampling import resample
+from one_peace.media.sounds import SAMPLE_RATE
 from one_peace.modalities import get_modality
-from one_peace.modalities.filter_bank import log_mel, mel_filters
-from one_peace.modalities.frame_choice import frame_runs, repeated_frames
 from one_peace.modalities.frames import FrameConfig, FrameProcessor
-from one_peace.modalities.resampling import resample
 from one_peace.modalities.slices import SliceConfig, SliceProcessor
-from one_peace.modalities.sounds import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from parity import Check, Comparison

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from PIL import Image as Pillow
 
-from one_peace.modalities import audio
-from one_peace.modalities.pictures import (
+from one_peace.media.pictures import (
     MEAN,
     STD,
     center_crop,
@@ -14,7 +13,8 @@ from one_peace.modalities.pictures import (
     image_tensor,
     normalise,
 )
-from one_peace.modalities.sounds import frame_count, prepare_waveform
+from one_peace.media.sounds import frame_count, prepare_waveform
+from one_peace.modalities import audio
 from parity import Check, Comparison
 from parity_files import Fixture
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import soundfile
 
 from one_peace.data.manifest import Item
-from one_peace.data.speech_synthesis import Synthesizer
+from one_peace.data.speech.speech_synthesis import Synthesizer
 
 
 def package() -> Path:

@@ -11,8 +11,8 @@ import one_peace.models
 from fake_encoder import FakeEncoder, write_picture, write_sound
 from one_peace.cli import demo
 from one_peace.cli.main import app
-from one_peace.data import sample_library
 from one_peace.data.manifest import Item
+from one_peace.data.sample_library import building as sample_library
 
 
 def item(cache: Path, name: str, track: str | None = None, symbol: bool = False) -> Item:

@@ -30,11 +30,11 @@ from one_peace.data.depth_to_normals import depth_to_normals
 from one_peace.data.shard_cache import ShardCache
 from one_peace.data.shards import ShardSource, media_endings
 from one_peace.errors import InputError
+from one_peace.media.sounds import decode_sound
+from one_peace.media.videos import open_video
 from one_peace.modalities import get_modality
 from one_peace.modalities.depth import read_depth
 from one_peace.modalities.normals import read_normals
-from one_peace.modalities.sounds import decode_sound
-from one_peace.modalities.videos import open_video
 from video_files import film
 from warm_processes import WarmProcess, run_command
 

@@ -10,11 +10,12 @@ import pytest
 import soundfile
 from PIL import Image
 
-from one_peace.data import sample_tasks, stamps
+from one_peace.data import sample_tasks
 from one_peace.data.manifest import Item
-from one_peace.data.packages import Fetched, Package
 from one_peace.data.published.conversion import write_tables
-from one_peace.data.sample_library import Library
+from one_peace.data.sample_library import stamps
+from one_peace.data.sample_library.building import Library
+from one_peace.data.sample_library.packages import Fetched, Package
 from one_peace.data.sample_tasks import make_sample_task, pictures, scenes, sounds
 from one_peace.data.sample_tasks.sources import Sources
 from one_peace.data.task_rows import TaskRows

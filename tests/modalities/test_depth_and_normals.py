@@ -14,13 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from one_peace.errors import InputError
+from one_peace.media.maps import write_depth_png
+from one_peace.media.pictures import MEAN, STD
 from one_peace.modalities import get_modality
 from one_peace.modalities.depth import DepthConfig, DepthProcessor, nearness, read_depth
 from one_peace.modalities.frames import FrameConfig, FrameProcessor
 from one_peace.modalities.image import ImageAdapter, ImageConfig
-from one_peace.modalities.maps import write_depth_png
 from one_peace.modalities.normals import NormalsConfig, NormalsProcessor, encode_normals, read_normals
-from one_peace.modalities.pictures import MEAN, STD
 
 DEPTH = DepthConfig(64, 4, 4)
 NORMALS = NormalsConfig(64, 4, 4)

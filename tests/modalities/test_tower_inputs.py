@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from one_peace.errors import InputError
+from one_peace.media.filter_bank import SILENCE, log_mel, mel_filters
+from one_peace.media.frame_choice import frame_runs, repeated_frames
+from one_peace.media.resampling import resample
+from one_peace.media.sounds import decode_first_channel
 from one_peace.modalities import get_modality
-from one_peace.modalities.filter_bank import SILENCE, log_mel, mel_filters
-from one_peace.modalities.frame_choice import frame_runs, repeated_frames
 from one_peace.modalities.frames import FrameConfig, FrameProcessor
-from one_peace.modalities.resampling import resample
 from one_peace.modalities.slices import SliceConfig, SliceProcessor
-from one_peace.modalities.sounds import decode_first_channel
 from video_files import animation, grey_frames
 
 RATE = 16_000

@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from one_peace.errors import InputError
+from one_peace.media.pictures import MEAN, STD
 from one_peace.modalities import get_modality
 from one_peace.modalities.base import Processor
 from one_peace.modalities.image import ImageAdapter, ImageConfig, ImageProcessor
-from one_peace.modalities.pictures import MEAN, STD
 from one_peace.modalities.text import TextConfig, TextProcessor
 from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
 from one_peace.modalities.video import VideoAdapter, VideoConfig, VideoProcessor, video_buckets

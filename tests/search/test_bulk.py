@@ -97,8 +97,8 @@ def test_plans_do_not_mix(many: Path, tmp_path: Path) -> None:
 
 def test_a_lance_table(many: Path, tmp_path: Path) -> None:
     pytest.importorskip("lancedb")
-    from one_peace.search.engines import open_store
     from one_peace.search.records import Space
+    from one_peace.search.stores.engines import open_store
 
     out = tmp_path / "out"
     assert run(many, out, format="lance").rows == 23

@@ -7,12 +7,12 @@ import pytest
 
 from fake_encoder import FakeEncoder, write_picture
 from one_peace.search.calibration import Calibration
-from one_peace.search.engines import open_store
 from one_peace.search.filters import Condition
 from one_peace.search.library import Library
 from one_peace.search.ranking import rank_items
 from one_peace.search.records import Entry, Record, Space
-from one_peace.search.store import VectorStore
+from one_peace.search.stores.base import VectorStore
+from one_peace.search.stores.engines import open_store
 
 DIM = 24
 

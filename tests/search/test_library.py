@@ -15,13 +15,14 @@ import pytest
 from fake_encoder import FakeEncoder, hide_animals, write_picture, write_sound
 from one_peace.data.lock import FolderBusyError, writer_lock
 from one_peace.errors import MissingExtraError
-from one_peace.search import engines, indexing, reading
+from one_peace.search import indexing, reading
 from one_peace.search import manifest as manifests
 from one_peace.search.filters import Filters
 from one_peace.search.library import Library
 from one_peace.search.library_folder import erase_library
 from one_peace.search.manifest import LibraryError, locate_library, read_manifest
-from one_peace.search.store import OtherModelError
+from one_peace.search.stores import engines
+from one_peace.search.stores.base import OtherModelError
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 import one_peace
-from one_peace.search.store import StoreError
+from one_peace.search.stores.base import StoreError
 from server import hostile
 from server.conftest import COLORS, Running, colored_square
 

@@ -27,7 +27,7 @@ from one_peace.cli.serve import read_keys
 from one_peace.errors import InputError
 from one_peace.search.kinds import KINDS
 from one_peace.search.library import Library
-from one_peace.search.store import failure
+from one_peace.search.stores.base import failure
 from one_peace.server.connections import most_connections
 from one_peace.server.service import Service
 from one_peace.server.settings import Settings

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from one_peace.data import animations, emoji
 from one_peace.data.manifest import Item
+from one_peace.data.sample_library import animations, emoji
 from one_peace.models.embedding import EmbeddingResult
 from one_peace.tasks import sample_library_videos
 from one_peace.tasks.sample_library import STAMPS, Row, as_table

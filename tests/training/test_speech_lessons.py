@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from one_peace.data.manifest import Item
-from one_peace.data.packages import package_folder
 from one_peace.data.pairs import DataRecipe
-from one_peace.data.recorded_speech import Recording, read_recordings
-from one_peace.data.speech_synthesis import PACKAGE
-from one_peace.data.spoken_captions import SpokenCaptions
+from one_peace.data.sample_library.packages import package_folder
+from one_peace.data.speech.recorded_speech import Recording, read_recordings
+from one_peace.data.speech.speech_synthesis import PACKAGE
+from one_peace.data.speech.spoken_captions import SpokenCaptions
 from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT
 from one_peace.training import front_end, speech_lessons

@@ -57,7 +57,7 @@ def demo(
     no_serve: Annotated[bool, typer.Option("--no-serve", help="Open no page at the end.")] = False,
 ) -> None:
     """Fetch real pictures and sounds, index them, and search them by text, by a spoken word and by both."""
-    from one_peace.data.sample_library import DEMO_SOURCES, build_sample_library
+    from one_peace.data.sample_library.building import DEMO_SOURCES, build_sample_library
     from one_peace.models import from_pretrained
     from one_peace.search.library import Library
 

@@ -50,7 +50,7 @@ def evaluate(
 
 
 def _of_sample_library(recipe: EvaluationRecipe, library: Path | None, device: str) -> dict[str, Any]:
-    from one_peace.data.sample_library import DEMO_SOURCES, build_sample_library
+    from one_peace.data.sample_library.building import DEMO_SOURCES, build_sample_library
     from one_peace.models import from_pretrained
     from one_peace.tasks import sample_library_videos
     from one_peace.tasks.sample_library import as_table, report

@@ -100,7 +100,7 @@ def _library_items(library: Path | None, names: Collection[str] | None) -> list[
     """The sample library, built if it is not there, with what `names` ask for; nothing for a run without it, None."""
     if names is None:
         return []
-    from one_peace.data.sample_library import build_sample_library, sources_with
+    from one_peace.data.sample_library.building import build_sample_library, sources_with
 
     return build_sample_library(library, sources_with(names), progress=typer.echo).items
 

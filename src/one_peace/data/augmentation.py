@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from one_peace.modalities.sounds import SAMPLE_RATE
+from one_peace.media.sounds import SAMPLE_RATE
 
 TEMPO, LONGEST_SILENCE = 0.2, 4000  # change of tempo, and samples before a sound, at strength 1
 TAPS = 31  # samples that a microphone's response lasts

@@ -14,12 +14,12 @@ from torch import Generator, Tensor
 from one_peace.data.augmentation import augment_pictures, augment_waveform, random_crop, random_piece
 from one_peace.data.source import RawPair, UnusablePair
 from one_peace.errors import InputError, OnePeaceError
+from one_peace.media.cropping import STORED_MARGIN
+from one_peace.media.pictures import decode_picture, image_tensor, normalise_pixels
+from one_peace.media.sounds import SAMPLE_RATE, decode_sound, prepare_waveform
+from one_peace.media.sources import describe
 from one_peace.modalities.base import Example, Processor
-from one_peace.modalities.cropping import STORED_MARGIN
 from one_peace.modalities.image import ImageProcessor
-from one_peace.modalities.pictures import decode_picture, image_tensor, normalise_pixels
-from one_peace.modalities.sounds import SAMPLE_RATE, decode_sound, prepare_waveform
-from one_peace.modalities.sources import describe
 from one_peace.modalities.text import TextProcessor
 from one_peace.modalities.tokenization import clean_caption
 

@@ -20,10 +20,10 @@ from one_peace.data.augmentation import augment_pictures, augment_waveform, rand
 from one_peace.data.dropped import Dropped, Padding
 from one_peace.data.manifest import Item, normalise_caption
 from one_peace.errors import InputError
+from one_peace.media.cropping import STORED_MARGIN
+from one_peace.media.pictures import decode_picture, normalise_pixels
+from one_peace.media.sounds import SAMPLE_RATE, decode_sound, prepare_waveform
 from one_peace.modalities.base import Example, Processor
-from one_peace.modalities.cropping import STORED_MARGIN
-from one_peace.modalities.pictures import decode_picture, normalise_pixels
-from one_peace.modalities.sounds import SAMPLE_RATE, decode_sound, prepare_waveform
 from one_peace.modalities.text import TextProcessor
 
 # Captions drawn per pair wanted: one caption can stand in several sources, and sounds are chosen by length.

@@ -12,7 +12,7 @@ from one_peace.data.published.conversion import ConversionReport, Converted, Spl
 from one_peace.data.tables import KEY_COLUMNS
 from one_peace.data.task_rows import TaskRows
 from one_peace.errors import InputError
-from one_peace.modalities.pictures import decode_picture
+from one_peace.media.pictures import decode_picture
 from one_peace.models.vqgan.loading import load_vqgan
 from one_peace.models.vqgan.model import Vqgan, pixels_of
 

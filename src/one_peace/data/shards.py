@@ -22,8 +22,8 @@ from one_peace.data.shard_cache import ShardCache, expand_braces, is_remote
 from one_peace.data.source import RawPair, UnusablePair
 from one_peace.data.tar_files import ENTRY, TEXTS, contents_at, member_name, write_pairs
 from one_peace.errors import InputError
+from one_peace.media.arrays import PARSING
 from one_peace.modalities import get_modality
-from one_peace.modalities.arrays import PARSING
 
 MEDIA = {  # those of a modality that search does not tell by its endings alone
     "image": ("jpg", "jpeg", "png", "webp", "gif", "bmp"),

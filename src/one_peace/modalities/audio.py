@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from one_peace.media.sounds import SAMPLE_RATE, decode_sound, frame_count, prepare_waveform, windows
 from one_peace.modalities.base import (
     SMALL_WIDTH,
     Adapter,
@@ -21,7 +22,6 @@ from one_peace.modalities.base import (
     Processor,
     SequencePositions,
 )
-from one_peace.modalities.sounds import SAMPLE_RATE, decode_sound, frame_count, prepare_waveform, windows
 from one_peace.nn.activation import gelu_reusing
 from one_peace.nn.frame_convolution import FrameConvolution
 from one_peace.nn.initialization import truncated_normal_

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from one_peace.errors import InputError
+from one_peace.media.cropping import STORED_MARGIN, cut_square
+from one_peace.media.maps import MAP_ENDINGS, MapSource, read_map, resize_map
+from one_peace.media.pictures import normalise_pixels
 from one_peace.modalities.base import SMALL_WIDTH, Example, Modality
-from one_peace.modalities.cropping import STORED_MARGIN, cut_square
 from one_peace.modalities.image import GridPositions, ImageAdapter, ImageConfig, ImageProcessor
-from one_peace.modalities.maps import MAP_ENDINGS, MapSource, read_map, resize_map
-from one_peace.modalities.pictures import normalise_pixels
 
 FAR, NEAR = 2.0, 98.0  # percentiles of the usable pixels that become 0 and 1
 KEYS = ("depth", "disparity", "arr_0")  # of arrays in an .npz

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from one_peace.media.cropping import STORED_FRAMES, STORED_MARGIN
+from one_peace.media.frame_choice import even_frames
 from one_peace.modalities.base import Example, Modality, Processor
-from one_peace.modalities.cropping import STORED_FRAMES, STORED_MARGIN
-from one_peace.modalities.frame_choice import even_frames
 
 STATISTICS = {
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),

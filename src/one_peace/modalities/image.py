@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from one_peace.media.pictures import decode_picture, image_tensor, pixels_of
 from one_peace.modalities.base import SMALL_WIDTH, Adapter, Embedded, Example, Modality, Processor
-from one_peace.modalities.pictures import decode_picture, image_tensor, pixels_of
 from one_peace.nn.initialization import truncated_normal_
 from one_peace.nn.relative_position import RelativeBias, grid_buckets, grid_rows
 from one_peace.nn.resize import resize_bias_table, resize_positions

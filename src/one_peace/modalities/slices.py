@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from one_peace.errors import InputError
+from one_peace.media.filter_bank import FRAME, log_mel
+from one_peace.media.frame_choice import even_frames
+from one_peace.media.resampling import resample
+from one_peace.media.sounds import SAMPLE_RATE, decode_first_channel
+from one_peace.media.sources import describe
 from one_peace.modalities.base import Example, Processor
-from one_peace.modalities.filter_bank import FRAME, log_mel
-from one_peace.modalities.frame_choice import even_frames
-from one_peace.modalities.resampling import resample
-from one_peace.modalities.sounds import SAMPLE_RATE, decode_first_channel
-from one_peace.modalities.sources import describe
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from one_peace.errors import InputError
-from one_peace.modalities.sources import describe
+from one_peace.media.sources import describe
 
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = range(4)
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")

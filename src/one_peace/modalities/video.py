@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from one_peace.errors import InputError
+from one_peace.media.cropping import STORED_FRAMES, STORED_MARGIN, cut_square
+from one_peace.media.frame_choice import even_frames, frames_at, repeated_frames
+from one_peace.media.pictures import image_tensor, normalise_pixels, pixels_of
+from one_peace.media.sounds import windows
+from one_peace.media.videos import Clip, open_video
 from one_peace.modalities.base import SMALL_WIDTH, Adapter, Embedded, Example, Modality, Processor
-from one_peace.modalities.cropping import STORED_FRAMES, STORED_MARGIN, cut_square
-from one_peace.modalities.frame_choice import even_frames, frames_at, repeated_frames
 from one_peace.modalities.image import PATCH, ImageAdapter, complementary_patch_mask, patch_mask, patch_stem
-from one_peace.modalities.pictures import image_tensor, normalise_pixels, pixels_of
-from one_peace.modalities.sounds import windows
-from one_peace.modalities.videos import Clip, open_video
 from one_peace.nn.initialization import truncated_normal_
 from one_peace.nn.relative_position import CLS_ROWS, RelativeBias, grid_buckets, grid_rows
 

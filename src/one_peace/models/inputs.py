@@ -10,8 +10,8 @@ from itertools import chain, islice
 from typing import Any, TypeGuard, TypeVar
 
 from one_peace.errors import InputError
+from one_peace.media.sources import describe
 from one_peace.modalities.base import Example
-from one_peace.modalities.sources import describe
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")

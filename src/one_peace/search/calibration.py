@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from one_peace.search.records import Entry
-from one_peace.search.store import VectorStore
+from one_peace.search.stores.base import VectorStore
 
 _PRIOR_ROWS = 32  # of a branch with so many rows, its own statistics count as much as those of all branches together
 _MOST_ROWS = 100_000  # of a branch that are looked at

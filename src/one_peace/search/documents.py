@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from one_peace.errors import InputError
-from one_peace.modalities.sources import describe, looks_like_text
+from one_peace.media.sources import describe, looks_like_text
 
 LONGEST_PASSAGE = 280
 """Characters; the text branch reads 70 tokens, about as many characters as this in English."""

@@ -17,7 +17,7 @@ from PIL import Image
 from one_peace.search.filters import Condition, Filters
 from one_peace.search.library import Library
 from one_peace.search.records import Entry, Item, Record
-from one_peace.search.store import VectorStore
+from one_peace.search.stores.base import VectorStore
 
 _NEIGHBOURS = 12  # of each row that are looked at; groups may be larger, for they are chained
 _NEAR = {"image": 0.8, "audio": 0.98, "text": 0.9}  # cosine similarity of candidates

@@ -16,7 +16,7 @@ from one_peace.search.known_items import KnownItems, by_item
 from one_peace.search.manifest import Rejected
 from one_peace.search.reading import Failure, Reader, Reading, is_still
 from one_peace.search.records import Entry, Record
-from one_peace.search.store import VectorStore
+from one_peace.search.stores.base import VectorStore
 from one_peace.search.walk import Found, Walk, name_of
 
 _BATCH = 128  # files that are encoded and committed together, fewer if they are big:

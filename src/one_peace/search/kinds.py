@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from one_peace.media.pictures import decode_picture
+from one_peace.media.sounds import SAMPLE_RATE, decode_sound
 from one_peace.modalities import get_modality, list_modalities
 from one_peace.modalities.base import Modality
-from one_peace.modalities.pictures import decode_picture
-from one_peace.modalities.sounds import SAMPLE_RATE, decode_sound
 from one_peace.search.documents import passages_of
 from one_peace.search.waveform import draw_waveform
 

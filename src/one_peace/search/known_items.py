@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from one_peace.search.filters import Condition
 from one_peace.search.records import Entry
-from one_peace.search.store import VectorStore
+from one_peace.search.stores.base import VectorStore
 
 _PATHS_AT_ONCE = 500  # in a question to the store
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from one_peace.search.encoding import Encoder, load_encoder
-from one_peace.search.engines import find_space
 from one_peace.search.filters import Condition, Filter, Filters
 from one_peace.search.indexing import Indexing, IndexReport, tracker
 from one_peace.search.kinds import Kind, kinds_for
@@ -20,7 +19,8 @@ from one_peace.search.manifest import LibraryError, lasting_name, read_manifest,
 from one_peace.search.queries import MOST_ANSWERS, Query, QueryError, check_name, check_whole
 from one_peace.search.records import Entry, Item, Record, Result, Space
 from one_peace.search.searching import Searcher
-from one_peace.search.store import VectorStore
+from one_peace.search.stores.base import VectorStore
+from one_peace.search.stores.engines import find_space
 from one_peace.search.walk import Walk, absolute, look_at_all, unique, walk
 
 DEFAULT_MODEL = "one-peace-nano"

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from one_peace.data.lock import writer_lock
 from one_peace.search.calibration import KeptCalibration
-from one_peace.search.engines import find_space, open_store
 from one_peace.search.manifest import (
     LibraryError,
     Manifest,
@@ -24,7 +23,8 @@ from one_peace.search.manifest import (
 )
 from one_peace.search.records import Space
 from one_peace.search.relocating import relocate
-from one_peace.search.store import VectorStore
+from one_peace.search.stores.base import VectorStore
+from one_peace.search.stores.engines import find_space, open_store
 from one_peace.search.walk import absolute
 
 _LOCK = "writer.lock"

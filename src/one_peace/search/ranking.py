@@ -12,7 +12,7 @@ from one_peace.search.calibration import Calibration
 from one_peace.search.encoding import item_of
 from one_peace.search.filters import Condition
 from one_peace.search.records import Hit, Record, Result
-from one_peace.search.store import VectorStore
+from one_peace.search.stores.base import VectorStore
 
 _WIDEN = 4  # asked for so many times as many rows, while they belong to too few items
 _MOST_ROWS = 100_000

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 from one_peace.search.encoding import load_encoder
-from one_peace.search.engines import find_space, open_store
 from one_peace.search.filters import Condition
 from one_peace.search.indexing import IndexReport
 from one_peace.search.kinds import kinds_for
@@ -15,7 +14,8 @@ from one_peace.search.library import DEFAULT_MODEL, Library
 from one_peace.search.library_folder import VECTORS, erase_library
 from one_peace.search.manifest import LibraryError, Manifest, read_manifest
 from one_peace.search.records import Entry, Space
-from one_peace.search.store import StoreError
+from one_peace.search.stores.base import StoreError
+from one_peace.search.stores.engines import find_space, open_store
 from one_peace.search.walk import absolute, walk
 
 log = logging.getLogger("one_peace.search")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from one_peace.search.filters import Condition
 from one_peace.search.records import Entry
-from one_peace.search.store import VectorStore
+from one_peace.search.stores.base import VectorStore
 
 _ROWS_AT_ONCE = 1000
 

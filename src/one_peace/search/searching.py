@@ -16,7 +16,7 @@ from one_peace.search.filters import Condition, Filters
 from one_peace.search.queries import ITEM, Part, Query, QueryError, mix
 from one_peace.search.ranking import Ranked, rank_items
 from one_peace.search.records import Result
-from one_peace.search.store import VectorStore
+from one_peace.search.stores.base import VectorStore
 
 
 @dataclass(frozen=True, eq=False)

@@ -82,7 +82,7 @@ class LanceShards(_Marked):
     again after a kill adds none."""
 
     def write(self, number: int, records: Sequence[Record], problems: dict[str, str]) -> None:
-        from one_peace.search.lance import LanceStore
+        from one_peace.search.stores.lance import LanceStore
 
         LanceStore(os.fspath(self.out), self.space).add(records)
         self._mark(number, len(records), problems)

@@ -9,9 +9,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from one_peace.modalities.pictures import decode_picture
-from one_peace.modalities.sounds import decode_sound
-from one_peace.modalities.sources import describe, local_path
+from one_peace.media.pictures import decode_picture
+from one_peace.media.sounds import decode_sound
+from one_peace.media.sources import describe, local_path
 from one_peace.search.fonts import fit, font_for, text_width, wrap
 from one_peace.search.records import Result
 from one_peace.search.waveform import draw_waveform

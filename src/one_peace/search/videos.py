@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from one_peace.errors import InputError
-from one_peace.modalities.containers import NO_SOUND
-from one_peace.modalities.frame_choice import frames_at
-from one_peace.modalities.sounds import SAMPLE_RATE, decode_sound
-from one_peace.modalities.videos import open_video
+from one_peace.media.containers import NO_SOUND
+from one_peace.media.frame_choice import frames_at
+from one_peace.media.sounds import SAMPLE_RATE, decode_sound
+from one_peace.media.videos import open_video
 from one_peace.search.kinds import Content, Piece, clock, sound_pieces, thumbnail_of
 
 MOST_FRAMES = 16

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from one_peace.modalities.sources import describe
+from one_peace.media.sources import describe
 from one_peace.search.kinds import Kind, kind_of
 from one_peace.search.records import stored_moment
 

@@ -15,7 +15,7 @@ from one_peace.data.lock import FolderBusyError
 from one_peace.errors import InputError, MissingExtraError
 from one_peace.search.manifest import LibraryError
 from one_peace.search.queries import QueryError
-from one_peace.search.store import StoreError, StoreFullError
+from one_peace.search.stores.base import StoreError, StoreFullError
 from one_peace.server.batcher import OverloadedError
 from one_peace.server.schemas import ErrorBody
 

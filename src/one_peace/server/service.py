@@ -15,7 +15,7 @@ import numpy as np
 from fastapi import Depends, Request
 
 from one_peace.errors import InputError
-from one_peace.modalities.sources import open_source
+from one_peace.media.sources import open_source
 from one_peace.models.ofa.interface import Ofa
 from one_peace.models.one_peace.embedding import OnePeace
 from one_peace.search.kinds import has_pictures, kinds_for

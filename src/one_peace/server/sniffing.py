@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from one_peace.errors import InputError
-from one_peace.modalities.sources import looks_like_text
+from one_peace.media.sources import looks_like_text
 
 
 @dataclass(frozen=True)

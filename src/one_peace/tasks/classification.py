@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from one_peace.media.pictures import center_crop, decode_picture, normalise
 from one_peace.modalities.base import Example, Processor
 from one_peace.modalities.image import ImageProcessor
-from one_peace.modalities.pictures import center_crop, decode_picture, normalise
 from one_peace.models.one_peace.config import HeadConfig, Pooling
 from one_peace.objectives.classification import classification_loss
 from one_peace.tasks.labels import LabelMap

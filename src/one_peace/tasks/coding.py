@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from one_peace.modalities.pictures import decode_picture
+from one_peace.media.pictures import decode_picture
 from one_peace.models.vqgan.model import pixels_of
 from one_peace.tasks.task import Row, column, prepare
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from one_peace.modalities.pictures import decode_picture
+from one_peace.media.pictures import decode_picture
 
 COLOUR = (230, 30, 60)
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from one_peace.errors import InputError
+from one_peace.media.pictures import decode_picture, grounding_boxes, image_tensor
 from one_peace.modalities.base import Processor
 from one_peace.modalities.image import ImageProcessor
-from one_peace.modalities.pictures import decode_picture, grounding_boxes, image_tensor
 from one_peace.modalities.text import TextProcessor
 from one_peace.models.one_peace.config import HeadConfig
 from one_peace.objectives.boxes import box_iou, grounding_loss

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from one_peace.data import animations, emoji
 from one_peace.data.manifest import Item
+from one_peace.data.sample_library import animations, emoji
 from one_peace.modalities import get_modality
 from one_peace.models.one_peace.embedding import OnePeace
 from one_peace.tasks.sample_library import STAMPS, Embedded, Row, embed_items, held_out, recall_row, same_groups

@@ -16,7 +16,7 @@ from one_peace.data.permutation import mix, permute
 from one_peace.data.rand_augment import augment_for_labels, augment_for_reasoning, random_blur
 from one_peace.data.task_rows import Rows, WeightedRows
 from one_peace.errors import InputError
-from one_peace.modalities.pictures import decode_picture
+from one_peace.media.pictures import decode_picture
 from one_peace.tasks.task import Row, Task, TaskExample
 
 SHOWN = 5  # unusable rows named in a report

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from one_peace.media.sounds import SAMPLE_RATE
 from one_peace.modalities import get_modality
 from one_peace.modalities.audio import AudioAdapter, AudioConfig, WaveFrames
 from one_peace.modalities.base import Example, Processor
-from one_peace.modalities.sounds import SAMPLE_RATE
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.objectives.spectrogram import BANDS, HOP, spectrogram_loss
 from one_peace.training.initial_values import fill, fresh_values

@@ -20,13 +20,13 @@ from one_peace.checkpoints.native import is_native
 from one_peace.data.decoding import PairDecoder
 from one_peace.data.manifest import Item, normalise_caption
 from one_peace.data.opening import open_pairs
-from one_peace.data.packages import fetch
 from one_peace.data.pairs import PairSampler
 from one_peace.data.prefetch import PrefetchedPairs, worker_death
-from one_peace.data.recorded_speech import read_recordings
-from one_peace.data.speech_synthesis import PACKAGE as SYNTHESIZER
-from one_peace.data.speech_synthesis import open_synthesizer
-from one_peace.data.spoken_captions import SpokenCaptions
+from one_peace.data.sample_library.packages import fetch
+from one_peace.data.speech.recorded_speech import read_recordings
+from one_peace.data.speech.speech_synthesis import PACKAGE as SYNTHESIZER
+from one_peace.data.speech.speech_synthesis import open_synthesizer
+from one_peace.data.speech.spoken_captions import SpokenCaptions
 from one_peace.modalities.base import Processor
 from one_peace.modalities.text import TextProcessor
 from one_peace.models.one_peace.config import OnePeaceConfig

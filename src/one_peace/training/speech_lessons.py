@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from one_peace.data.labelled_speech import Take
-from one_peace.data.recorded_speech import Recording, align_recordings
-from one_peace.data.spoken_captions import SpokenCaptions
+from one_peace.data.speech.labelled_speech import Take
+from one_peace.data.speech.recorded_speech import Recording, align_recordings
+from one_peace.data.speech.spoken_captions import SpokenCaptions
+from one_peace.media.sounds import SAMPLE_RATE, prepare_waveform
 from one_peace.modalities.audio import AudioAdapter
 from one_peace.modalities.base import Example, Processor
-from one_peace.modalities.sounds import SAMPLE_RATE, prepare_waveform
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.objectives.speech import CLASSES, COLUMN, UNKNOWN, speech_sound_loss, word_loss
 from one_peace.tasks.pretraining import PretrainingStage, freeze_for_stage

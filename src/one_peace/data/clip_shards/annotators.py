@@ -15,9 +15,9 @@ from PIL import Image
 
 from one_peace.data.depth_to_normals import depth_to_normals
 from one_peace.errors import InputError, OnePeaceError
+from one_peace.media.maps import MAP_ENDINGS, write_depth_png
 from one_peace.modalities.depth import read_depth
 from one_peace.modalities.imports import import_modality
-from one_peace.modalities.maps import MAP_ENDINGS, write_depth_png
 from one_peace.modalities.normals import encode_normals, read_normals
 
 Captioner: TypeAlias = Callable[[Sequence[Image.Image], np.ndarray | None], str | Sequence[str]]

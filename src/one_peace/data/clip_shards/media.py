@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from one_peace.errors import MissingExtraError
-from one_peace.modalities.sounds import SAMPLE_RATE
+from one_peace.media.sounds import SAMPLE_RATE
 
 CODECS = ("libx264", "mpeg4")  # the first that this FFmpeg has
 TICKS = 1000  # of a second: when a frame appears is kept to that

@@ -13,7 +13,7 @@ from PIL import Image
 
 from one_peace.data.bulk_work import write_whole
 from one_peace.errors import InputError, MissingExtraError
-from one_peace.modalities.maps import write_depth_png
+from one_peace.media.maps import write_depth_png
 
 FILE = "nyu_depth_v2_labeled.mat"
 FARTHEST = 8.0  # metres: as the toolbox of SUN RGB-D cuts it off

@@ -13,7 +13,7 @@ from one_peace.data.bulk_work import write_whole
 from one_peace.data.published.conversion import Converted, SplitRow, find
 from one_peace.data.published.nyu_depth import FARTHEST, FILE, LabeledScenes
 from one_peace.errors import InputError
-from one_peace.modalities.maps import read_map, write_depth_png
+from one_peace.media.maps import read_map, write_depth_png
 
 SUN_CLASSES = (
     "bathroom",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from one_peace.cache import cache_folder
 from one_peace.data.published.conversion import ConversionReport, write_tables
-from one_peace.data.sample_library import build_sample_library
+from one_peace.data.sample_library.building import build_sample_library
 from one_peace.data.sample_tasks import ofa, pictures, scenes, sounds
 from one_peace.data.sample_tasks.sources import Maker, Sources
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from one_peace.data.manifest import Item
-from one_peace.data.packages import Package, fetch
 from one_peace.data.published.conversion import Converted, SplitRow
+from one_peace.data.sample_library.packages import Package, fetch
 from one_peace.data.sample_tasks.sources import Sources, side_of
 from one_peace.errors import InputError
 

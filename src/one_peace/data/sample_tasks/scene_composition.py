@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from one_peace.data.manifest import Item
-from one_peace.data.packages import Fetched
-from one_peace.data.rasters import draw_svg, open_raster
+from one_peace.data.sample_library.packages import Fetched
+from one_peace.data.sample_library.rasters import draw_svg, open_raster
 
 if TYPE_CHECKING:
     from PIL import Image

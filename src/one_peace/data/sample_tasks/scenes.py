@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from one_peace.data import stamps
 from one_peace.data.manifest import Item
-from one_peace.data.packages import Fetched, Package, fetch
 from one_peace.data.published.conversion import Converted, SplitRow
-from one_peace.data.rasters import save
+from one_peace.data.sample_library import stamps
+from one_peace.data.sample_library.packages import Fetched, Package, fetch
+from one_peace.data.sample_library.rasters import save
 from one_peace.data.sample_tasks import scene_composition
 from one_peace.data.sample_tasks.sources import Sources
 from one_peace.errors import InputError

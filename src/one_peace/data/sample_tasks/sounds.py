@@ -6,9 +6,9 @@ import random
 import re
 from pathlib import Path
 
-from one_peace.data.packages import Package, fetch
 from one_peace.data.published.conversion import Converted, SplitRow
 from one_peace.data.published.durations import seconds
+from one_peace.data.sample_library.packages import Package, fetch
 from one_peace.data.sample_tasks.sources import Sources, side_of
 
 DRUM_KITS = Package("debian", "hydrogen-drumkits", "CC-BY-SA-3.0 AND GPL-2.0-or-later")

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from one_peace.data import stamps
 from one_peace.data.manifest import Item
 from one_peace.data.published.conversion import Converted
+from one_peace.data.sample_library import stamps
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from one_peace.generation.candidates import score_candidates
 from one_peace.generation.constraints import Constraint, TokenRange
 from one_peace.generation.sampling import sample
 from one_peace.generation.settings import GenerationSettings
-from one_peace.modalities.pictures import decode_picture
+from one_peace.media.pictures import decode_picture
 from one_peace.modalities.tokenization import BOS_ID, EOS_ID, PAD_ID
 from one_peace.models.ofa import prompts
 from one_peace.models.ofa.config import OfaConfig

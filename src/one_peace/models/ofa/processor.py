@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from one_peace.errors import InputError
-from one_peace.modalities.pictures import decode_picture, pixels_of
+from one_peace.media.pictures import decode_picture, pixels_of
 from one_peace.modalities.tokenization import PAD_ID
 from one_peace.models.ofa.config import OfaConfig
 from one_peace.models.ofa.trunk import STRIDE

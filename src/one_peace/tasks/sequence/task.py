@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from one_peace.generation.constraints import NOWHERE, ROOT, Trie
-from one_peace.modalities.pictures import decode_picture, pixels_of
+from one_peace.media.pictures import decode_picture, pixels_of
 from one_peace.modalities.tokenization import EOS_ID, PAD_ID
 from one_peace.models.ofa.vocabulary import OfaVocabulary, clean_text
 from one_peace.tasks.sequence.example import SequenceExample

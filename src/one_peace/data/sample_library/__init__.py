@@ -1,0 +1,1 @@
+"""The sample library: real pictures, sounds and videos with words, from packages that install by name."""
