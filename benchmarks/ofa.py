@@ -24,10 +24,10 @@ from one_peace.models import from_pretrained
 from one_peace.nn.allocator import keep_freed_memory
 from one_peace.tasks.evaluation import run_evaluation
 from one_peace.tasks.evaluation_recipe import load_evaluation
-from one_peace.tasks.sequence.figures import figures_of
+from one_peace.tasks.ofa.figures import figures_of
 from one_peace.tasks.task import MEDIA
-from one_peace.training.finetune import finetune
-from one_peace.training.finetune_recipe import load_finetune_recipe
+from one_peace.training.finetuning.recipe import load_finetune_recipe
+from one_peace.training.finetuning.run import finetune
 
 PRETRAINING = "ofa-nano"
 CAPTIONS = {"seen": "seen_captions.tsv", "test": "test_captions.tsv"}

@@ -33,8 +33,8 @@ from one_peace.models.vqgan.loading import load_vqgan
 from one_peace.models.vqgan.model import picture_of, pixels_of
 from one_peace.nn.allocator import keep_freed_memory
 from one_peace.tasks.ranked_drawings import rank_drawings
-from one_peace.training.finetune import finetune
-from one_peace.training.finetune_recipe import load_finetune_recipe
+from one_peace.training.finetuning.recipe import load_finetune_recipe
+from one_peace.training.finetuning.run import finetune
 
 SIZE = 64
 SPLITS = {"train": "trained on", "test": "not trained on"}

@@ -12,15 +12,15 @@ from PIL import Image
 
 from one_peace.models.ofa.presets import preset
 from one_peace.models.ofa.vocabulary import OfaVocabulary
-from one_peace.tasks.sequence.answering import Answering
-from one_peace.tasks.sequence.captioning import Captioning
-from one_peace.tasks.sequence.drawing import Drawing
-from one_peace.tasks.sequence.entailment import Entailment
-from one_peace.tasks.sequence.example import PromptKind, SequenceExample
-from one_peace.tasks.sequence.referring import Referring
-from one_peace.tasks.sequence.sentences import QUESTIONS, SentenceAnswering
-from one_peace.tasks.sequence.summarization import Summarization
-from one_peace.tasks.sequence.task import PictureForm, SequenceTask
+from one_peace.tasks.ofa.answering import Answering
+from one_peace.tasks.ofa.captioning import Captioning
+from one_peace.tasks.ofa.drawing import Drawing
+from one_peace.tasks.ofa.entailment import Entailment
+from one_peace.tasks.ofa.example import PromptKind, SequenceExample
+from one_peace.tasks.ofa.referring import Referring
+from one_peace.tasks.ofa.sentences import QUESTIONS, SentenceAnswering
+from one_peace.tasks.ofa.summarization import Summarization
+from one_peace.tasks.ofa.task import PictureForm, SequenceTask
 from parity import Check, Comparison
 from parity_files import Fixture
 from parity_one_peace_tokens import published_words

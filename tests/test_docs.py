@@ -166,8 +166,9 @@ def parse_command(words: list[str], where: str) -> None:
 
 
 def check_recipe(block: CodeBlock) -> None:
+    from one_peace.recipe_files import read_recipe
     from one_peace.training.mico.recipe import MiCoRecipe
-    from one_peace.training.recipe import PretrainRecipe, read_recipe
+    from one_peace.training.pretraining.recipe import PretrainRecipe
 
     Path("block.yaml").write_text(block.code, encoding="utf-8")  # in the current folder of a test
     values = read_recipe("pretrain", "block.yaml")
@@ -212,22 +213,22 @@ def test_the_map_has_every_file() -> None:
 
 RECIPES = {
     "pretraining.md": [
-        "training.recipe.PretrainRecipe",
+        "training.pretraining.recipe.PretrainRecipe",
         "training.recipe.OptimizerRecipe",
-        "training.recipe.EvaluationSchedule",
+        "training.pretraining.recipe.EvaluationSchedule",
         "tasks.pretraining.PretrainingStage",
         "data.pairs.DataRecipe",
     ],
     "fine-tuning.md": [
-        "training.finetune_recipe.FinetuneRecipe",
-        "training.finetune_recipe.Tables",
-        "training.low_rank.LowRankRecipe",
+        "training.finetuning.recipe.FinetuneRecipe",
+        "training.finetuning.recipe.Tables",
+        "training.finetuning.lora.LoRARecipe",
         "tasks.kinds.TaskSettings",
     ],
     "ofa.md": [
-        "tasks.sequence.kinds.SequenceSettings",
-        "training.sequence.recipe.SequenceRecipe",
-        "training.coding.recipe.CodingRecipe",
+        "tasks.ofa.kinds.SequenceSettings",
+        "training.ofa.recipe.SequenceRecipe",
+        "training.vqgan.recipe.CodingRecipe",
     ],
     "mico.md": [
         "training.mico.recipe.MiCoRecipe",

@@ -17,11 +17,12 @@ from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.tasks.held_out import HeldOut
 from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT
 from one_peace.training.distributed import Processes, join_processes
-from one_peace.training.evaluation import Evaluator
 from one_peace.training.initial_values import empty_model, fill, fresh_values
-from one_peace.training.pretrain import Watch, pretrain
-from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, PretrainRecipe
-from one_peace.training.start import save_for_training
+from one_peace.training.pretraining.evaluation import Evaluator
+from one_peace.training.pretraining.pretrain import Watch, pretrain
+from one_peace.training.pretraining.recipe import PretrainRecipe
+from one_peace.training.recipe import EngineRecipe, OptimizerRecipe
+from one_peace.training.saving import save_for_training
 from run_folders import log_of
 from tiny_models import CAPTIONS, CONFIG, tiny_model, tiny_pairs, tiny_processors
 from warm_processes import WarmProcess, run_command, start_together

@@ -27,8 +27,8 @@ from one_peace.tasks.predictor import Predictor
 from one_peace.tasks.retrieval import recall_at
 from one_peace.tasks.task import MEDIA, Task, TaskBatch
 from one_peace.training.best import BEST
-from one_peace.training.finetune import finetune
-from one_peace.training.finetune_recipe import FinetuneRecipe
+from one_peace.training.finetuning.recipe import FinetuneRecipe
+from one_peace.training.finetuning.run import finetune
 
 VALIDATION = 8  # one group of the training table in so many
 MOST_VALIDATION = 200  # rows

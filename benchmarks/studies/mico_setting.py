@@ -24,12 +24,12 @@ from one_peace.tasks.mico.clips import ClipReader
 from one_peace.tasks.mico.pretraining import MiCoTask, parse_tasks
 from one_peace.tasks.mico.remembered import Remembered
 from one_peace.training.distributed import Processes, prepare_model
-from one_peace.training.examples import Examples
+from one_peace.training.finetuning.examples import Examples
 from one_peace.training.loop import LoopSettings, run_updates
 from one_peace.training.mico.evaluation import MiCoEvaluator
 from one_peace.training.mico.recipe import SAMPLE_LIBRARY, ClipSource, MiCoRecipe
 from one_peace.training.mico.update import ClipBatches, MiCoLosses, MiCoUpdate
-from one_peace.training.run import held_out_captions
+from one_peace.training.pretraining.run import held_out_captions
 
 PICTURES = ("tuxpaint-stamps-default", "@lobehub/fluent-emoji-3d")
 

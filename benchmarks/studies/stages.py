@@ -11,9 +11,9 @@ from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.nn.block import Block
 from one_peace.tasks.pretraining import PretrainingStage
 from one_peace.training.distributed import LossModule
-from one_peace.training.front_end import fit_front_end
 from one_peace.training.loop import Gradients
-from one_peace.training.recipe import PretrainRecipe
+from one_peace.training.pretraining.front_end import fit_front_end
+from one_peace.training.pretraining.recipe import PretrainRecipe
 from studies.setting import DENOISE_EVERY, IMAGES, SOUNDS, Arm, Study, World
 
 ALL = ("text", "image", "audio")

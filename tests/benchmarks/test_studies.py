@@ -24,7 +24,7 @@ from one_peace.objectives.contrast import cross_modal_contrast
 from one_peace.tasks.pretraining import PretrainingBatch, collate_pairs
 from one_peace.tasks.sample_library import STAMPS
 from one_peace.training.distributed import LossModule
-from one_peace.training.front_end import fit_front_end
+from one_peace.training.pretraining.front_end import fit_front_end
 from tiny_models import CAPTIONS, CONFIG, tiny_pairs, tiny_processors
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))

@@ -10,7 +10,7 @@ from one_peace.data.published import convert_benchmark
 from one_peace.data.published.sentences import GLUE
 from one_peace.data.task_rows import TaskRows
 from one_peace.errors import InputError
-from one_peace.tasks.sequence.sentences import QUESTIONS
+from one_peace.tasks.ofa.sentences import QUESTIONS
 
 LINES = {  # task -> header and a line of train.tsv, and what our table says of it
     "cola": ("", 'gj04\t0\t*\tThe "sailors rode.', {"sentence": 'The "sailors rode.', "label": "0"}),

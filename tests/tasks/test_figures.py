@@ -19,8 +19,8 @@ from one_peace.tasks.classification import Accuracy, MeanAveragePrecision
 from one_peace.tasks.grounding import Overlap
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.metrics import consensus_accuracy
+from one_peace.tasks.ofa.figures import figures_of
 from one_peace.tasks.reasoning import Truth
-from one_peace.tasks.sequence.figures import figures_of
 from one_peace.tasks.task import Figures, TaskBatch
 from one_peace.tasks.visual_question_answering import AnswerAccuracy
 

@@ -17,7 +17,7 @@ from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from one_peace.tasks.kinds import TaskSettings
 from one_peace.tasks.predictor import Predictor
 from one_peace.tasks.task import BadRow
-from one_peace.training.start import save_for_training
+from one_peace.training.saving import save_for_training
 from tiny_models import CONFIG, tiny_processors
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}

@@ -10,8 +10,8 @@ import torch
 
 from one_peace.checkpoints.native import open_folder
 from one_peace.training.distributed import LossModule, Processes, _mesh, join_processes
-from one_peace.training.gradients import Update
-from one_peace.training.pretrain import pretrain
+from one_peace.training.pretraining.gradients import Update
+from one_peace.training.pretraining.pretrain import pretrain
 from one_peace.training.recipe import EngineRecipe
 from run_folders import log_of
 from training_runs import PROCESSORS, RECIPE, batches, curve_of, fresh, read_state, start

@@ -14,8 +14,8 @@ from one_peace.models.ofa.layers import Layer
 from one_peace.training.cost import FlopCount, KeptMemory
 from one_peace.training.distributed import Processes
 from one_peace.training.dry_run import plan_table_run
-from one_peace.training.finetune import open_job
-from one_peace.training.finetune_recipe import FinetuneRecipe
+from one_peace.training.finetuning.recipe import FinetuneRecipe
+from one_peace.training.finetuning.run import open_job
 
 MIXTURE = {
     "task": {"kind": "pretraining", "mixed": {"texts": "table.tsv"}},

@@ -20,7 +20,7 @@ from one_peace.data.lock import FolderBusyError, writer_lock
 from one_peace.errors import CheckpointError
 from one_peace.models.one_peace.config import DecoderConfig
 from one_peace.training.loop import LOCK
-from one_peace.training.pretrain import pretrain
+from one_peace.training.pretraining.pretrain import pretrain
 from run_folders import log_of
 from tiny_models import CONFIG, tiny_model
 from training_runs import PROCESSORS, RECIPE, batches, curve_of, fresh, read_state, start, wait_for

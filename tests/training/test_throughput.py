@@ -10,8 +10,8 @@ import torch
 
 from one_peace.training import throughput
 from one_peace.training.distributed import Processes
-from one_peace.training.pretraining_cost import pretraining_cost
-from one_peace.training.recipe import PretrainRecipe
+from one_peace.training.pretraining.cost import pretraining_cost
+from one_peace.training.pretraining.recipe import PretrainRecipe
 from one_peace.training.throughput import MeteredBatches, Throughput, Utilisation, matmul_rate
 from tiny_models import CONFIG
 from training_runs import PROCESSORS, RECIPE, Pairs, batches

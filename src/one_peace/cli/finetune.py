@@ -23,11 +23,11 @@ def finetune(
     """Fine-tune a model for a task: classification, questions, grounding, captions, and so on."""
     from one_peace.checkpoints.registry import built_in_models
     from one_peace.nn.allocator import keep_freed_memory
+    from one_peace.recipe_files import read_recipe
     from one_peace.training.distributed import join_processes
-    from one_peace.training.finetune import finetune as run
-    from one_peace.training.finetune_recipe import load_finetune_recipe
+    from one_peace.training.finetuning.recipe import load_finetune_recipe
+    from one_peace.training.finetuning.run import finetune as run
     from one_peace.training.progress import plain_line
-    from one_peace.training.recipe import read_recipe
 
     keep_freed_memory()
     if (values := read_recipe("finetune", recipe, settings or [])).get("family") == "mico":

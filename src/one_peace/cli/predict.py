@@ -12,8 +12,8 @@ import typer
 from one_peace.cli.imports import Imports
 
 if TYPE_CHECKING:
+    from one_peace.tasks.ofa.predictor import SequencePredictor
     from one_peace.tasks.predictor import Predictor
-    from one_peace.tasks.sequence.predictor import SequencePredictor
 
 
 def predict(
@@ -42,9 +42,9 @@ def predict(
     from one_peace.checkpoints.registry import resolve
     from one_peace.tasks.kinds import TaskSettings
     from one_peace.tasks.labels import LabelMap
+    from one_peace.tasks.ofa.kinds import SequenceSettings
+    from one_peace.tasks.ofa.predictor import SequencePredictor
     from one_peace.tasks.predictor import Predictor
-    from one_peace.tasks.sequence.kinds import SequenceSettings
-    from one_peace.tasks.sequence.predictor import SequencePredictor
 
     names = LabelMap.read(labels).names if labels is not None else ()
     how: dict[str, Any] = {"device": device, "dtype": dtype, "tokenizer": tokenizer, "batch_size": batch_size}

@@ -30,10 +30,11 @@ def pretrain(
 ) -> None:
     """Pretrain a model on pairs of a text and a picture, a sound, or anything else."""
     from one_peace.nn.allocator import keep_freed_memory
+    from one_peace.recipe_files import read_recipe
     from one_peace.training.dry_run import plan_run
+    from one_peace.training.pretraining.recipe import load_recipe, recipe_to_yaml
+    from one_peace.training.pretraining.run import run_pretraining
     from one_peace.training.progress import Progress
-    from one_peace.training.recipe import load_recipe, read_recipe, recipe_to_yaml
-    from one_peace.training.run import run_pretraining
 
     keep_freed_memory()
     if (values := read_recipe("pretrain", recipe, settings or [])).get("family") == "mico":
@@ -58,12 +59,12 @@ def _pretrain_by_tables(recipe: str, settings: list[str], out: Path, device: str
     `devices` only what a step would cost."""
     import yaml
 
+    from one_peace.recipe_files import plain_values
     from one_peace.training.distributed import join_processes
     from one_peace.training.dry_run import plan_table_run
-    from one_peace.training.finetune import finetune
-    from one_peace.training.finetune_recipe import load_finetune_recipe
+    from one_peace.training.finetuning.recipe import load_finetune_recipe
+    from one_peace.training.finetuning.run import finetune
     from one_peace.training.progress import plain_line
-    from one_peace.training.recipe import plain_values
 
     chosen = load_finetune_recipe(recipe, settings, "pretrain")
     if devices is not None:

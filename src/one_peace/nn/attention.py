@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from one_peace.nn.low_rank import project
+from one_peace.nn.lora import project
 from one_peace.nn.rotary import Rotary, rotate
 
 

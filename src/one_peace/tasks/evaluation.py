@@ -27,6 +27,8 @@ from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.mico.evaluation import ANSWERING, WritingSettings, measure_answers, measure_captions
 from one_peace.tasks.mico.evaluation import WRITING as WRITTEN
 from one_peace.tasks.mico.retrieval import OMNI_RETRIEVAL, MiCoRetrievalSettings, measure_tuples
+from one_peace.tasks.ofa.kinds import SEQUENCE_KINDS, WRITING, SequenceSettings, read_sequence_settings
+from one_peace.tasks.ofa.predictor import SequencePredictor
 from one_peace.tasks.predictor import Predictor
 from one_peace.tasks.retrieval import Recall
 from one_peace.tasks.retrieval_evaluation import (
@@ -36,8 +38,6 @@ from one_peace.tasks.retrieval_evaluation import (
     measure_zero_shot,
 )
 from one_peace.tasks.retrieval_pairs import RETRIEVAL, RetrievalSettings, read_captions, read_retrieval_set
-from one_peace.tasks.sequence.kinds import SEQUENCE_KINDS, WRITING, SequenceSettings, read_sequence_settings
-from one_peace.tasks.sequence.predictor import SequencePredictor
 from one_peace.tasks.task import OnError, Row
 
 SEED = 3407  # of the order in which a table is read

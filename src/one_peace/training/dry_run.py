@@ -16,13 +16,13 @@ from one_peace.models.ofa.model import OfaModel, part_of
 from one_peace.nn.block import Block
 from one_peace.training.cost import Cost, FlopCount, KeptMemory, count_parameters, memory_of_weights
 from one_peace.training.distributed import ForwardPass, Processes, shards_over
-from one_peace.training.finetune import open_job
-from one_peace.training.finetune_job import FinetuneJob
-from one_peace.training.finetune_recipe import FinetuneRecipe
-from one_peace.training.pretraining_cost import PAIRS, pretraining_cost
-from one_peace.training.recipe import PretrainRecipe
-from one_peace.training.run import open_batches
-from one_peace.training.start import plan_model
+from one_peace.training.finetuning.job import FinetuneJob
+from one_peace.training.finetuning.recipe import FinetuneRecipe
+from one_peace.training.finetuning.run import open_job
+from one_peace.training.pretraining.cost import PAIRS, pretraining_cost
+from one_peace.training.pretraining.recipe import PretrainRecipe
+from one_peace.training.pretraining.run import open_batches
+from one_peace.training.pretraining.start import plan_model
 
 SAMPLE = 256  # items of the sample library that are read
 MEASURED = 32  # pairs drawn for the mean length

@@ -13,11 +13,11 @@ import torch
 from one_peace.modalities.base import Example, Processor
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.training.distributed import Processes
-from one_peace.training.pretraining_cost import PAIRS, pretraining_cost
-from one_peace.training.recipe import PretrainRecipe
+from one_peace.training.pretraining.cost import PAIRS, pretraining_cost
+from one_peace.training.pretraining.recipe import PretrainRecipe
 
 if TYPE_CHECKING:
-    from one_peace.training.gradients import BatchSource
+    from one_peace.training.pretraining.gradients import BatchSource
 
 Pair = tuple[Example, Example]
 PRODUCT = {"cpu": 1024, "cuda": 8192}  # size of the square matrices that the rate is measured with

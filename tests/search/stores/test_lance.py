@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from search.stores.test_store_conformance import DIM, SPACE, record
 
 from one_peace.search.filters import Condition
 from one_peace.search.records import Hit, Record
@@ -16,6 +15,7 @@ from one_peace.search.stores import lance
 from one_peace.search.stores.base import StoreError, VectorStore
 from one_peace.search.stores.lance import LanceStore
 from one_peace.search.stores.sqlite import SqliteStore
+from search.stores.test_store_conformance import DIM, SPACE, record
 
 pytest.importorskip("lancedb")
 AUDIO = (Condition("modality", "in", ("audio",)),)

@@ -23,12 +23,12 @@ from one_peace.data.shard_cache import ShardCache
 from one_peace.errors import CheckpointError, InputError
 from one_peace.models.mico.model import MiCoModel
 from one_peace.models.mico.presets import preset
+from one_peace.recipe_files import read_recipe
 from one_peace.tasks.mico.clips import ClipReader
 from one_peace.tasks.mico.pretraining import parse_tasks
 from one_peace.training.mico.recipe import MiCoRecipe
 from one_peace.training.mico.run import run_mico
 from one_peace.training.mico.update import draw_by
-from one_peace.training.recipe import read_recipe
 from tiny_mico import tiny_mico, write_clips, write_recipe
 from training_runs import run_mico_slowly, wait_for
 from warm_processes import WarmProcess, finish, run_command, start_together

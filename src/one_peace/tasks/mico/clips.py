@@ -19,7 +19,7 @@ from one_peace.models.mico.writing import ANSWER_TOKENS
 from one_peace.objectives.masked_words import ANSWER_RATIO, CAPTION_RATIO, IGNORED, hide_words
 from one_peace.tasks.mico.pretraining import HiddenWords, MiCoBatch, MiCoTask
 from one_peace.tasks.task import BadRow, Row, column, prepare
-from one_peace.training.examples import DrawingReader
+from one_peace.training.finetuning.examples import DrawingReader
 
 CAPTION_COLUMNS = ("desc", "caption", "text")  # the first that a row has
 KINDS = {"vision": "vision_captions", "audio": "audio_captions", "joint": "omni_captions"}  # as VAST-27M has them

@@ -15,10 +15,10 @@ from one_peace.tasks.mico.clips import CAPTION_COLUMNS, ClipReader, MiCoExample,
 from one_peace.tasks.mico.pretraining import MiCoTask, Parts
 from one_peace.training.distributed import Processes
 from one_peace.training.ema import WeightAverage, measured
-from one_peace.training.evaluation import GROUP
 from one_peace.training.mico.recipe import MiCoRecipe
 from one_peace.training.mico.start import MiCoPlan, open_clips
 from one_peace.training.mico.update import MiCoLosses
+from one_peace.training.pretraining.evaluation import GROUP
 
 AT_ONCE = 16  # clips
 BEST_BY = f"{GROUP}recall"

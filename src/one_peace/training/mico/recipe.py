@@ -12,10 +12,11 @@ from torch import nn
 
 from one_peace.configuration import build_dataclass, within
 from one_peace.models.mico.config import FAMILY
+from one_peace.recipe_files import plain_values
 from one_peace.tasks.mico.clips import check_tasks
 from one_peace.tasks.mico.pretraining import MiCoTask, Parts, parse_tasks
 from one_peace.training.optimizer import Groups
-from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, plain_values
+from one_peace.training.recipe import EngineRecipe, OptimizerRecipe
 from one_peace.training.trackers import TRACKERS
 
 SAMPLE_LIBRARY = "sample-library"

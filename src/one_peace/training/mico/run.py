@@ -17,7 +17,7 @@ from one_peace.models.mico.model import TEXT, MiCoModel
 from one_peace.tasks.mico.clips import ClipReader
 from one_peace.tasks.mico.remembered import Remembered
 from one_peace.training.distributed import Processes, prepare_model
-from one_peace.training.examples import Examples
+from one_peace.training.finetuning.examples import Examples
 from one_peace.training.kept_recipe import keep_recipe
 from one_peace.training.log import Report
 from one_peace.training.loop import Judge, LoopSettings, run_updates
@@ -25,8 +25,8 @@ from one_peace.training.mico.evaluation import BEST_BY, open_mico_evaluator
 from one_peace.training.mico.recipe import SAMPLE_LIBRARY, MiCoRecipe
 from one_peace.training.mico.start import open_clips, plan_mico, start_mico
 from one_peace.training.mico.update import ClipBatches, MiCoLosses, MiCoUpdate
-from one_peace.training.run import held_out_captions
-from one_peace.training.start import save_for_training
+from one_peace.training.pretraining.run import held_out_captions
+from one_peace.training.saving import save_for_training
 from one_peace.training.throughput import Throughput
 from one_peace.training.trackers import require_trackers
 

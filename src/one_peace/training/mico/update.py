@@ -21,7 +21,7 @@ from one_peace.models.mico.tower import TowerBlock
 from one_peace.tasks.mico.clips import ClipReader, MiCoExample
 from one_peace.tasks.mico.pretraining import MiCoBatch, MiCoTask, Parts, mico_losses
 from one_peace.training.distributed import ForwardPass, Processes
-from one_peace.training.examples import Examples
+from one_peace.training.finetuning.examples import Examples
 from one_peace.training.mico.recipe import MiCoRecipe
 
 Uniform = Callable[[int], Tensor]

@@ -1,0 +1,79 @@
+"""Recipes as files: YAML, found by name or path, with settings of a command line put in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as PyYAML reads it, but `2e-3` is a number and not a text, and a key is a text and stands once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for number, key in enumerate(keys):
+            wrong = f"the key {key!r} is no text; write it in quotes" if not isinstance(key, str) else None
+            if wrong is None and key in keys[:number]:
+                wrong = f"the key {key!r} stands twice"
+            if wrong:
+                raise yaml.constructor.ConstructorError(None, None, wrong, node.value[number][0].start_mark)
+        made: dict[Any, Any] = super().construct_mapping(node, deep)
+        return made
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read_recipe(kind: str, name_or_path: str, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """The values of a recipe of one kind (a folder of `recipes/`), with settings applied; dotted keys reach inside."""
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: the recipe cannot be read ({getattr(error, 'strerror', error)})") from error
+    else:
+        shipped = files("one_peace.recipes") / kind
+        names = sorted(f.name.removesuffix(".yaml") for f in shipped.iterdir() if f.name.endswith(".yaml"))
+        if name_or_path not in names:
+            raise ValueError(f"no {kind} recipe {name_or_path!r}; shipped: {', '.join(names)}, or give a .yaml file")
+        text = (shipped / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+    values = _yaml(text, name_or_path)
+    if not isinstance(values, dict):
+        raise ValueError(f"{name_or_path}: a recipe is a mapping of settings")
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"setting {setting!r} is not of the form key=value")
+        *parents, leaf = key.split(".")
+        target = values
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise ValueError(f"setting {setting!r}: {parent} is a plain value and holds no settings")
+        target[leaf] = _yaml(value, f"setting {setting!r}")
+    return values
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        problem = " ".join(str(error).split())
+        raise ValueError(f"{where}: is no YAML ({problem})") from error
+
+
+def plain_values(value: Any) -> Any:
+    """The same with lists in place of tuples, as YAML and JSON have it."""
+    if isinstance(value, dict):
+        return {k: plain_values(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_values(v) for v in value]
+    return value

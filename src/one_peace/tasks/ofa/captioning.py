@@ -1,0 +1,41 @@
+"""A picture described in words (COCO captions)."""
+
+from __future__ import annotations
+
+from one_peace.models.ofa.vocabulary import OfaVocabulary
+from one_peace.tasks.ofa.example import SequenceExample, with_target
+from one_peace.tasks.ofa.task import DESCRIBE, PICTURES, PictureForm, SequenceTask, without_punctuation
+from one_peace.tasks.task import BETWEEN, Row, has, text_of, texts_of
+
+
+class Captioning(SequenceTask):
+    """Rows have `image` and `caption`.
+
+    With `references` a caption is several, joined by `&&`, and all are kept, for self-critical training and evaluation;
+    without, it is one, of which the first `max_words` words are trained.
+    """
+
+    columns = ("image", "caption")
+    target_columns = ("caption",)
+
+    def __init__(
+        self,
+        vocabulary: OfaVocabulary,
+        pictures: PictureForm = PICTURES,
+        *,
+        references: bool = False,
+        max_words: int = 20,
+    ) -> None:
+        super().__init__(vocabulary, pictures)
+        self.references, self.max_words = references, max_words
+
+    def example(self, row: Row, key: str) -> SequenceExample:
+        pixels = self.pictures(self.picture(row, key))
+        given: list[str] = []
+        if has(row, "caption"):
+            given = texts_of(row, "caption", key) if self.references else [text_of(row, "caption", key)]
+        texts = [text for one in given if (text := without_punctuation(one))]
+        words = texts if self.references else [" ".join(text.split(" ")[: self.max_words]) for text in texts]
+        answer = self.vocabulary.encode(f" {BETWEEN.join(words)}") if words else None
+        parts = with_target(self.vocabulary.encode(DESCRIBE), answer)
+        return SequenceExample(key, pixels=pixels, facts={"references": texts}, **parts)

@@ -1,0 +1,47 @@
+"""Does a picture, with its caption if there is one, imply a statement? (SNLI-VE)"""
+
+from __future__ import annotations
+
+from one_peace.models.ofa.vocabulary import OfaVocabulary
+from one_peace.tasks.ofa.example import PromptKind, SequenceExample, with_target
+from one_peace.tasks.ofa.task import PICTURES, PictureForm, SequenceTask, cleaned
+from one_peace.tasks.task import BadRow, Row, has, text_of
+
+ANSWERS = {"entailment": "yes", "contradiction": "no", "neutral": "maybe"}
+MAX_WORDS = 80
+
+
+class Entailment(SequenceTask):
+    """Rows have `image`, `hypothesis`, `label` (entailment, contradiction or neutral) and, with `captions`,
+    `caption`."""
+
+    columns = ("image", "hypothesis")
+    target_columns = ("label",)
+
+    def __init__(
+        self,
+        vocabulary: OfaVocabulary,
+        pictures: PictureForm = PICTURES,
+        *,
+        captions: bool = True,
+        prompt: PromptKind = "open",
+    ) -> None:
+        super().__init__(vocabulary, pictures)
+        self.captions, self.prompt = captions, prompt
+        self.answers = self.trie(tuple(ANSWERS.values()))
+
+    def example(self, row: Row, key: str) -> SequenceExample:
+        pixels = self.pictures(self.picture(row, key))
+        statement = cleaned(row, "hypothesis", key, MAX_WORDS)
+        source = f' does the image describe " {statement} "?'
+        if self.captions:
+            caption = cleaned(row, "caption", key, MAX_WORDS)
+            source = f' can image and text1 " {caption} " imply text2 " {statement} "?'
+        label = text_of(row, "label", key) if has(row, "label") else None
+        if label is not None and label not in ANSWERS:
+            raise BadRow(key, f"column 'label': {label!r:.60} is none of {', '.join(ANSWERS)}")
+        answer = None if label is None else ANSWERS[label]
+        ids = None if answer is None else self.vocabulary.encode(f" {answer}")
+        parts = with_target(self.vocabulary.encode(source), ids, self.prompt)
+        facts = {"statement": statement, "answer": answer}
+        return SequenceExample(key, pixels=pixels, answers=self.answers, facts=facts, **parts)

@@ -1,0 +1,113 @@
+"""What the kinds of sequence tasks share: the vocabulary, pictures, cleaning."""
+
+from __future__ import annotations
+
+import re
+import string
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from one_peace.generation.constraints import NOWHERE, ROOT, Trie
+from one_peace.media.pictures import decode_picture, pixels_of
+from one_peace.modalities.tokenization import EOS_ID, PAD_ID
+from one_peace.models.ofa.vocabulary import OfaVocabulary, clean_text
+from one_peace.tasks.ofa.example import SequenceExample
+from one_peace.tasks.task import BadRow, Row, column, prepare, text_of
+
+DESCRIBE = " what does the image describe?"
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+@dataclass(frozen=True)
+class PictureForm:
+    """How a picture becomes pixels: stretched to `size` x `size`; normalised to [-1, 1], or by ImageNet's
+    statistics."""
+
+    size: int = 480
+    imagenet: bool = False
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """(3, size, size) float32."""
+        return self.normalised(image.resize((self.size, self.size), Image.Resampling.BICUBIC))
+
+    def normalised(self, image: Image.Image) -> Tensor:
+        """(3, height, width) float32 of a picture as it stands."""
+        mean, deviation = IMAGENET if self.imagenet else ((0.5,) * 3, (0.5,) * 3)
+        pixels = pixels_of(image).to(torch.float32).div_(255)
+        return pixels.sub_(torch.tensor(mean).view(3, 1, 1)).div_(torch.tensor(deviation).view(3, 1, 1)).contiguous()
+
+
+PICTURES = PictureForm()  # of fine-tuning
+
+
+class SequenceTask(ABC):
+    """Rows of a table -> examples of one kind of task."""
+
+    columns: ClassVar[tuple[str, ...]]
+    target_columns: ClassVar[tuple[str, ...]] = ()  # as of `Task`
+
+    def __init__(self, vocabulary: OfaVocabulary, pictures: PictureForm = PICTURES) -> None:
+        self.vocabulary, self.pictures = vocabulary, pictures
+
+    @abstractmethod
+    def example(self, row: Row, key: str) -> SequenceExample:
+        """A row as an example, without a target where the row has none. `BadRow` names what is wrong with it."""
+
+    def measurable(self, example: SequenceExample) -> bool:
+        """Whether an answer to an example can be judged."""
+        return bool((example.target != PAD_ID).any())
+
+    def draw(self, row: Row, key: str, generator: torch.Generator) -> SequenceExample:
+        """A row as an example of this time, for those that differ from time to time. Errors as of `example`."""
+        return self.example(row, key)
+
+    def picture(self, row: Row, key: str) -> Image.Image:
+        """The row's `image`, decoded."""
+        decoded: list[Image.Image] = []
+
+        def decode(value: object) -> dict[str, Tensor]:
+            decoded.append(decode_picture(value))  # type: ignore[arg-type]
+            return {}
+
+        prepare(decode, column(row, "image", key), "image", key)
+        return decoded[0]
+
+    def trie(self, answers: Sequence[str]) -> Trie:
+        """The answers that may be written, each behind a blank."""
+        return Trie([self.vocabulary.encode(f" {answer}") for answer in answers], EOS_ID)
+
+
+def check_taught(example: SequenceExample, longest: int) -> None:
+    """Whether the model can learn from an example. `BadRow` where it has no target, one that is not among the answers
+    that may be given, or more than `longest` tokens on a side."""
+    if not bool((example.target != PAD_ID).any()):
+        raise BadRow(example.key, "has no target to learn or to be measured against")
+    for side, tokens in (("source", example.source), ("target", example.previous)):
+        if len(tokens) > longest:
+            raise BadRow(example.key, f"its {side} has {len(tokens)} tokens, of which {longest} can be read")
+    if example.answers is not None:
+        node = torch.tensor([ROOT])
+        for token in example.target[example.target != PAD_ID]:
+            node = example.answers.follow(node, token[None])
+        if int(node) == NOWHERE:
+            raise BadRow(example.key, "its answer is none of those that may be given")
+
+
+def cleaned(row: Row, name: str, key: str, max_words: int, *, caption: bool = True) -> str:
+    """The text of a column as published (`clean_text`), of which something must be left."""
+    text = clean_text(text_of(row, name, key), max_words, caption=caption)
+    if not text:
+        raise BadRow(key, f"column {name!r} has nothing in it but punctuation")
+    return text
+
+
+def without_punctuation(text: str) -> str:
+    """A caption without ASCII punctuation, with single blanks."""
+    return re.sub(r"\s+", " ", text.translate(_PUNCTUATION)).strip()

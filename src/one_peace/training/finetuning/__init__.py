@@ -1,0 +1,1 @@
+"""Fine-tuning on tables of examples, and what all training from tables shares."""

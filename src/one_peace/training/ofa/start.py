@@ -1,0 +1,107 @@
+"""The OFA model that a run starts from: a saved one, or a fresh one with the words of its training table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from one_peace.checkpoints.registry import resolve
+from one_peace.errors import CheckpointError, InputError
+from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
+from one_peace.models.ofa.config import OfaConfig
+from one_peace.models.ofa.loading import open_saved, open_vocabulary, start_from, with_image_size
+from one_peace.models.ofa.model import OfaModel
+from one_peace.models.ofa.presets import NANO, list_presets, nano, preset
+from one_peace.models.ofa.vocabulary import OfaVocabulary
+from one_peace.tasks.ofa import entailment, infilling
+from one_peace.tasks.ofa.kinds import PROMPTS, SequenceSettings
+from one_peace.tasks.ofa.task import DESCRIBE, IMAGENET
+from one_peace.training.finetuning.recipe import FinetuneRecipe
+from one_peace.training.ofa.recipe import SequenceRecipe
+
+TEXT_COLUMNS = ("caption", "question", "text", "answer", "source", "target", "hypothesis")
+ASKED = (  # so that what the model is asked is made of whole words
+    DESCRIBE,
+    ' which region does the text " " describe?',
+    ' does the image describe " "?',
+    ' what is the answer to question " ". is " "?',
+    "  what does the region describe? region:",
+    " what are the objects in the image?",
+    " what is the complete image? caption:",
+    infilling.MIDDLE,
+    infilling.COMPLETE,
+    *(f" {answer}" for answer in entailment.ANSWERS.values()),
+)
+
+
+def start_sequence_model(
+    recipe: FinetuneRecipe, chosen: SequenceRecipe, settings: SequenceSettings, cache: Path
+) -> tuple[OfaModel, OfaVocabulary]:
+    """A model on the CPU with first values, and its vocabulary; seeded by the recipe.
+
+    A saved model's tensors go where they fit, by the published rules; what it lacks is fresh. `model: ofa-nano` is a
+    fresh small model that learns its words from the texts of the training table, the other presets take a published
+    vocabulary.
+
+    Raises:
+        CheckpointError: tensors that do not fit, or no vocabulary.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        if recipe.model == NANO:
+            vocabulary = _learned_words(recipe, cache)
+            config = _changed(nano(vocabulary.tokenizer.vocab_size), recipe, chosen, settings)
+            return OfaModel(config), OfaVocabulary(vocabulary.tokenizer, config)
+        saved = None if recipe.model in list_presets() else open_saved(path := resolve(recipe.model))
+        own = preset(recipe.model) if saved is None else saved.config
+        config = _changed(own, recipe, chosen, settings)
+        found = open_vocabulary(Path(recipe.model) if saved is None else path, config)
+        if found is None:
+            raise CheckpointError(f"{recipe.model}: no vocabulary beside it; say where one is in $ONE_PEACE_VOCAB")
+        model = OfaModel(config)
+        if saved is not None:
+            start_from(model, saved, torch.Generator().manual_seed(recipe.seed))
+    return model, found
+
+
+def _changed(
+    config: OfaConfig, recipe: FinetuneRecipe, chosen: SequenceRecipe, settings: SequenceSettings
+) -> OfaConfig:
+    """The shape that a run trains."""
+    changes: dict[str, Any] = {
+        "dropout": chosen.dropout,
+        "drop_path": recipe.drop_path,
+        "prompt": PROMPTS[settings.prompt],
+    }
+    if chosen.code_grid is not None:
+        changes["code_grid"] = chosen.code_grid
+    if settings.kind == "labelling" and chosen.imagenet_statistics:
+        changes |= {"image_mean": IMAGENET[0], "image_std": IMAGENET[1]}
+    return with_image_size(dataclasses.replace(config, **changes), recipe.image_size)
+
+
+def _learned_words(recipe: FinetuneRecipe, cache: Path) -> OfaVocabulary:
+    """A vocabulary of the texts in the training table."""
+    rows = recipe.tables.open_training((), cache, media=())
+    texts: set[str] = set()
+    for index in range(len(rows)):
+        try:
+            row: Mapping[str, Any] = rows.row(index)[1]
+        except InputError:
+            continue
+        texts |= {str(row[name]) for name in TEXT_COLUMNS if row.get(name)}
+    if not texts:
+        raise InputError(str(rows.path), f"has no words to learn; looked for in {', '.join(TEXT_COLUMNS)}")
+    tokenizer = Tokenizer(
+        train_tokenizer([*(text.strip() for text in ASKED * 100), *sorted(texts)], recipe_words(recipe))
+    )
+    return OfaVocabulary(tokenizer, nano(tokenizer.vocab_size))
+
+
+def recipe_words(recipe: FinetuneRecipe) -> int:
+    """Words that a fresh model learns at most."""
+    return (recipe.sequence or SequenceRecipe()).words

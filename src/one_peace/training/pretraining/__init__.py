@@ -1,0 +1,1 @@
+"""Pretraining of ONE-PEACE on pairs of a text and something else."""

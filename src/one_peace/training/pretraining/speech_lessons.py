@@ -1,0 +1,257 @@
+"""Teaches a new audio side speech sounds, words and captions before it hears anything else.
+
+Not in the paper, whose stage 2 has far more speakers. Of a few speakers the contrast learns recordings, not words, and
+a voice that it never heard says nothing to it. Synthetic voices tell what they say when: of them the lower half of the
+audio side's blocks learns to name the speech sound in every 20 ms. That is enough to find in the recordings when the
+sounds of their captions come, and then people's voices are learned from too, as they are and saying what they never
+said (`data/spliced_speech.py`). Next all blocks but the last one name the word, and then the last two put words
+together: they tell which of all captions a clip says, by its frozen text. The rest of the model stays as it is, and
+the layers that name sounds and words are thrown away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from one_peace.data.speech.labelled_speech import Take
+from one_peace.data.speech.recorded_speech import Recording, align_recordings
+from one_peace.data.speech.spoken_captions import SpokenCaptions
+from one_peace.media.sounds import SAMPLE_RATE, prepare_waveform
+from one_peace.modalities.audio import AudioAdapter
+from one_peace.modalities.base import Example, Processor
+from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
+from one_peace.objectives.speech import CLASSES, COLUMN, UNKNOWN, speech_sound_loss, word_loss
+from one_peace.tasks.pretraining import PretrainingStage, freeze_for_stage
+from one_peace.training.pretraining.short_fit import fit
+
+BATCH, RATE, WARMUP = 64, 1.5e-3, 60
+CLIPS = 24_000  # of synthetic voices
+TAKES = 6  # of each recording
+SPLICED = 16_000  # attempts to put a caption together from recordings
+ALONE = 1 / 3  # of the steps for sounds: before the recordings take part
+LESSONS = "speech_sound_steps, word_steps, caption_steps"
+SOUNDS_TOO = 0.5  # weight of the sounds while words are learned
+SPREAD = 6  # frames that the lengths in a batch may differ by chance, beyond what is unavoidable
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the kept front end makes of a clip: `frames` (frames, channels) float16, with the labels of its columns and
+    what it says in English."""
+
+    frames: Tensor
+    sounds: Tensor
+    words: Tensor
+    caption: str
+
+
+class SpeechLessons:
+    """What trains the audio side's adapter and experts, in place, for a stage's `speech_sound_steps`, `word_steps`
+    and `caption_steps`.
+
+    Clips go through the front end once, ahead of all steps. `recordings` may be none, and without a
+    lesson of sounds they take no part: nobody could tell when they say what.
+
+    Raises:
+        ValueError: the stage's partner is no audio side, its front end is not kept as it is, or its frames are no whole
+            number of columns of 20 ms.
+    """
+
+    def __init__(
+        self,
+        model: OnePeaceForPretraining,
+        stage: PretrainingStage,
+        processors: Mapping[str, Processor],
+        spoken: SpokenCaptions,
+        recordings: Sequence[Recording],
+        seed: int,
+        report: Callable[[dict[str, Any]], None],
+    ) -> None:
+        adapter = model.encoder.adapter(stage.partner)
+        if not isinstance(adapter, AudioAdapter):
+            raise ValueError(f"{LESSONS}: audio is the stage's partner there, not {stage.partner}")
+        if not stage.front_end_steps:
+            raise ValueError(f"{LESSONS}: they need a fitted front end, front_end_steps above 0")
+        stride, column = math.prod(stride for _, stride in adapter.frames.shapes), round(COLUMN * SAMPLE_RATE)
+        if stride % column:
+            raise ValueError(f"{LESSONS}: frames of {stride} samples are no multiple of {column}")
+        freeze_for_stage(model, stage)
+        model.train()
+        self.model, self.stage, self.adapter, self.fusion = model, stage, adapter, model.encoder.fusion
+        self.own = {name: p for name, p in model.named_parameters() if p.requires_grad and name.startswith("encoder.")}
+        self.processors, self.spoken, self.recordings = processors, spoken, recordings
+        self.seed, self.report = seed, report
+        self.device = next(model.parameters()).device
+        self.columns = stride // column  # of a frame
+        blocks = len(self.fusion.blocks)
+        self.half, self.most = (blocks - 1) // 2, max(0, blocks - 2)  # blocks that sounds and words are named after
+        width = adapter.frames_proj.out_features
+        self.name_sounds = self._head(nn.Linear(width, self.columns * CLASSES))
+        self.name_words = self._head(nn.Linear(width, len(spoken.words), bias=False))
+
+    def give(self) -> dict[str, Tensor]:
+        """Gives all lessons -> all that is the audio side's own in the encoder, by its names in the model."""
+        clips = [self._hear(take) for take in self.spoken.takes(CLIPS, self.seed)]
+        steps = self.stage.speech_sound_steps
+        alone = round(ALONE * steps) if self.recordings else steps
+        self._learn("sounds", alone, clips, self._sounds)
+        if alone < steps:
+            clips += self._recorded()
+            self._learn("sounds", steps - alone, clips, self._sounds)
+        self._learn("words", self.stage.word_steps, clips, self._words)
+        if self.stage.caption_steps:
+            self._tell_captions(clips)
+        return {name: parameter.detach() for name, parameter in self.own.items()}
+
+    def _recorded(self) -> list[Heard]:
+        """Takes of the recordings, labelled by what is recognised of them so far, and of what is spliced from them."""
+        self.model.eval()
+        speech = align_recordings(self.recordings, self._recognise)
+        self.model.train()
+        generator = torch.Generator().manual_seed(self.seed)
+        takes = [self._hear(one.take(generator)) for one in speech for _ in range(TAKES)]
+        spliced = [self._hear(take) for take in self.spoken.spliced_takes(speech, SPLICED, self.seed)]
+        self.report({"recordings": len(self.recordings), "aligned": len(speech), "spliced": len(spliced)})
+        return takes + spliced
+
+    def _hear(self, take: Take) -> Heard:
+        frames = self._frames(take.waveform).half()
+        return Heard(frames, take.sounds.to(torch.int32), take.words.to(torch.int32), take.caption)
+
+    @torch.no_grad()
+    def _frames(self, waveform: Tensor) -> Tensor:
+        frames: Tensor = self.adapter.frames(waveform[None].to(self.device))[0]
+        return frames.cpu()
+
+    @torch.no_grad()
+    def _recognise(self, waveforms: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Of each waveform the log-probabilities of the sounds in its columns (columns, CLASSES)."""
+        for waveform in waveforms:
+            frames = self._frames(prepare_waveform(waveform.float(), max_seconds=None))
+            (features,) = self._features([{"frames": frames}], self.half)
+            yield self._sound_logits(features)[0].log_softmax(dim=1).cpu()
+
+    def _features(self, examples: Sequence[Example], *blocks: int) -> list[Tensor]:
+        """What comes out of some blocks, each (batch, frames, width)."""
+        inputs = self._collated(self.stage.partner, examples)
+        found = self.fusion.after_blocks(self.stage.partner, self.adapter(inputs), set(blocks))
+        return [features[:, 1:] for features in found]
+
+    def _collated(self, modality: str, examples: Sequence[Example]) -> dict[str, Tensor]:
+        batch = self.processors[modality].collate(examples)
+        return {name: value.to(self.device) for name, value in batch.items()}
+
+    def _sound_logits(self, features: Tensor) -> Tensor:
+        """(batch, frames, width) -> (batch, columns, CLASSES)."""
+        logits: Tensor = self.name_sounds(features).unflatten(2, (self.columns, CLASSES)).flatten(1, 2)
+        return logits
+
+    def _sounds(self, clips: Sequence[Heard]) -> tuple[Tensor, Tensor]:
+        """Loss of naming the sound of every column, and the share recognised."""
+        (features,) = self._features([{"frames": clip.frames.float()} for clip in clips], self.half)
+        return self._sound_loss(features, clips)
+
+    def _words(self, clips: Sequence[Heard]) -> tuple[Tensor, Tensor]:
+        """Loss of naming the word of every frame, by the column in its middle, and the share recognised."""
+        examples = [{"frames": clip.frames.float()} for clip in clips]
+        if self.half == self.most:
+            (lower,) = (upper,) = self._features(examples, self.most)
+        else:
+            lower, upper = self._features(examples, self.half, self.most)
+        labels = self._labels([clip.words for clip in clips], upper.shape[1])[:, self.columns // 2 :: self.columns]
+        loss, recognised = word_loss(self.name_words(upper), labels)
+        return loss + SOUNDS_TOO * self._sound_loss(lower, clips)[0], recognised
+
+    def _tell_captions(self, clips: Sequence[Heard]) -> None:
+        """The lesson that puts words together. What comes before the last two blocks stays as it is."""
+        captions = sorted({clip.caption for clip in clips})
+        index, texts = {caption: i for i, caption in enumerate(captions)}, self._read(captions)
+        encoder = self.model.encoder
+        # Trained along it grew fivefold, and the updates after the lessons learned little.
+        temperature = encoder.temperature().detach().clone()
+
+        def loss_of(clips: Sequence[Heard]) -> tuple[Tensor, Tensor]:
+            """Contrast of every clip with all captions, and the share of clips that are nearest to their own."""
+            inputs = self._collated(self.stage.partner, [{"frames": clip.frames.float()} for clip in clips])
+            logits = temperature * encoder.embed(self.stage.partner, inputs) @ texts.T
+            own = torch.tensor([index[clip.caption] for clip in clips], device=self.device)
+            return F.cross_entropy(logits, own), (logits.detach().argmax(dim=1) == own).float().mean()
+
+        lower = [p for name, p in self.own.items() if not self._puts_together(name)]
+        for parameter in lower:
+            parameter.requires_grad_(False)
+        self._learn("captions", self.stage.caption_steps, clips, loss_of)
+        for parameter in lower:
+            parameter.requires_grad_(True)
+
+    def _puts_together(self, name: str) -> bool:
+        """Whether a parameter of the audio side's own is of the last two blocks, or comes after them."""
+        before = ("encoder.adapters.", *(f"encoder.fusion.blocks.{n}." for n in range(self.most)))
+        return not name.startswith(before)
+
+    @torch.no_grad()
+    def _read(self, captions: Sequence[str]) -> Tensor:
+        """Captions as the frozen text side has them: (captions, width of the shared space)."""
+        self.model.eval()
+        anchor, read = self.stage.anchor, []
+        for first in range(0, len(captions), BATCH):
+            texts = [self.processors[anchor](caption) for caption in captions[first : first + BATCH]]
+            read.append(self.model.encoder.embed(anchor, self._collated(anchor, texts)))
+        self.model.train()
+        return torch.cat(read)
+
+    def _sound_loss(self, features: Tensor, clips: Sequence[Heard]) -> tuple[Tensor, Tensor]:
+        labels = self._labels([clip.sounds for clip in clips], features.shape[1])
+        return speech_sound_loss(self._sound_logits(features), labels)
+
+    def _labels(self, rows: Sequence[Tensor], frames: int) -> Tensor:
+        """(batch, columns of as many frames) int64, `UNKNOWN` where a row ends."""
+        columns = frames * self.columns
+        cut = [F.pad(row[:columns], (0, max(0, columns - len(row))), value=UNKNOWN) for row in rows]
+        return torch.stack(cut).to(self.device, torch.int64)
+
+    def _head(self, layer: nn.Linear) -> nn.Sequential:
+        """The layer after a norm, with first values that the seed decides."""
+        generator = torch.Generator().manual_seed(self.seed)
+        nn.init.normal_(layer.weight, std=layer.in_features**-0.5, generator=generator)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+        return nn.Sequential(nn.LayerNorm(layer.in_features), layer).to(self.device)
+
+    def _learn(
+        self,
+        lesson: str,
+        steps: int,
+        clips: Sequence[Heard],
+        loss_of: Callable[[Sequence[Heard]], tuple[Tensor, Tensor]],
+    ) -> None:
+        """`loss_of` says of a batch of clips what is minimised and the share recognised."""
+        batches = batches_of_like_length([len(clip.frames) for clip in clips], BATCH, self.seed)
+
+        def of_step(step: int) -> Tensor:
+            loss, recognised = loss_of([clips[i] for i in next(batches)])
+            if (step + 1) % 50 == 0 or step + 1 == steps:
+                self.report({f"{lesson}_step": step + 1, "recognised": round(recognised.item(), 3)})
+            return loss
+
+        heads = [*self.name_sounds.parameters(), *self.name_words.parameters()]
+        trained = [parameter for parameter in (*self.own.values(), *heads) if parameter.requires_grad]
+        fit(trained, of_step, steps, RATE, WARMUP)
+
+
+def batches_of_like_length(lengths: Sequence[int], size: int, seed: int) -> Iterator[list[int]]:
+    """Endless batches of `size` (all, if there are fewer) positions: of nearly the same length, in random order."""
+    generator = torch.Generator().manual_seed(seed)
+    size = min(size, len(lengths))
+    while True:
+        key = torch.tensor(lengths) + SPREAD * torch.rand(len(lengths), generator=generator)
+        first = int(torch.randint(len(lengths) % size + 1, (), generator=generator))
+        whole = key.argsort()[first : first + len(lengths) // size * size].view(-1, size)
+        yield from whole[torch.randperm(len(whole), generator=generator)].tolist()
