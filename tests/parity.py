@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent / "src"), str(HERE), str(HERE / "parity_checks"), str(HERE / "support")]
 
 from parity_files import SUPPORT, Fixture, absent_files, fixtures, load_fixture, plain_name
 
@@ -41,6 +41,10 @@ class Comparison:
     def feature(self, name: str, ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
         """Features and preprocessing: at most `tolerance` absolute."""
         self._compare(name, ours, theirs, lambda absolute, relative: absolute <= tolerance)
+
+    def activation(self, name: str, ours: Tensor, theirs: Tensor) -> None:
+        """What lies inside a model, of any size: at most 1e-5 absolute, or 5e-6 of the tensor's largest value."""
+        self._compare(name, ours, theirs, lambda absolute, relative: absolute <= 1e-5 or relative <= 5e-6)
 
     def loss(self, name: str, ours: Tensor, theirs: Tensor) -> None:
         """Losses: at most 1e-6 relative."""
@@ -67,7 +71,12 @@ class Comparison:
         if ours.shape != theirs.shape:
             self.failures.append(f"{name}: shape {tuple(ours.shape)} instead of {tuple(theirs.shape)}")
             return
-        absolute = (ours.detach().double() - theirs.double()).abs().max().item() if ours.numel() else 0.0
+        ours, theirs = ours.detach().double(), theirs.double()
+        if not torch.equal(ours.isnan(), theirs.isnan()):
+            self.failures.append(f"{name}: not a number here or there")
+            return
+        ours, theirs = ours.nan_to_num(), theirs.nan_to_num()
+        absolute = (ours - theirs).abs().max().item() if ours.numel() else 0.0
         largest = theirs.double().abs().max().item() if theirs.numel() else 0.0
         relative = absolute / max(largest, 1e-30)
         self.absolute = max(self.absolute, absolute)

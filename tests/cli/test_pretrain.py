@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
+from pair_files import write_table
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from data.pair_files import write_table
 from one_peace.checkpoints.registry import built_in_models
 from one_peace.cli.main import app
 from one_peace.data import shard_cache

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pair_files import caption, png, serving, wav, write_shards, write_table
 
-from data.pair_files import caption, png, serving, wav, write_shards, write_table
 from one_peace.data import prefetch
 from one_peace.data.decoding import PairDecoder
 from one_peace.data.loading import GROUPED_STEPS, NoUsableData, Pair, PairLoader, _short_to_long

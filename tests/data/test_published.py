@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
+from pair_files import write_csv, write_json
 from PIL import Image
 
-from data.pair_files import write_csv, write_json
 from one_peace.data.published import BENCHMARKS, convert_benchmark
 from one_peace.data.published.conversion import Converted, SplitRow, write_tables
 from one_peace.data.published.ofa_tables import OFA_TABLES

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pair_files import caption, png, serving, wav, write_shards, write_tar
 
-from data.pair_files import caption, png, serving, wav, write_shards, write_tar
 from one_peace.data import shards
 from one_peace.data.opening import SourceRecipe, open_source
 from one_peace.data.shard_cache import ShardCache, expand_braces

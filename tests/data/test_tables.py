@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pair_files import caption, png, write_table
 
-from data.pair_files import caption, png, write_table
 from one_peace.data.row_index import RowFile
 from one_peace.data.source import UnusablePair
 from one_peace.data.tables import TableSource

@@ -146,7 +146,7 @@ def test_one_two_and_four_processes_give_the_plain_loss() -> None:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     root = Path(__file__).parents[2]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(root / "src"), str(root / "tests"), *sys.path])}
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(root / "src"), *sys.path])}
     env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "4", "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen([sys.executable, __file__], env=env | {"RANK": str(rank)}, stderr=subprocess.PIPE)

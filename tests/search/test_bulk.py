@@ -10,8 +10,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-
 from fake_encoder import FakeEncoder, write_picture
+
 from one_peace.data.lock import FolderBusyError, writer_lock
 from one_peace.search import bulk
 from one_peace.search.bulk import BulkError, embed_folder
@@ -128,7 +128,7 @@ if __name__ == "__main__":
 def test_killed_and_run_again(many: Path, tmp_path: Path) -> None:
     out, script = tmp_path / "out", tmp_path / "two_workers.py"
     script.write_text(_TWO_WORKERS)
-    command = [sys.executable, str(script), str(many), str(out), str(Path(__file__).parents[1])]
+    command = [sys.executable, str(script), str(many), str(out), str(Path(__file__).parents[1] / "support")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout is not None
         for _ in range(4):

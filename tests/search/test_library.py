@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from fake_encoder import FakeEncoder, hide_animals, write_picture, write_sound
+
 from one_peace.data.lock import FolderBusyError, writer_lock
 from one_peace.errors import MissingExtraError
 from one_peace.search import indexing, reading
@@ -554,7 +554,7 @@ def test_killed_while_indexing(tmp_path: Path, place: Path, encoder: FakeEncoder
     many.mkdir()
     for n in range(120):
         write_picture(many / f"{n:03}.png", (2 * n, 255 - 2 * n, n))
-    command = [sys.executable, "-c", _KILLED, str(many), str(place), str(Path(__file__).parents[1])]
+    command = [sys.executable, "-c", _KILLED, str(many), str(place), str(Path(__file__).parents[1] / "support")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         while (committed := int(process.stdout.readline())) < 12:

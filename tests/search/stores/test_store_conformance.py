@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 import store_servers as servers
+
 from one_peace.search.filters import Condition, passes
 from one_peace.search.records import COLUMNS, Entry, Hit, Record, Space
 from one_peace.search.stores.base import OtherModelError, StoreError, StoreFullError, VectorStore, failure
@@ -364,9 +364,10 @@ def test_two_writers_of_the_same_rows(opened: Open) -> None:
     assert sorted(entry.id for entry in opened().entries()) == [f"id-{n:04}" for n in range(5)]
 
 
+TESTS = Path(__file__).parents[2]
 _WRITER = """
 import sys
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2:]
 from search.stores.test_store_conformance import SPACE, record
 from one_peace.search.stores.engines import open_store
 store = open_store(sys.argv[1], SPACE)
@@ -377,7 +378,7 @@ for n in range(0, 100_000, 10):
 
 
 def test_what_was_acknowledged_survives_a_kill(engine: str, opened: Open, address: str) -> None:
-    command = [sys.executable, "-c", _WRITER, address, str(Path(__file__).parents[2])]
+    command = [sys.executable, "-c", _WRITER, address, *map(str, (TESTS, TESTS / "support"))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         seen = 0

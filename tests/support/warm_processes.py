@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-_PLACES = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "src")]
+_PLACES = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "src")]
 
 
 class WarmProcess:

@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from parity_files import Fixture
+
 from one_peace.modalities.text import TextConfig, TextProcessor
 from one_peace.modalities.tokenization import (
     BOS_ID,
@@ -24,12 +26,11 @@ from one_peace.modalities.tokenization import (
     published_tokenizer,
 )
 from parity import Check, Comparison
-from parity_files import Fixture
 
 
 def vocabulary_folder() -> Path:
     """Where the published vocabulary lies: `ONE_PEACE_VOCAB`, or `../shared/vocab` beside the repository."""
-    return Path(os.environ.get("ONE_PEACE_VOCAB", Path(__file__).parents[2] / "shared" / "vocab"))
+    return Path(os.environ.get("ONE_PEACE_VOCAB", Path(__file__).parents[3] / "shared" / "vocab"))
 
 
 @lru_cache

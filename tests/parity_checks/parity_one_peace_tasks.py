@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from parity_files import Fixture
+from parity_one_peace import load, read, reference_config
+from parity_one_peace_files import check_vision_names
+from parity_one_peace_pretraining import check_gradients
 from torch import Tensor
 
 from one_peace.models.one_peace.config import OnePeaceConfig
@@ -17,10 +21,6 @@ from one_peace.objectives.boxes import grounding_loss, valid_boxes
 from one_peace.objectives.classification import classification_loss, count_right
 from one_peace.objectives.hinge import answer_hinge
 from parity import Check, Comparison
-from parity_files import Fixture
-from parity_one_peace import load, read, reference_config
-from parity_one_peace_files import check_vision_names
-from parity_one_peace_pretraining import check_gradients
 
 
 def inputs_of(fixture: Fixture) -> dict[str, dict[str, Tensor]]:
@@ -71,7 +71,7 @@ def check_head(compare: Comparison, config: OnePeaceConfig, case: dict[str, Any]
     compare.exact("attention pooling", head.pooling == "attention", case["attn_pooling"])
     compare.exact("pooler", head.pooler, case["use_pooler"])
     compare.exact("two pictures", head.pictures == 2, case.get("two", False))
-    compare.exact("width of the hidden layer", head.hidden, case["scale"] * config.width)
+    compare.exact("width of the hidden layer", head.hidden, int(case["scale"] * config.width))
 
 
 def check_grounding(fixture: Fixture, compare: Comparison) -> None:

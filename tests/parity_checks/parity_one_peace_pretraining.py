@@ -6,6 +6,8 @@ import dataclasses
 from typing import Any
 
 import torch
+from parity_files import Fixture
+from parity_one_peace import batches, load, read, reference_config
 from torch import Tensor, nn
 
 from one_peace.checkpoints.names import Target, prefixed_name, to_native
@@ -24,8 +26,6 @@ from one_peace.tasks.pretraining import (
     pretraining_losses,
 )
 from parity import Check, Comparison
-from parity_files import Fixture
-from parity_one_peace import batches, load, read, reference_config
 
 PAIRS = {"vl": "image", "al": "audio"}  # the fixtures' names of joint inputs
 
@@ -169,7 +169,7 @@ def check_passes(
             else:
                 outputs = {place: features[n] for place, n in enumerate(names)}
         for place, ours in outputs.items():
-            compare.feature(f"call {index}.{place}", ours, fixture[f"out.call{index}.{place}"])
+            compare.activation(f"call {index}.{place}", ours, fixture[f"out.call{index}.{place}"])
 
 
 def pass_name(modality: str, joint: bool, stage: PretrainingStage) -> str:

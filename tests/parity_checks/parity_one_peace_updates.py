@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from parity_files import Fixture
 from torch import Tensor, nn
 
 from one_peace.checkpoints.names import Target, to_native
 from one_peace.training.optimizer import BLOCK, build_optimizer, decays, layer_of, learning_rate
 from one_peace.training.recipe import OptimizerRecipe
 from parity import Check, Comparison
-from parity_files import Fixture
 
 SCHEDULE = re.compile(
     r".*lr(?P<lr>\S+) min(?P<least>\S+) (?P<kind>warm|ratio)(?P<warm>\S+) (?:max|total)(?P<steps>\d+)"
@@ -108,7 +108,7 @@ def dimensions(official: str) -> int:
 @lru_cache
 def published_shapes() -> dict[str, list[int]]:
     """Shapes by name, where {} stands for the number of a layer."""
-    listed = Path(__file__).parent / "golden" / "one_peace" / "official_tensors_4b.json"
+    listed = Path(__file__).parents[1] / "golden" / "one_peace" / "official_tensors_4b.json"
     return {row[0]: row[1] for row in json.loads(listed.read_text(encoding="utf-8"))["rows"]}
 
 

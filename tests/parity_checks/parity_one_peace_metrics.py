@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import torch
+from parity_files import Fixture
 from torch import Tensor
 
 from one_peace.tasks.classification import MeanAveragePrecision
@@ -13,7 +14,6 @@ from one_peace.tasks.retrieval import measure_recalls
 from one_peace.tasks.task import TaskBatch
 from one_peace.training.ema import WeightAverage
 from parity import Check, Comparison
-from parity_files import Fixture
 
 
 def check_metrics(fixture: Fixture, compare: Comparison) -> None:
@@ -47,7 +47,7 @@ def number(value: float) -> Tensor:
 
 def check_average(fixture: Fixture, compare: Comparison) -> None:
     """The published average is a copy of the weights at every update; ours is one until its `start`."""
-    updates = sorted(int(name[1:].partition(".")[0]) for name in fixture.tensors if name.startswith("m"))
+    updates = sorted({int(name[1:].partition(".")[0]) for name in fixture.tensors if name.startswith("m")})
     names = [name.removeprefix("m0.") for name in fixture.tensors if name.startswith("m0.")]
     copy, average = ({name: fixture[f"m0.{name}"].clone() for name in names} for _ in range(2))
     begin = fixture.meta["start_update"]
