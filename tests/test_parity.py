@@ -118,6 +118,15 @@ def test_a_changed_fact_fails(
     assert failures(monkeypatch, file, change)
 
 
+def test_what_is_not_a_number_is_so_on_both_sides() -> None:
+    """The published loss of boxes is, where no predicted box is one."""
+    nan = torch.tensor([torch.nan, 1.0])
+    for ours, fails in ((nan.clone(), False), (torch.tensor([torch.nan, 1.1]), True), (torch.ones(2), True)):
+        comparison = parity.Comparison()
+        comparison.loss("loss", ours, nan)
+        assert bool(comparison.failures) == fails
+
+
 @pytest.mark.parametrize("name", ["out.loss", "grad.logit_scale"])
 def test_a_missing_number_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = failures(monkeypatch, "one_peace/fixture2_pretrain_vl.json", lambda _, tensors: tensors.pop(name) and None)

@@ -16,6 +16,7 @@ from torch import Tensor
 import one_peace
 from one_peace.checkpoints.convert import convert
 from one_peace.checkpoints.official import read_official
+from one_peace.checkpoints.official_config import infer_config, parse_convolutions
 from one_peace.checkpoints.pickles import load_pickle
 from one_peace.errors import CheckpointError, InputError
 from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
@@ -405,6 +406,54 @@ def test_impossible_settings_of_an_official_file(tmp_path: Path) -> None:
     torch.save({"cfg": {"model": {"encoder": {"drop_path_rate": 7}}}, "model": STATE}, path)
     with pytest.raises(CheckpointError, match=r"dropped\.pt: its configuration .*drop_path must be .* below 1, got 7"):
         from_pretrained(path)
+
+
+@pytest.mark.parametrize(
+    "part, key, value",
+    [("", "activation_fn", "relu"), ("", "normalize_before", False), ("audio_adapter", "conv_pos_pre_ln", True)],
+)
+def test_settings_of_another_model_are_refused(part: str, key: str, value: object, tmp_path: Path) -> None:
+    """Most of them show in no shape: the file would load, and compute something else."""
+    encoder = {part: {key: value}} if part else {key: value}
+    torch.save({"cfg": {"model": {"encoder": encoder}}, "model": STATE}, tmp_path / "other.pt")
+    with pytest.raises(
+        CheckpointError, match=rf"other\.pt: encoder\.{part}.*{key} is {value!r}; ONE-PEACE models have"
+    ):
+        from_pretrained(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(
+    "spec, rows",
+    [
+        ("[(512, 10, 5)] + [(512, 3, 2)] * 2", [(512, 10, 5), (512, 3, 2), (512, 3, 2)]),
+        ("[(32, 10, 5), (32, 3, 3), (32, 3, 2)]", [(32, 10, 5), (32, 3, 3), (32, 3, 2)]),
+        ("[(32,10,5)] + 2 * [(32, 3, 3,)]", [(32, 10, 5), (32, 3, 3), (32, 3, 3)]),
+        ("[(32, 10)]", []),
+        ("[(32, 10, 5)] * open('x')", []),
+        ("9" * 5000, []),
+        (None, []),
+    ],
+)
+def test_forms_of_the_waveform_convolutions(spec: object, rows: list[tuple[int, int, int]]) -> None:
+    assert parse_convolutions(spec) == rows
+
+
+def test_waveform_convolutions_that_are_not_those_of_the_file(tmp_path: Path) -> None:
+    """Their strides are told by the settings alone."""
+    encoder = {"audio_adapter": {"feature_encoder_spec": "[(7, 10, 5)]"}}
+    shapes = {"adapters.audio.cls": (1, 1, 64), "adapters.audio.frames.convs.0.weight": (32, 1, 10)}
+    shapes |= {"fusion.blocks.0.attention_norm.weight": (64,), "fusion.blocks.0.ffn.audio.gate.weight": (128, 64)}
+    with pytest.raises(CheckpointError, match=r"feature_encoder_spec is '\[\(7, 10, 5\)\]', and .* \(32, 10\)"):
+        infer_config("file", shapes, {"model": {"encoder": encoder}})
+    assert infer_config("file", shapes, {})["modalities"]["audio"]["convs"] == [[32, 10, 5]]
+
+
+@pytest.mark.parametrize("by_image, reads", [(False, "text"), (True, "audio")])
+def test_what_a_head_reads_of_texts_and_sounds(by_image: bool, reads: str) -> None:
+    shapes = {f"adapters.{name}.cls": (1, 1, 64) for name in ("text", "audio")} | {"head.out.weight": (2, 64)}
+    shapes |= {"fusion.blocks.0.attention_norm.weight": (64,), "fusion.blocks.0.ffn.audio.gate.weight": (128, 64)}
+    head = infer_config("file", shapes, {"model": {"use_image_features": by_image}})["head"]
+    assert head["reads"] == reads
 
 
 def test_no_model_at_all(tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from one_peace.nn.frame_convolution import FrameConvolution
 @settings(max_examples=40, deadline=None)
 @given(
     stride=st.integers(1, 5),
-    overlap=st.integers(0, 5),
+    overlap=st.integers(0, 8),
     frames=st.integers(1, 60),
     channels=st.integers(1, 4),
     batch=st.integers(1, 3),
 )
 def test_equals_the_ordinary_convolution(stride: int, overlap: int, frames: int, channels: int, batch: int) -> None:
-    kernel = stride + min(overlap, stride)
+    kernel = max(1, stride + overlap - 2)  # from below the stride to more than twice of it
     layer = FrameConvolution(channels, 3, kernel, stride).double()
     x = torch.randn(batch, max(frames, kernel), channels, dtype=torch.float64, requires_grad=True)
     ours = layer(x)
@@ -33,8 +33,3 @@ def test_equals_the_ordinary_convolution(stride: int, overlap: int, frames: int,
 def test_too_few_frames_are_refused() -> None:
     with pytest.raises(ValueError, match="9 frames are shorter than the kernel 10"):
         FrameConvolution(1, 4, 10, 5)(torch.zeros(1, 9, 1))
-
-
-def test_a_kernel_over_twice_the_stride_is_refused() -> None:
-    with pytest.raises(ValueError, match="kernel 5"):
-        FrameConvolution(1, 4, 5, 2)

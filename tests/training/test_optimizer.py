@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import tiny_model
 
 from one_peace.tasks.pretraining import AUDIO_TEXT, freeze_for_stage
-from one_peace.training.optimizer import build_optimizer, decays, learning_rate, set_learning_rate
+from one_peace.training.optimizer import build_optimizer, decays, layer_of, learning_rate, set_learning_rate
 from one_peace.training.recipe import OptimizerRecipe
-from tiny_models import tiny_model
 
 
 def test_vectors_cls_and_absolute_positions_do_not_decay() -> None:
@@ -67,6 +67,12 @@ def test_layer_decay_slows_the_lower_layers() -> None:
         "decoder.fusion.blocks.0.attention.qkv.weight": 1.0,
     }.items():
         assert rates[id(model.get_parameter(name))] == rate, name
+
+
+def test_embeddings_of_roles_learn_as_slowly_as_the_adapters_that_they_belong_to() -> None:
+    blocks = [f"encoder.fusion.blocks.{block}.attention.qkv.weight" for block in range(2)]
+    names = (*blocks, "roles.text", "roles.second_image", "encoder.adapters.text.cls", "head.out.weight")
+    assert [layer_of(name, 2) for name in names] == [1, 2, 0, 0, 0, 3]
 
 
 def test_a_step_is_adamw_with_the_recipes_numbers() -> None:

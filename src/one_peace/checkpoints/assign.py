@@ -144,8 +144,7 @@ def _resizable(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> bo
     if len(given) != 2 or given[1] != wanted[1]:
         return False
     if GRID_TABLE.fullmatch(name):
-        # relative tables only grow: offsets of a smaller grid are a subset of the table's
-        return wanted[0] > given[0] and all(_is_square(n - CLS_ROWS) for n in (given[0], wanted[0]))
+        return all(_is_square(n - CLS_ROWS) for n in (given[0], wanted[0]))
     return bool(GRID_POSITIONS.fullmatch(name)) and all(_is_square(n - 1) for n in (given[0], wanted[0]))
 
 

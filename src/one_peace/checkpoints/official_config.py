@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import re
 from collections.abc import Mapping
@@ -14,6 +15,19 @@ OFFICIAL_MODALITIES = ("text", "image", "audio")
 PATCH = 16  # pixels
 CLS_ROWS = 3  # of a relative table
 HEAD_WIDTH = 64  # of every published model
+MOST_CONVOLUTIONS = 64  # of the waveform
+FIXED = {  # choices of every published model
+    "activation_fn": "gelu",
+    "normalize_before": True,
+    "shrink_alpha": 1.0,
+    "layernorm_embedding": False,
+    "magneto_scale_attn": True,
+    "scale_fc": True,
+    "scale_attn": False,
+    "scale_heads": False,
+    "conv_pos_pre_ln": False,
+    "conv_bias": False,
+}
 PUBLISHED_STRIDES = {10: 5}  # kernel -> stride of the waveform convolutions; otherwise 2
 
 
@@ -24,6 +38,9 @@ def infer_config(name: str, shapes: Shapes, settings: Mapping[str, Any]) -> dict
     """
     model, task = _mapping(settings.get("model")), _mapping(settings.get("task"))
     stored = _mapping(model.get("encoder"))
+    decodes = "decoder.fusion.blocks.0.attention_norm.weight" in shapes
+    for part in ("encoder", "decoder") if decodes else ("encoder",):
+        _check_fixed(part, _mapping(model.get(part)))
     modalities = [m for m in OFFICIAL_MODALITIES if f"adapters.{m}.cls" in shapes]
     if not modalities or "fusion.blocks.0.attention_norm.weight" not in shapes:
         raise CheckpointError(f"{name}: holds no ONE-PEACE encoder (no adapters or no fusion layers)")
@@ -43,10 +60,19 @@ def infer_config(name: str, shapes: Shapes, settings: Mapping[str, Any]) -> dict
         "decoder": None,
         "head": _head(shapes, config["width"], modalities, model),
     }
-    if "decoder.fusion.blocks.0.attention_norm.weight" in shapes:
+    if decodes:
         config["decoder"] = _blocks(shapes, "decoder.fusion", modalities, _mapping(model.get("decoder")))
         config["decoder"]["mask_padding"] = True
     return config
+
+
+def _check_fixed(where: str, stack: Mapping[str, Any]) -> None:
+    """Refuses settings of other models, some of which do not show in any shape."""
+    adapters = {f"{where}.{m}_adapter": _mapping(stack.get(f"{m}_adapter")) for m in OFFICIAL_MODALITIES}
+    for place, stored in ({where: stack} | adapters).items():
+        for key, value in FIXED.items():
+            if stored.get(key, value) != value:
+                raise CheckpointError(f"{place}.{key} is {stored[key]!r}; ONE-PEACE models have {value!r}")
 
 
 def _head(shapes: Shapes, width: int, modalities: list[str], model: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -59,10 +85,10 @@ def _head(shapes: Shapes, width: int, modalities: list[str], model: Mapping[str,
         pooling = "attention"
     else:  # the published classifier of the vision branch pools the mean unless its encoder ends in a norm
         pooling = "cls" if hidden or "head.norm.weight" not in shapes else "mean"
-    by_image = bool(model.get("use_image_features")) and "image" in modalities
+    order = ("image", "audio", "text") if model.get("use_image_features") else OFFICIAL_MODALITIES
     return {
         "outputs": outputs,
-        "reads": "image" if by_image else modalities[0],
+        "reads": next(name for name in order if name in modalities),
         "pooling": pooling,
         "hidden": hidden[0] if hidden else None,
         "pooler": "head.pooler.weight" in shapes,
@@ -129,9 +155,15 @@ def _audio(shapes: Shapes, width: int, stored: Mapping[str, Any], task: Mapping[
         shapes[f"adapters.audio.frames.convs.{i}.weight"]
         for i in range(1 + _last(shapes, r"adapters\.audio\.frames\.convs\.(\d+)\.weight"))
     ]
-    spec = parse_convolutions(stored.get("feature_encoder_spec"))
-    if [(c, k) for c, k, _ in spec] != [(s[0], s[2]) for s in found]:
+    if (stated := stored.get("feature_encoder_spec")) is None:
         spec = [(s[0], s[2], PUBLISHED_STRIDES.get(s[2], 2)) for s in found]
+    else:
+        spec = parse_convolutions(stated)
+        if [(c, k) for c, k, _ in spec] != [(s[0], s[2]) for s in found]:  # whose strides nothing tells then
+            raise CheckpointError(
+                f"feature_encoder_spec is {stated!r}, and the waveform convolutions have the (channels, kernel) "
+                f"{', '.join(str((s[0], s[2])) for s in found)}"
+            )
     depth = 1 + _last(shapes, r"adapters\.audio\.positions\.convs\.(\d+)\.weight")
     kernel_shape = shapes.get("adapters.audio.positions.convs.0.weight", (width, width, 3))
     total = int(stored.get("conv_pos_width") or 0)
@@ -153,13 +185,28 @@ CONFIGS = {"text": _text, "image": _image, "audio": _audio}
 
 def parse_convolutions(spec: Any) -> list[tuple[int, int, int]]:
     """`"[(512, 10, 5)] + [(512, 3, 2)] * 4"` -> (channels, kernel, stride) rows; [] for anything else."""
-    item = r"\[\s*\(\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,?\s*\)\s*,?\s*\]\s*(?:\*\s*(\d+))?"
-    if not isinstance(spec, str) or not re.fullmatch(rf"\s*{item}\s*(?:\+\s*{item}\s*)*", spec):
+
+    def value(node: ast.AST) -> Any:
+        match node:
+            case ast.Expression(body):
+                return value(body)
+            case ast.List(elements) | ast.Tuple(elements):
+                return [value(element) for element in elements]
+            case ast.Constant(int(number)):
+                return number
+            case ast.BinOp(left, ast.Add(), right):
+                return value(left) + value(right)
+            case ast.BinOp(left, ast.Mult(), right):
+                rows, times = sorted((value(left), value(right)), key=lambda side: isinstance(side, int))
+                if len(rows) * times <= MOST_CONVOLUTIONS:
+                    return rows * times
+        raise ValueError(f"no list of numbers: {ast.dump(node)}")
+
+    try:
+        rows = [tuple(row) for row in value(ast.parse(spec.strip(), mode="eval"))]
+    except (AttributeError, SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
         return []
-    rows = []
-    for match in re.finditer(item, spec):
-        rows += [(int(match[1]), int(match[2]), int(match[3]))] * min(int(match[4] or 1), 64)
-    return rows
+    return [(c, k, s) for c, k, s in rows] if all(len(row) == 3 for row in rows) else []
 
 
 def official_settings(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,15 +10,14 @@ from torch import Tensor, nn
 
 
 class FrameConvolution(nn.Module):
-    """Convolution without bias or padding over (batch, frames, channels), kernel at most twice the stride.
+    """Convolution without bias or padding over (batch, frames, channels).
 
-    The weight has the usual layout (channels out, channels in, kernel).
+    The weight has the usual layout (channels out, channels in, kernel). Kernels from one stride to two, those of all
+    published front ends, are matrix products.
     """
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int) -> None:
         super().__init__()
-        if not stride <= kernel <= 2 * stride:
-            raise ValueError(f"kernel {kernel} must lie between stride {stride} and twice the stride")
         self.kernel = kernel
         self.stride = stride
         self.weight = nn.Parameter(torch.empty(channels_out, channels_in, kernel))
@@ -42,6 +41,8 @@ class FrameConvolution(nn.Module):
         if torch.is_autocast_enabled(x.device.type):  # products in place cannot change their dtype themselves
             dtype = torch.get_autocast_dtype(x.device.type)
             x, matrix = x.to(dtype), matrix.to(dtype)
+        if not self.stride <= self.kernel <= 2 * self.stride:
+            return F.conv1d(x.transpose(1, 2), self.weight.to(x.dtype), stride=self.stride).transpose(1, 2)
         y: Tensor = _BlockProducts.apply(x.contiguous(), matrix, self.stride)
         return y
 

@@ -25,10 +25,13 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 
 
 def layer_of(name: str, layers: int) -> int:
-    """Depth of a parameter for layer decay: adapters 0, block i and its bias table i + 1, all else `layers` + 1."""
+    """Depth of a parameter for layer decay: adapters 0, block i and its bias table i + 1, all else `layers` + 1.
+
+    The embeddings of roles (of two pictures and a text) count as parts of the adapters, as published.
+    """
     if block := BLOCK.match(name):
         return int(block[1]) + 1
-    return 0 if name.removeprefix("encoder.").startswith("adapters.") else layers + 1
+    return 0 if name.removeprefix("encoder.").startswith(("adapters.", "roles.")) else layers + 1
 
 
 Groups = Callable[[str, nn.Parameter], tuple[bool, float]]

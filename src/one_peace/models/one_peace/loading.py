@@ -66,18 +66,28 @@ def from_pretrained(
     full, path = source.config, source.path
     config = full if modalities is None else full.with_modalities(modalities)
     config = _with_image_size(dataclasses.replace(config, decoder=None, head=None), image_size)
+    encoder = load_encoder(source, config, parse_device(device), parse_dtype(dtype))
+    processors = {name: open_processor(name, settings, path, tokenizer) for name, settings in config.modalities.items()}
+    return OnePeace(encoder, processors)
+
+
+def load_encoder(
+    source: SavedModel, config: OnePeaceConfig, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> OnePeaceEncoder:
+    """The encoder of a saved model in the shape of `config`, which may have fewer of its modalities.
+
+    `CheckpointError` names every tensor that does not fit.
+    """
     try:
         encoder = build_on_meta(OnePeaceEncoder, config)
         kept = _encoder_tensors(source, config)
         headless = not any(name.startswith("projections.") for name in kept)
-        optional = AFTER_BLOCKS if headless else ()
-        report = assign_tensors(encoder, kept, parse_device(device), parse_dtype(dtype), optional)
+        report = assign_tensors(encoder, kept, device, dtype, AFTER_BLOCKS if headless else ())
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{source.path}: {error}") from error
     if headless:
-        _fill_after_blocks(path, encoder, report.missing, parse_device(device), parse_dtype(dtype))
-    processors = {name: open_processor(name, settings, path, tokenizer) for name, settings in config.modalities.items()}
-    return OnePeace(encoder, processors)
+        _fill_after_blocks(source.path, encoder, report.missing, device, dtype)
+    return encoder
 
 
 def load_for_prediction(
@@ -96,27 +106,31 @@ def load_for_prediction(
     if source.config.head is None:
         raise CheckpointError(f"{source.path}: has no prediction head; fine-tune it for a task first")
     config = _with_image_size(dataclasses.replace(source.config, decoder=None), image_size)
+    model = load_predictor(source, config, parse_device(device), parse_dtype(dtype))
+    processors = {
+        name: open_processor(name, settings, source.path, tokenizer) for name, settings in config.modalities.items()
+    }
+    return model, processors
+
+
+def load_predictor(
+    source: SavedModel, config: OnePeaceConfig, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> OnePeaceForPrediction:
+    """A fine-tuned model in the shape of `config`, which has a head. Errors as of `load_encoder`."""
     try:
         model = build_on_meta(OnePeaceForPrediction, config)
-    except CheckpointError as error:
-        raise CheckpointError(f"{source.path}: {error}") from error
-    wanted = dict(model.named_parameters())
-    # Norms of modalities that the head does not read, and projections, may be there and serve nothing.
-    ignored = ("encoder.projections.", "encoder.logit_scale", "encoder.fusion.norms.")
-    names = {name: name for name in source.tensors if name in wanted or not name.startswith(ignored)}
-    names, added = _fold_roles(names, config, prefix="encoder.") if not model.roles else (names, {})
-    target, to_dtype = parse_device(device), parse_dtype(dtype)
-    try:
-        assign_tensors(model, _Selected(source.tensors, names, added), target, to_dtype, optional=("roles.",))
+        wanted = dict(model.named_parameters())
+        # Norms of modalities that the head does not read, and projections, may be there and serve nothing.
+        ignored = ("encoder.projections.", "encoder.logit_scale", "encoder.fusion.norms.")
+        names = {name: name for name in source.tensors if name in wanted or not name.startswith(ignored)}
+        names, added = _fold_roles(names, config, prefix="encoder.") if not model.roles else (names, {})
+        assign_tensors(model, _Selected(source.tensors, names, added), device, dtype, optional=("roles.",))
     except CheckpointError as error:
         raise CheckpointError(f"{source.path}: {error}") from error
     for name, parameter in model.roles.items():
         if parameter.is_meta:  # a file whose examples have two pictures and no embedding of their role
-            model.roles[name] = nn.Parameter(torch.zeros(parameter.shape, device=target, dtype=to_dtype))
-    processors = {
-        name: open_processor(name, settings, source.path, tokenizer) for name, settings in config.modalities.items()
-    }
-    return model.eval(), processors
+            model.roles[name] = nn.Parameter(torch.zeros(parameter.shape, device=device, dtype=dtype))
+    return model.eval()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +192,11 @@ def _with_image_size(config: OnePeaceConfig, size: int | None) -> OnePeaceConfig
     if size is not None and (size < PATCH or size % PATCH):
         raise ValueError(f"image_size must be a positive multiple of {PATCH}, got {size}")
     size = size or image.image_size
-    image = dataclasses.replace(image, image_size=size, bias_grid=max(image.bias_grid, size // PATCH))
+    grid = size // PATCH
+    if config.head is None or config.head.pooling != "mean":
+        grid = max(image.bias_grid, grid)  # a smaller grid reads a part of the table
+    # else the published image classifier, which resizes its table for smaller pictures too
+    image = dataclasses.replace(image, image_size=size, bias_grid=grid)
     return dataclasses.replace(config, modalities={**config.modalities, "image": image})
 
 

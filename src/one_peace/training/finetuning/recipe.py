@@ -203,7 +203,7 @@ class FinetuneRecipe:
 
     def schedule(self, updates: int) -> OptimizerRecipe:
         """The optimizer's settings for a run of so many updates."""
-        return dataclasses.replace(self.optimizer, warmup_steps=round(self.warmup * updates))
+        return dataclasses.replace(self.optimizer, warmup_steps=int(self.warmup * updates))
 
 
 def load_finetune_recipe(name_or_path: str, settings: Sequence[str] = (), folder: str = "finetune") -> FinetuneRecipe:
