@@ -1,8 +1,8 @@
 """What pretraining is worth on tasks: `python benchmarks/quality.py`, every kind of task on data that installs by name.
 
 Each task is learned from the shipped weights, from scratch and by a head alone, and measured beside a guess. Writes
-results/quality-DATE.json and .md, again after every task, and in the end the table in the README: of every task the
-newest row that was measured with the same settings.
+results/quality-DATE.json and .md, again after every task, and in the end the table in docs/fine-tuning.md: of every
+task the newest row that was measured with the same settings.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from measure import RESULTS, machine
 from one_peace.cache import cache_folder
 from one_peace.data.sample_tasks import make_sample_task
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "fine-tuning.md"
 MARKER = "quality"
 MODEL = "one-peace-nano"
 
@@ -77,9 +77,9 @@ def main() -> None:
     print(f"wrote {base}.json and .md")
     newest = record | {"cases": newest_cases(options.out.glob("quality-*.json"), *settings)}
     if options.out == RESULTS and all(case.table in newest["cases"] for case in CASES):
-        text = README.read_text(encoding="utf-8")
-        README.write_text(replace_block(text, MARKER, to_table(newest)), encoding="utf-8")
-        print(f"wrote the table in {README.name}")
+        text = PAGE.read_text(encoding="utf-8")
+        PAGE.write_text(replace_block(text, MARKER, to_table(newest)), encoding="utf-8")
+        print(f"wrote the table in {PAGE.name}")
 
 
 def newest_cases(records: Iterable[Path], model: str, part: float, seed: int) -> dict[str, Any]:

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_models import tiny_processors
 
 from one_peace.tasks.classification import Classification
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.task import TaskBatch
-from tiny_models import tiny_processors
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -26,7 +26,7 @@ from judging.cases import ARMS, CASES, FINE_TUNED, SCRATCH, Case  # noqa: E402
 from judging.figures import Hits, Scored, difference, estimate, split_batch  # noqa: E402
 from judging.runs import Setting, divide, run_case  # noqa: E402
 from judging.writing import replace_block, to_markdown, to_table  # noqa: E402
-from quality import MARKER, MODEL, README, RESULTS, keep, newest_cases  # noqa: E402
+from quality import MARKER, MODEL, PAGE, RESULTS, keep, newest_cases  # noqa: E402
 
 from one_peace.data.sample_tasks import SAMPLE_TASKS  # noqa: E402
 
@@ -102,10 +102,10 @@ def test_of_every_task_the_newest_record_counts(tmp_path: Path) -> None:
     assert head.endswith("| measured |") and {line.count("|") for line in (rule, *rows)} == {head.count("|")}
 
 
-def test_the_table_of_the_readme_is_that_of_the_records() -> None:
+def test_the_table_of_the_page_is_that_of_the_records() -> None:
     cases = newest_cases(RESULTS.glob("quality-*.json"), MODEL, 1.0, 1)
     table = to_table({"command": "python benchmarks/quality.py", "model": MODEL, "cases": cases})
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     assert replace_block(text, MARKER, table) == text
 
 
@@ -162,10 +162,9 @@ def test_guesses() -> None:
     assert torch.allclose(centre_box(boxes, 4).sigmoid(), torch.tensor([[0.35, 0.35, 0.65, 0.65]]))
 
 
-def test_the_block_of_the_readme() -> None:
+def test_the_block_of_the_page() -> None:
     text = "a\n<!-- quality:begin (by hand never) -->\nold\n<!-- quality:end -->\nb\n"
     assert replace_block(text, "quality", "new\n") == text.replace("old", "new")
     with pytest.raises(ValueError, match="no single pair of markers"):
         replace_block(text, "results", "new\n")
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    assert replace_block(readme, "quality", "new\n").count("new\n<!-- quality:end") == 1
+    assert replace_block(PAGE.read_text(encoding="utf-8"), "quality", "new\n").count("new\n<!-- quality:end") == 1
