@@ -1,5 +1,5 @@
-"""What the model is asked, word for word as in training (paper, section 3.3). `InputError` where cleaning leaves no
-words."""
+"""What the model is asked, word for word as in training (paper, section 3.3); {} is where a text goes. The functions
+clean the text too: `InputError` where that leaves no words."""
 
 from __future__ import annotations
 
@@ -7,24 +7,41 @@ from one_peace.errors import InputError
 from one_peace.models.ofa.vocabulary import clean_text
 
 DESCRIBE = " what does the image describe?"
-MAX_WORDS = 80  # of a question or phrase
+LOCATE = ' which region does the text " {} " describe?'
+MATCH = ' does the image describe " {} "?'
+IMPLY = ' can image and text1 " {} " imply text2 " {} "?'
+VERIFY = ' what is the answer to question " {} ". is " {} "?'
+NAME_REGION = "  what does the region describe? region:"  # its corners follow
+DETECT = " what are the objects in the image?"
+DRAW = " what is the complete image? caption: {}"
+MIDDLE = " what is the image in the middle part?"
+COMPLETE = ' what is the complete text of " "?'  # the text goes in between as tokens
+
+PRETRAINED = (DESCRIBE, LOCATE, MATCH, VERIFY, NAME_REGION, DETECT, DRAW, MIDDLE, COMPLETE)
+"""The prompts of pretraining; a question about a picture has none."""
+
+MAX_WORDS = 80  # of a question, phrase or statement
 DRAW_WORDS = 64
 
 
 def locate(phrase: str) -> str:
     """Which part of a picture a phrase means."""
-    return f' which region does the text " {_words(phrase, MAX_WORDS)} " describe?'
+    return LOCATE.format(_words(phrase, MAX_WORDS))
 
 
 def ask(question: str) -> str:
     """A question about a picture, with its mark."""
-    cleaned = _words(question, MAX_WORDS, caption=False)
-    return f" {cleaned}" if cleaned.endswith("?") else f" {cleaned}?"
+    return f" {with_mark(_words(question, MAX_WORDS, caption=False))}"
+
+
+def with_mark(question: str) -> str:
+    """A cleaned question, with a question mark at its end."""
+    return question if question.endswith("?") else f"{question}?"
 
 
 def draw(caption: str) -> str:
     """A picture of what a caption says."""
-    return f" what is the complete image? caption: {_words(caption, DRAW_WORDS)}"
+    return DRAW.format(_words(caption, DRAW_WORDS))
 
 
 def _words(text: str, most: int, *, caption: bool = True) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from one_peace.models.ofa import prompts
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.given_answers import ANSWER_COLUMNS, annotators_of, answer_scores
 from one_peace.tasks.ofa.example import PromptKind, SequenceExample, with_target
 from one_peace.tasks.ofa.task import PICTURES, PictureForm, SequenceTask, cleaned
 from one_peace.tasks.task import Row, has, texts_of
 
-MAX_WORDS, MAX_OBJECTS, MAX_ANSWER = 80, 30, 30  # words of a question, objects named to it, tokens of an answer
+MAX_OBJECTS, MAX_ANSWER = 30, 30  # objects named to a question, tokens of an answer
 
 
 class Answering(SequenceTask):
@@ -38,8 +39,7 @@ class Answering(SequenceTask):
 
     def example(self, row: Row, key: str) -> SequenceExample:
         pixels = self.pictures(self.picture(row, key))
-        question = cleaned(row, "question", key, MAX_WORDS, caption=False)
-        question += "" if question.endswith("?") else "?"
+        question = prompts.with_mark(cleaned(row, "question", key, prompts.MAX_WORDS, caption=False))
         source = f" {question}"
         if self.objects and has(row, "objects"):
             named = texts_of(row, "objects", key)[:MAX_OBJECTS]

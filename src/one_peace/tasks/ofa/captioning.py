@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from one_peace.models.ofa import prompts
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.ofa.example import SequenceExample, with_target
-from one_peace.tasks.ofa.task import DESCRIBE, PICTURES, PictureForm, SequenceTask, without_punctuation
+from one_peace.tasks.ofa.task import PICTURES, PictureForm, SequenceTask, without_punctuation
 from one_peace.tasks.task import BETWEEN, Row, has, text_of, texts_of
 
 
@@ -37,5 +38,5 @@ class Captioning(SequenceTask):
         texts = [text for one in given if (text := without_punctuation(one))]
         words = texts if self.references else [" ".join(text.split(" ")[: self.max_words]) for text in texts]
         answer = self.vocabulary.encode(f" {BETWEEN.join(words)}") if words else None
-        parts = with_target(self.vocabulary.encode(DESCRIBE), answer)
+        parts = with_target(self.vocabulary.encode(prompts.DESCRIBE), answer)
         return SequenceExample(key, pixels=pixels, facts={"references": texts}, **parts)

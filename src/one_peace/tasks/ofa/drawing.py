@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from one_peace.models.ofa import prompts
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.ofa.example import SequenceExample, with_target
 from one_peace.tasks.ofa.task import SequenceTask, cleaned
 from one_peace.tasks.task import BadRow, Row, has
-
-PROMPT = " what is the complete image? caption: "
-MAX_WORDS = 64
 
 
 class Drawing(SequenceTask):
@@ -22,10 +20,10 @@ class Drawing(SequenceTask):
         self.count = count
 
     def example(self, row: Row, key: str) -> SequenceExample:
-        caption = cleaned(row, "caption", key, MAX_WORDS)
+        caption = cleaned(row, "caption", key, prompts.DRAW_WORDS)
         codes = parse_codes(row["codes"], key, self.count, self.vocabulary.codes) if has(row, "codes") else None
         ids = None if codes is None else [self.vocabulary.first_code + code for code in codes]
-        parts = with_target(self.vocabulary.encode(PROMPT + caption), ids)
+        parts = with_target(self.vocabulary.encode(prompts.DRAW.format(caption)), ids)
         return SequenceExample(key, codes=True, facts={"caption": caption}, **parts)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from one_peace.models.ofa import prompts
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.ofa.example import PromptKind, SequenceExample, with_target
 from one_peace.tasks.ofa.task import PICTURES, PictureForm, SequenceTask, cleaned
 from one_peace.tasks.task import BadRow, Row, has, text_of
 
 ANSWERS = {"entailment": "yes", "contradiction": "no", "neutral": "maybe"}
-MAX_WORDS = 80
 
 
 class Entailment(SequenceTask):
@@ -32,11 +32,11 @@ class Entailment(SequenceTask):
 
     def example(self, row: Row, key: str) -> SequenceExample:
         pixels = self.pictures(self.picture(row, key))
-        statement = cleaned(row, "hypothesis", key, MAX_WORDS)
-        source = f' does the image describe " {statement} "?'
+        statement = cleaned(row, "hypothesis", key, prompts.MAX_WORDS)
+        source = prompts.MATCH.format(statement)
         if self.captions:
-            caption = cleaned(row, "caption", key, MAX_WORDS)
-            source = f' can image and text1 " {caption} " imply text2 " {statement} "?'
+            caption = cleaned(row, "caption", key, prompts.MAX_WORDS)
+            source = prompts.IMPLY.format(caption, statement)
         label = text_of(row, "label", key) if has(row, "label") else None
         if label is not None and label not in ANSWERS:
             raise BadRow(key, f"column 'label': {label!r:.60} is none of {', '.join(ANSWERS)}")

@@ -8,14 +8,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from one_peace.models.ofa import prompts
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.ofa.drawing import parse_codes
 from one_peace.tasks.ofa.example import SequenceExample, with_target
 from one_peace.tasks.ofa.task import PictureForm, SequenceTask
 from one_peace.tasks.task import Row, has, text_of
 
-MIDDLE = " what is the image in the middle part?"
-COMPLETE = ' what is the complete text of " "?'
 MAX_TEXT, KEPT_TEXT = 512, 256  # ids of a text that are read, and of those the last that are used
 
 SMALL_PICTURES = PictureForm(256)
@@ -41,7 +40,9 @@ class ImageInfilling(SequenceTask):
         quarter = self.pictures.size // 4
         pixels[:, quarter:-quarter, quarter:-quarter] = 0  # mid-grey
         ids = None if codes is None else [self.vocabulary.first_code + code for code in codes]
-        return SequenceExample(key, pixels=pixels, codes=True, **with_target(self.vocabulary.encode(MIDDLE), ids))
+        return SequenceExample(
+            key, pixels=pixels, codes=True, **with_target(self.vocabulary.encode(prompts.MIDDLE), ids)
+        )
 
 
 class TextInfilling(SequenceTask):
@@ -65,7 +66,7 @@ class TextInfilling(SequenceTask):
         """An example of a text, masked at random."""
         clean = torch.tensor(self.vocabulary.encode(f" {text.lower()}", MAX_TEXT)[-KEPT_TEXT:], dtype=torch.int64)
         masked = mask_spans(clean, self.starts[clean], self.vocabulary.mask_id, self.share, self.mean_length, generator)
-        prompt = self.vocabulary.encode(COMPLETE)
+        prompt = self.vocabulary.encode(prompts.COMPLETE)
         source = [*prompt[:-2], *masked.tolist(), *prompt[-2:]]
         return SequenceExample(key, facts={"text": text}, **with_target(source, clean.tolist()))
 

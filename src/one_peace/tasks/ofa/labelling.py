@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from one_peace.models.ofa import prompts
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.ofa.example import SequenceExample, with_target
-from one_peace.tasks.ofa.task import DESCRIBE, PictureForm, SequenceTask
+from one_peace.tasks.ofa.task import PictureForm, SequenceTask
 from one_peace.tasks.task import BadRow, Row, has, text_of
 
 IMAGENET_PICTURES = PictureForm(imagenet=True)
@@ -30,5 +31,5 @@ class Labelling(SequenceTask):
         if label is not None and label not in self.labels:
             raise BadRow(key, f"column 'label': {label!r:.60} is not among the {len(self.labels)} classes")
         ids = self.vocabulary.encode(f" {label}") if label is not None else None
-        parts = with_target(self.vocabulary.encode(DESCRIBE), ids)
+        parts = with_target(self.vocabulary.encode(prompts.DESCRIBE), ids)
         return SequenceExample(key, pixels=pixels, answers=self.answers, facts={"answer": label}, **parts)

@@ -11,11 +11,12 @@ from PIL import Image
 
 from one_peace.data.boxed_pictures import BoxedPicture
 from one_peace.modalities.tokenization import EOS_ID, PAD_ID
+from one_peace.models.ofa import prompts
 from one_peace.models.ofa.vocabulary import OfaVocabulary, clean_text
 from one_peace.tasks.given_answers import answer_scores
 from one_peace.tasks.grounding import parse_box
 from one_peace.tasks.ofa.example import SequenceExample, with_target
-from one_peace.tasks.ofa.task import DESCRIBE, PictureForm, SequenceTask, cleaned
+from one_peace.tasks.ofa.task import PictureForm, SequenceTask, cleaned
 from one_peace.tasks.task import BadRow, Row, column, has, text_of, texts_of
 
 MAX_SOURCE, MAX_TARGET = 80, 30  # words
@@ -86,20 +87,20 @@ class Mixture(SequenceTask):
         ids: list[int] = []
         for box, label in zip(picture.boxes, picture.labels, strict=True):
             ids += self.vocabulary.boxes_to_ids(box).tolist() + self.vocabulary.encode(f" {label}")
-        source = self.vocabulary.encode(" what are the objects in the image?")
+        source = self.vocabulary.encode(prompts.DETECT)
         pixels = self.pictures.normalised(picture.image)
         return SequenceExample(key, pixels=pixels, confidence=DOUBLED, **with_target(source, ids))
 
     def _caption(self, row: Row, key: str, generator: torch.Generator) -> list[SequenceExample]:
         pixels = self.pictures(self.view(self.picture(row, key)))
         caption = cleaned(row, "caption", key, MAX_TARGET)
-        parts = with_target(self.vocabulary.encode(DESCRIBE), self.vocabulary.encode(f" {caption}"))
+        parts = with_target(self.vocabulary.encode(prompts.DESCRIBE), self.vocabulary.encode(f" {caption}"))
         if row.get("dataset") == _NOISY:
             target = parts["target"]
             target[:2] = torch.where(target[:2] == EOS_ID, target[:2], PAD_ID)
         right = self._draw(generator) >= _POSITIVE
         shown = caption if right else self._wrong_caption(caption, row, key, generator)
-        matching = self._yes_no(f' does the image describe " {shown} "?', right)
+        matching = self._yes_no(prompts.MATCH.format(shown), right)
         return [
             SequenceExample(f"{key}: caption", pixels=pixels, **parts),
             SequenceExample(f"{key}: matching", pixels=pixels, facts={"right": right}, **matching),
@@ -115,7 +116,7 @@ class Mixture(SequenceTask):
         parts = with_target(self.vocabulary.encode(f" {question}"), self.vocabulary.encode(f" {answer}"))
         right = self._draw(generator) >= _POSITIVE
         shown = answer if right else self._wrong_answer(question, answer, confidence, generator)
-        matching = self._yes_no(f' what is the answer to question " {question} ". is " {shown} "?', right)
+        matching = self._yes_no(prompts.VERIFY.format(question, shown), right)
         return [
             SequenceExample(f"{key}: answer", pixels=pixels, confidence=confidence, **parts),
             SequenceExample(
@@ -130,8 +131,8 @@ class Mixture(SequenceTask):
         corners = self.vocabulary.boxes_to_ids(picture.boxes[0] * ratios.repeat(2)).tolist()
         pixels = self.pictures(picture.image)
         phrase = cleaned(row, "caption", key, MAX_TARGET)
-        where = self.vocabulary.encode(f' which region does the text " {phrase} " describe?')
-        what = [*self.vocabulary.encode("  what does the region describe? region:"), *corners]
+        where = self.vocabulary.encode(prompts.LOCATE.format(phrase))
+        what = [*self.vocabulary.encode(prompts.NAME_REGION), *corners]
         return [
             SequenceExample(f"{key}: grounding", pixels=pixels, **with_target(where, corners)),
             SequenceExample(f"{key}: region", pixels=pixels, **with_target(what, self.vocabulary.encode(f" {phrase}"))),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from one_peace.models.ofa import prompts
 from one_peace.tasks.grounding import box_inside
 from one_peace.tasks.ofa.example import SequenceExample, with_target
 from one_peace.tasks.ofa.task import SequenceTask, cleaned
 from one_peace.tasks.task import Row, has
-
-MAX_WORDS = 80
 
 
 class Referring(SequenceTask):
@@ -20,11 +19,10 @@ class Referring(SequenceTask):
 
     def example(self, row: Row, key: str) -> SequenceExample:
         image = self.picture(row, key)
-        phrase = cleaned(row, "text", key, MAX_WORDS)
+        phrase = cleaned(row, "text", key, prompts.MAX_WORDS)
         ratios = torch.tensor([self.pictures.size / side for side in image.size])
         box = box_inside(row["region_coord"], key, image.size) if has(row, "region_coord") else None
         answer = None if box is None else self.vocabulary.boxes_to_ids(box * ratios.repeat(2)).tolist()
-        prompt = f' which region does the text " {phrase} " describe?'
-        parts = with_target(self.vocabulary.encode(prompt), answer)
+        parts = with_target(self.vocabulary.encode(prompts.LOCATE.format(phrase)), answer)
         facts = {"phrase": phrase, "ratios": ratios, "box": box, "size": image.size}
         return SequenceExample(key, pixels=self.pictures(image), facts=facts, **parts)

@@ -20,7 +20,6 @@ from one_peace.models.ofa.vocabulary import OfaVocabulary, clean_text
 from one_peace.tasks.ofa.example import SequenceExample
 from one_peace.tasks.task import BadRow, Row, column, prepare, text_of
 
-DESCRIBE = " what does the image describe?"
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 

@@ -12,28 +12,21 @@ import torch
 from one_peace.checkpoints.registry import resolve
 from one_peace.errors import CheckpointError, InputError
 from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
+from one_peace.models.ofa import prompts
 from one_peace.models.ofa.config import OfaConfig
 from one_peace.models.ofa.loading import open_saved, open_vocabulary, start_from, with_image_size
 from one_peace.models.ofa.model import OfaModel
 from one_peace.models.ofa.presets import NANO, list_presets, nano, preset
 from one_peace.models.ofa.vocabulary import OfaVocabulary
-from one_peace.tasks.ofa import entailment, infilling
+from one_peace.tasks.ofa import entailment
 from one_peace.tasks.ofa.kinds import PROMPTS, SequenceSettings
-from one_peace.tasks.ofa.task import DESCRIBE, IMAGENET
+from one_peace.tasks.ofa.task import IMAGENET
 from one_peace.training.finetuning.recipe import FinetuneRecipe
 from one_peace.training.ofa.recipe import SequenceRecipe
 
 TEXT_COLUMNS = ("caption", "question", "text", "answer", "source", "target", "hypothesis")
 ASKED = (  # so that what the model is asked is made of whole words
-    DESCRIBE,
-    ' which region does the text " " describe?',
-    ' does the image describe " "?',
-    ' what is the answer to question " ". is " "?',
-    "  what does the region describe? region:",
-    " what are the objects in the image?",
-    " what is the complete image? caption:",
-    infilling.MIDDLE,
-    infilling.COMPLETE,
+    *(prompt.replace(" {}", "") for prompt in prompts.PRETRAINED),
     *(f" {answer}" for answer in entailment.ANSWERS.values()),
 )
 
@@ -53,9 +46,9 @@ def start_sequence_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         if recipe.model == NANO:
-            vocabulary = _learned_words(recipe, cache)
-            config = _changed(nano(vocabulary.tokenizer.vocab_size), recipe, chosen, settings)
-            return OfaModel(config), OfaVocabulary(vocabulary.tokenizer, config)
+            tokenizer = _learned_words(recipe, chosen.words, cache)
+            config = _changed(nano(tokenizer.vocab_size), recipe, chosen, settings)
+            return OfaModel(config), OfaVocabulary(tokenizer, config)
         saved = None if recipe.model in list_presets() else open_saved(path := resolve(recipe.model))
         own = preset(recipe.model) if saved is None else saved.config
         config = _changed(own, recipe, chosen, settings)
@@ -84,8 +77,8 @@ def _changed(
     return with_image_size(dataclasses.replace(config, **changes), recipe.image_size)
 
 
-def _learned_words(recipe: FinetuneRecipe, cache: Path) -> OfaVocabulary:
-    """A vocabulary of the texts in the training table."""
+def _learned_words(recipe: FinetuneRecipe, words: int, cache: Path) -> Tokenizer:
+    """Of the texts in the training table, at most so many words."""
     rows = recipe.tables.open_training((), cache, media=())
     texts: set[str] = set()
     for index in range(len(rows)):
@@ -96,12 +89,4 @@ def _learned_words(recipe: FinetuneRecipe, cache: Path) -> OfaVocabulary:
         texts |= {str(row[name]) for name in TEXT_COLUMNS if row.get(name)}
     if not texts:
         raise InputError(str(rows.path), f"has no words to learn; looked for in {', '.join(TEXT_COLUMNS)}")
-    tokenizer = Tokenizer(
-        train_tokenizer([*(text.strip() for text in ASKED * 100), *sorted(texts)], recipe_words(recipe))
-    )
-    return OfaVocabulary(tokenizer, nano(tokenizer.vocab_size))
-
-
-def recipe_words(recipe: FinetuneRecipe) -> int:
-    """Words that a fresh model learns at most."""
-    return (recipe.sequence or SequenceRecipe()).words
+    return Tokenizer(train_tokenizer([*(text.strip() for text in ASKED * 100), *sorted(texts)], words))
