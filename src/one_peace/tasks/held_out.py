@@ -1,9 +1,7 @@
 """Retrieval and zero-shot labels on held-out pairs: what is asked, and what counts as right.
 
-A set is a list of partners (pictures, sounds, ...) and a list of texts. Captions that are equal but for case,
-punctuation and a leading article are one text; a file that stands in several pairs is one partner. A text is relevant
-to a partner if any pair joins them, so of a picture with five captions each one is right, and of two pictures with
-the same caption both are.
+A set is a list of partners (pictures, sounds, ...) and a list of texts, each once, by the rule of `DistinctPairs`.
+So of a picture with five captions each one is right, and of two pictures with the same caption both are.
 """
 
 from __future__ import annotations
@@ -14,20 +12,19 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from one_peace.data.decoding import PairDecoder
 from one_peace.data.dropped import Dropped
-from one_peace.data.manifest import Item, normalise_caption
+from one_peace.data.manifest import Item
 from one_peace.data.pairs import source_of
 from one_peace.data.source import PairSource, RawPair, UnusablePair
 from one_peace.errors import InputError
 from one_peace.modalities.base import Example
 from one_peace.modalities.tokenization import clean_caption
+from one_peace.tasks.distinct_pairs import DistinctPairs, identity_of
 from one_peace.tasks.retrieval import recall_at
 
 RANKS = (1, 5, 10)
@@ -56,35 +53,22 @@ def decode_held_out(name: str, pairs: Sequence[Read], decoder: PairDecoder) -> H
     def read(pair: Read) -> tuple[str, str, Example] | UnusablePair:
         try:
             raw = pair()
-            return _identity(raw.partner), clean_caption(raw.text), decoder(raw, Generator())[1]
+            return identity_of(raw.partner), clean_caption(raw.text), decoder(raw, Generator())[1]
         except UnusablePair as error:
             return error
 
-    partners: dict[str, int] = {}
-    texts: dict[str, int] = {}
-    examples: list[Example] = []
-    spelled: list[str] = []
-    joined: list[tuple[int, int]] = []
+    distinct = DistinctPairs[Example]()
     with ThreadPoolExecutor() as pool:
         for found in pool.map(read, pairs):
             if isinstance(found, UnusablePair):
                 dropped.add([(found.reason, str(found))])
                 continue
-            partner, caption, example = found
-            text = normalise_caption(caption)
-            if partner not in partners:
-                partners[partner] = len(examples)
-                examples.append(example)
-            if text not in texts:
-                texts[text] = len(spelled)
-                spelled.append(caption)
-            joined.append((partners[partner], texts[text]))
-    if len(spelled) < 2:
-        what = "have only one text: there is nothing to choose from" if spelled else "hold nothing usable"
+            identity, caption, example = found
+            distinct.add(identity, example, caption)
+    if len(distinct.texts) < 2:
+        what = "have only one text: there is nothing to choose from" if distinct.texts else "hold nothing usable"
         raise InputError(name, f"its {len(pairs)} pairs {what}. {dropped}")
-    relevant = torch.zeros(len(examples), len(spelled), dtype=torch.bool)
-    relevant[tuple(torch.tensor(joined).t())] = True
-    return HeldOut(examples, spelled, relevant)
+    return HeldOut(distinct.media, distinct.texts, distinct.relevant())
 
 
 def from_source(source: PairSource, count: int) -> list[Read]:
@@ -152,7 +136,3 @@ def _recalls(name: str, scores: Tensor, relevant: Tensor) -> dict[str, float]:
     if not scores.isfinite().all():  # weights that are not finite rank nothing
         return {f"{name}@{k}": float("nan") for k in ranks}
     return {f"{name}@{k}": recall_at(scores, relevant, k).double().mean().item() for k in ranks}
-
-
-def _identity(partner: bytes | Path) -> str:
-    return str(partner) if isinstance(partner, Path) else hashlib.sha256(partner).hexdigest()

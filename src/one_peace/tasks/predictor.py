@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,12 +14,9 @@ from one_peace.errors import CheckpointError, InputError
 from one_peace.models.one_peace.loading import load_for_prediction
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from one_peace.tasks.kinds import TaskSettings
-from one_peace.tasks.task import Row, Task, TaskBatch, TaskExample, without_target
+from one_peace.tasks.task import OnError, Row, TableRows, Task, TaskBatch, TaskExample, usable, without_target
 
 BATCH_SIZE = 16
-
-Rows = Iterable[tuple[str, Row | InputError]]
-"""(key, row) pairs; in place of a row that its table could not give stands the error."""
 
 
 class Predictor:
@@ -81,7 +78,7 @@ class Predictor:
         model, processors = load_for_prediction(name_or_path, device, dtype, tokenizer=tokenizer)
         return cls(model, chosen.build(processors), batch_size, columns=chosen.columns)
 
-    def predict(self, rows: Rows, on_error: Literal["raise", "skip"] = "raise") -> Iterator[tuple[str, dict[str, Any]]]:
+    def predict(self, rows: TableRows, on_error: OnError = "raise") -> Iterator[tuple[str, dict[str, Any]]]:
         """(key, row) pairs -> (key, prediction) pairs in their order. What the rows say is right is not looked at.
 
         With "skip" rows that cannot be used are left out and kept in `skipped`; nothing else is lost.
@@ -89,7 +86,7 @@ class Predictor:
         for scores, batch in self.scored(rows, on_error):
             yield from zip(batch.keys, self.task.predictions(scores, batch), strict=True)
 
-    def measure(self, rows: Rows, on_error: Literal["raise", "skip"] = "raise") -> dict[str, float]:
+    def measure(self, rows: TableRows, on_error: OnError = "raise") -> dict[str, float]:
         """The task's figures over rows with targets, and how many `examples` they are of."""
         figures, examples = self.task.figures(), 0
         for scores, batch in self.scored(rows, on_error, targets=True):
@@ -98,26 +95,16 @@ class Predictor:
         return {**figures.result(), "examples": float(examples)}
 
     def scored(
-        self, rows: Rows, on_error: Literal["raise", "skip"] = "raise", targets: bool = False
+        self, rows: TableRows, on_error: OnError = "raise", targets: bool = False
     ) -> Iterator[tuple[Tensor, TaskBatch]]:
         """Batches of the rows with their scores, on the CPU; rows that cannot be used as in `predict`. With `targets`
         a row without one cannot be used."""
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+
+        def asked(row: Row, key: str) -> TaskExample:
+            return self.task.example(without_target(row, self.task.target_columns), key)
+
         waiting: list[TaskExample] = []
-        for key, row in rows:
-            try:
-                if isinstance(row, InputError):
-                    raise row
-                if targets:
-                    example = self.task.measured(row, key)
-                else:
-                    example = self.task.example(without_target(row, self.task.target_columns), key)
-            except InputError as error:
-                if on_error == "raise":
-                    raise
-                self.skipped.append(error)
-                continue
+        for _, example in usable(rows, self.task.measured if targets else asked, on_error, self.skipped):
             if waiting and (len(waiting) == self.batch_size or _candidates(waiting[0]) != _candidates(example)):
                 yield self._score(waiting)
                 waiting = []

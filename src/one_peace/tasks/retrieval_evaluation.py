@@ -20,7 +20,7 @@ from one_peace.tasks.held_out import RANKS, label_vectors
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.retrieval import Recall, measure_rankings, measure_recalls, rank_candidates
 from one_peace.tasks.retrieval_pairs import RetrievalSet
-from one_peace.tasks.task import BadRow, OnError, column, has, text_of
+from one_peace.tasks.task import BadRow, OnError, Row, column, has, text_of, usable
 
 ZERO_SHOT = "zero-shot"  # the kind of task
 MATCHED_AT_ONCE = 64  # texts with one medium
@@ -136,30 +136,18 @@ def measure_zero_shot(
     model: EmbeddingModel, rows: TaskRows, labels: LabelMap, settings: ZeroShotSettings, on_error: OnError = "raise"
 ) -> ZeroShot:
     """Every row's picture or sound against all labels."""
-    media: list[Any] = []
-    keys: list[str] = []
-    targets: list[int] = []
-    groups: list[str] = []
-    skipped: list[str] = []
-    for key, row in rows:
-        try:
-            if isinstance(row, InputError):
-                raise row
-            number = _target(row, labels, settings.label_columns, key)
-            medium = column(row, settings.modality, key)
-            group = "" if settings.by is None or settings.by not in row else str(row[settings.by])
-        except InputError as error:
-            if on_error == "raise":
-                raise
-            skipped.append(str(error))
-            continue
-        media.append(medium)
-        keys.append(key)
-        targets.append(number)
-        groups.append(group)
-    vectors, unusable = embed_media(model, settings.modality, media, keys, on_error)
-    skipped += [str(error) for error in unusable.values()]
-    kept = [number for number in range(len(media)) if number not in unusable]
+
+    def read(row: Row, key: str) -> tuple[Any, int, str]:
+        target = _target(row, labels, settings.label_columns, key)
+        group = "" if settings.by is None or settings.by not in row else str(row[settings.by])
+        return column(row, settings.modality, key), target, group
+
+    skipped: list[InputError] = []
+    found = list(usable(rows, read, on_error, skipped))
+    media, targets = [medium for _, (medium, _, _) in found], [target for _, (_, target, _) in found]
+    vectors, unusable = embed_media(model, settings.modality, media, [key for key, _ in found], on_error)
+    skipped += unusable.values()
+    kept = [number for number in range(len(found)) if number not in unusable]
     if not kept:
         raise InputError(str(rows.path), f"has nothing usable; the last row: {skipped[-1]}")
     target = torch.tensor(targets)[kept]
@@ -168,7 +156,7 @@ def measure_zero_shot(
     relevant = target[:, None] == torch.arange(len(labels))
     members: dict[str, list[int]] = defaultdict(list)
     for place, number in enumerate(kept):
-        members[groups[number]].append(place)
+        members[found[number][1][2]].append(place)
     members.pop("", None)
     return ZeroShot(
         measure_recalls(vectors, candidates, relevant, (1, 5)),
@@ -177,7 +165,7 @@ def measure_zero_shot(
             for name, places in sorted(members.items())
         },
         float(torch.bincount(target).max()) / len(target),
-        tuple(skipped),
+        tuple(map(str, skipped)),
     )
 
 

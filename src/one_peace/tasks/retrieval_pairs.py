@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from one_peace.data.manifest import normalise_caption
 from one_peace.data.tables import KEY_COLUMNS, TEXT_COLUMNS
 from one_peace.data.task_rows import TaskRows
 from one_peace.errors import InputError
 from one_peace.modalities.base import Example, Processor
 from one_peace.modalities.tokenization import clean_caption
+from one_peace.tasks.distinct_pairs import DistinctPairs, identity_of
 from one_peace.tasks.held_out import HeldOut
-from one_peace.tasks.task import BadRow, OnError, Row, TaskExample, column, prepare, text_of
+from one_peace.tasks.task import BadRow, OnError, Row, TaskExample, column, prepare, text_of, usable
 
 RETRIEVAL = "retrieval"  # the kind of task
 
@@ -162,31 +161,10 @@ def read_retrieval_set(
     return found
 
 
-def _take(rows: TaskRows, take: Callable[[Row, str], None], on_error: OnError) -> tuple[InputError, ...]:
-    """Has every row taken -> the errors of those that were skipped."""
-    skipped = []
-    for key, row in rows:
-        try:
-            if isinstance(row, InputError):
-                raise row
-            take(row, key)
-        except InputError as error:
-            if on_error == "raise":
-                raise
-            skipped.append(error)
-    return tuple(skipped)
-
-
 def _medium(row: Row, modality: str | Sequence[str], key: str) -> Any:
     if isinstance(modality, str):
         return column(row, modality, key)
     return {name: column(row, name, key) for name in modality}
-
-
-def _identity(medium: Any) -> str:
-    if isinstance(medium, dict):
-        return "\n".join(_identity(one) for one in medium.values())
-    return hashlib.sha256(medium).hexdigest() if isinstance(medium, bytes) else str(medium)
 
 
 def _by_key(
@@ -211,38 +189,25 @@ def _by_key(
             kind = modality if isinstance(modality, str) else " or ".join(modality)
             raise BadRow(key, f"has the {own_column} of {keys[numbers[own]]}, and another {kind}")
 
-    skipped = _take(rows, take, on_error)
+    skipped: list[InputError] = []
+    for _ in usable(rows, take, on_error, skipped):
+        pass  # `take` has kept what it read
     texts = [(numbers[own], text) for own, some in captions.items() if own in numbers for text in some]
     relevant = torch.zeros(len(media), len(texts), dtype=torch.bool)
     relevant[[number for number, _ in texts], range(len(texts))] = True
     orphans = [own for own in captions if own not in numbers]
     said = f"captions of {len(orphans)} keys that {rows.path} does not have, {orphans[0]!r} first" if orphans else None
     left_out = (*((said,) if said else ()), *map(str, skipped))
-    return RetrievalSet(media, keys, [text for _, text in texts], relevant, left_out, skipped)
+    return RetrievalSet(media, keys, [text for _, text in texts], relevant, left_out, tuple(skipped))
 
 
 def _of_table(rows: TaskRows, modality: str | Sequence[str], on_error: OnError) -> RetrievalSet:
-    numbers: dict[str, int] = {}
-    texts: dict[str, int] = {}
-    media: list[Any] = []
-    keys: list[str] = []
-    spelled: list[str] = []
-    joined: list[tuple[int, int]] = []
+    def read(row: Row, key: str) -> tuple[Any, str]:
+        return _medium(row, modality, key), caption_of(row, key)
 
-    def take(row: Row, key: str) -> None:
-        value, caption = _medium(row, modality, key), caption_of(row, key)
-        identity = _identity(value)
-        text = normalise_caption(caption)
-        if identity not in numbers:
-            numbers[identity] = len(media)
-            media.append(value)
-            keys.append(key)
-        if text not in texts:
-            texts[text] = len(spelled)
-            spelled.append(caption)
-        joined.append((numbers[identity], texts[text]))
-
-    skipped = _take(rows, take, on_error)
-    relevant = torch.zeros(len(media), len(spelled), dtype=torch.bool)
-    relevant[tuple(torch.tensor(joined).t())] = True
-    return RetrievalSet(media, keys, spelled, relevant, tuple(map(str, skipped)), skipped)
+    pairs = DistinctPairs[tuple[Any, str]]()  # media, each with the key of its first row
+    skipped: list[InputError] = []
+    for key, (medium, caption) in usable(rows, read, on_error, skipped):
+        pairs.add(identity_of(medium), (medium, key), caption)
+    media, keys = [medium for medium, _ in pairs.media], [key for _, key in pairs.media]
+    return RetrievalSet(media, keys, pairs.texts, pairs.relevant(), tuple(map(str, skipped)), tuple(skipped))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -27,6 +27,12 @@ BETWEEN = "&&"
 
 Row = Mapping[str, Any]
 """Column -> text of a table; media are paths, contents or whatever else the modality's processor takes."""
+
+
+TableRows = Iterable[tuple[str, Row | InputError]]
+"""(key, row) pairs; in place of a row that its table could not give stands the error."""
+
+T = TypeVar("T")
 
 
 class BadRow(InputError):
@@ -146,6 +152,26 @@ class Task(ABC):
             torch.stack(known) if len(known) == len(targets) else None,
             [example.facts for example in examples],
         )
+
+
+def usable(
+    rows: TableRows, read: Callable[[Row, str], T], on_error: OnError, skipped: list[InputError]
+) -> Iterator[tuple[str, T]]:
+    """(key, what `read` makes of the row) of each row that can be used. The first other one raises its error, which
+    with "skip" is added to `skipped`."""
+    if on_error not in get_args(OnError):
+        raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+    for key, row in rows:
+        try:
+            if isinstance(row, InputError):
+                raise row
+            made = read(row, key)
+        except InputError as error:
+            if on_error == "raise":
+                raise
+            skipped.append(error)
+            continue
+        yield key, made
 
 
 def column(row: Row, name: str, key: str) -> Any:

@@ -15,7 +15,7 @@ from one_peace.models.mico.config import BRANCH_OF
 from one_peace.models.mico.interface import MiCo
 from one_peace.tasks.caption_metrics.figures import caption_figures
 from one_peace.tasks.retrieval_pairs import RetrievalSet
-from one_peace.tasks.task import BadRow, OnError, column, text_of, texts_of
+from one_peace.tasks.task import BadRow, OnError, Row, column, text_of, texts_of, usable
 
 WRITING = "writing"  # the kinds of task
 ANSWERING = "answering"
@@ -56,69 +56,58 @@ class Written:
 
 def measure_captions(model: MiCo, asked: RetrievalSet, settings: WritingSettings, on_error: OnError) -> Written:
     """CIDEr, BLEU, ROUGE-L (and METEOR where it is installed) of the captions that the model writes."""
-    usable, problems = readable(model, settings.modality, asked.media, asked.keys, on_error)
+    numbers, problems = readable(model, settings.modality, asked.media, asked.keys, on_error)
     references = {
         str(number): [text for text, right in zip(asked.texts, asked.relevant[number].tolist(), strict=True) if right]
-        for number in usable
+        for number in numbers
     }
     written: dict[str, str] = {}
-    for some in _some(usable):
+    for some in _some(numbers):
         inputs: dict[str, Any] = {settings.modality: [asked.media[n] for n in some]}
         captions = model.caption(beams=settings.beams, max_tokens=settings.max_tokens, **inputs)
         written |= {str(number): str(caption) for number, caption in zip(some, captions, strict=True)}
     others = dict(zip(written, _moved(list(written.values())), strict=True))
     return Written(
         caption_figures(written, references),
-        caption_figures(others, references) if len(usable) > 1 else {},
+        caption_figures(others, references) if len(numbers) > 1 else {},
         None,
-        len(usable),
+        len(numbers),
         (*asked.left_out, *problems.values()),
     )
 
 
 def measure_answers(model: MiCo, rows: TaskRows, settings: WritingSettings, on_error: OnError) -> Written:
     """The share of questions whose answer is one of the given ones, but for case, punctuation and a leading article."""
-    media: list[Any] = []
-    keys: list[str] = []
-    questions: list[str] = []
-    right: list[set[str]] = []
-    problems: list[str] = []
-    for key, row in rows:
-        try:
-            if isinstance(row, InputError):
-                raise row
-            medium, question = column(row, settings.modality, key), text_of(row, "question", key)
-            accepted = {normalise_caption(answer) for answer in texts_of(row, "answer", key)} - {""}
-            if not accepted:
-                raise BadRow(key, "column 'answer' has no words in it")
-        except InputError as error:
-            if on_error == "raise":
-                raise
-            problems.append(str(error))
-            continue
-        media.append(medium)
-        keys.append(key)
-        questions.append(question)
-        right.append(accepted)
-    usable, unreadable = readable(model, settings.modality, media, keys, on_error)
+
+    def read(row: Row, key: str) -> tuple[Any, str, set[str]]:
+        medium, question = column(row, settings.modality, key), text_of(row, "question", key)
+        accepted = {normalise_caption(answer) for answer in texts_of(row, "answer", key)} - {""}
+        if not accepted:
+            raise BadRow(key, "column 'answer' has no words in it")
+        return medium, question, accepted
+
+    skipped: list[InputError] = []
+    asked = list(usable(rows, read, on_error, skipped))
+    media = [medium for _, (medium, _, _) in asked]
+    numbers, unreadable = readable(model, settings.modality, media, [key for key, _ in asked], on_error)
     found: list[str] = []
     limits: dict[str, Any] = {} if settings.max_tokens is None else {"max_tokens": settings.max_tokens}
-    for some in _some(usable):
+    for some in _some(numbers):
         inputs: dict[str, Any] = {settings.modality: [media[n] for n in some]}
-        found += model.answer([questions[n] for n in some], beams=settings.beams, **limits, **inputs)
+        found += model.answer([asked[n][1][1] for n in some], beams=settings.beams, **limits, **inputs)
     answers = [normalise_caption(text) for text in found]
-    accepted_of = [right[n] for n in usable]
+    accepted_of = [asked[n][1][2] for n in numbers]
 
     def share(given: Sequence[str]) -> float:
-        return sum(answer in ok for answer, ok in zip(given, accepted_of, strict=True)) / len(usable)
+        return sum(answer in ok for answer, ok in zip(given, accepted_of, strict=True)) / len(numbers)
 
-    commonest = Counter(answer for ok in accepted_of for answer in ok).most_common(1)[0][1] / len(usable)
+    commonest = Counter(answer for ok in accepted_of for answer in ok).most_common(1)[0][1] / len(numbers)
     return Written(
         {"accuracy": share(answers)},
-        {"accuracy": share(_moved(answers))} if len(usable) > 1 else {},
+        {"accuracy": share(_moved(answers))} if len(numbers) > 1 else {},
         commonest,
-        len(usable),
-        (*problems, *unreadable.values()),
+        len(numbers),
+        (*map(str, skipped), *unreadable.values()),
     )
 
 
@@ -130,7 +119,7 @@ def readable(
         raise ValueError(
             f"model {model.config.name!r} has no modality {modality!r}; it has {', '.join(model.modalities)}"
         )
-    usable, problems = list[int](), dict[int, str]()
+    numbers, problems = list[int](), dict[int, str]()
     for number, (medium, key) in enumerate(zip(media, keys, strict=True)):
         try:
             model.processors[modality](medium)
@@ -140,10 +129,10 @@ def readable(
                 raise bad from error
             problems[number] = str(bad)
         else:
-            usable.append(number)
-    if not usable:
+            numbers.append(number)
+    if not numbers:
         raise InputError(next(iter(problems.values()), "the table"), "nothing to measure is left")
-    return usable, problems
+    return numbers, problems
 
 
 def _some(numbers: Sequence[int]) -> list[Sequence[int]]:

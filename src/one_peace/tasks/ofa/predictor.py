@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,8 +29,8 @@ from one_peace.tasks.ofa.example import SequenceBatch, SequenceExample, collate
 from one_peace.tasks.ofa.figures import WrittenFigures, figures_of
 from one_peace.tasks.ofa.kinds import WRITING, SequenceSettings
 from one_peace.tasks.ofa.sentences import QUESTIONS
-from one_peace.tasks.predictor import BATCH_SIZE, Rows
-from one_peace.tasks.task import BadRow, without_target
+from one_peace.tasks.predictor import BATCH_SIZE
+from one_peace.tasks.task import BadRow, OnError, Row, TableRows, usable, without_target
 
 Work = Callable[[], list[Any]]
 TOP_CODES = 256  # codes that a drawing chooses from at each place
@@ -87,18 +87,18 @@ class SequencePredictor:
         ofa = from_pretrained(Path(path), device, dtype, tokenizer=tokenizer)
         return cls(ofa.model, ofa.processor.vocabulary, chosen, batch_size)
 
-    def predict(self, rows: Rows, on_error: Literal["raise", "skip"] = "raise") -> Iterator[tuple[str, dict[str, Any]]]:
+    def predict(self, rows: TableRows, on_error: OnError = "raise") -> Iterator[tuple[str, dict[str, Any]]]:
         """(key, row) pairs -> (key, prediction) pairs in their order; errors as of `Predictor.predict`."""
         for examples, values in self.answered(rows, on_error):
             for example, value in zip(examples, values, strict=True):
                 yield example.key, self._shown(value, example)
 
-    def measure(self, rows: Rows, on_error: Literal["raise", "skip"] = "raise") -> dict[str, float]:
+    def measure(self, rows: TableRows, on_error: OnError = "raise") -> dict[str, float]:
         """The task's figures over rows with targets, and how many `examples` they are of."""
         figures = self.figures(rows, on_error)
         return {**figures.result(), "examples": float(len(figures.values))}
 
-    def figures(self, rows: Rows, on_error: Literal["raise", "skip"] = "raise") -> WrittenFigures:
+    def figures(self, rows: TableRows, on_error: OnError = "raise") -> WrittenFigures:
         """Answers and facts of rows with targets, not yet added up."""
         figures = figures_of(self.settings.kind, self.answers)
         for examples, values in self.answered(rows, on_error, targets=True):
@@ -107,26 +107,19 @@ class SequencePredictor:
         return figures
 
     def answered(
-        self, rows: Rows, on_error: Literal["raise", "skip"] = "raise", targets: bool = False
+        self, rows: TableRows, on_error: OnError = "raise", targets: bool = False
     ) -> Iterator[tuple[list[SequenceExample], list[Any]]]:
         """Batches of the rows with the model's answers: texts, boxes relative to the picture, image codes, or, with
         `targets` and for kinds without a right answer, what `LikelihoodFigures` takes."""
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+
+        def read(row: Row, key: str) -> SequenceExample:
+            example = self.task.example(row if targets else without_target(row, self.task.target_columns), key)
+            if targets and not self.task.measurable(example):
+                raise BadRow(key, f"has no target to be measured against; its columns are {', '.join(row)}")
+            return example
+
         waiting: list[SequenceExample] = []
-        for key, row in rows:
-            try:
-                if isinstance(row, InputError):
-                    raise row
-                asked = row if targets else without_target(row, self.task.target_columns)
-                example = self.task.example(asked, key)
-                if targets and not self.task.measurable(example):
-                    raise BadRow(key, f"has no target to be measured against; its columns are {', '.join(row)}")
-            except InputError as error:
-                if on_error == "raise":
-                    raise
-                self.skipped.append(error)
-                continue
+        for _, example in usable(rows, read, on_error, self.skipped):
             # The answers that may be given are looked at where one is chosen, not token by token.
             waiting.append(dataclasses.replace(example, answers=None))
             if len(waiting) == self.batch_size:

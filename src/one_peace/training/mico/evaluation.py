@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from one_peace.data.manifest import Item, normalise_caption
+from one_peace.data.manifest import Item
 from one_peace.data.task_rows import Rows
 from one_peace.errors import InputError
+from one_peace.tasks.distinct_pairs import DistinctPairs
 from one_peace.tasks.held_out import retrieval_figures
 from one_peace.tasks.mico.clips import CAPTION_COLUMNS, ClipReader, MiCoExample, captions_of
 from one_peace.tasks.mico.pretraining import MiCoTask, Parts
@@ -40,8 +41,7 @@ class MiCoEvaluator:
         self.reader, self.tuples = reader, tuples
         self.device, self.processes = torch.device(device), processes or Processes()
         wanted = min(len(rows), size)
-        self.examples: list[MiCoExample] = []
-        captions: list[str] = []
+        distinct = DistinctPairs[MiCoExample]()
         self.unusable: list[InputError] = []
         for number in range(wanted):
             try:
@@ -49,20 +49,15 @@ class MiCoEvaluator:
                 clip = row.get("clips", [row])[0]
                 text = captions_of(clip, key)[0]
                 only = {**clip, CAPTION_COLUMNS[0]: text}
-                self.examples.append(reader.draw(only, key, torch.Generator().manual_seed(0)))
-                captions.append(text)
+                distinct.add(str(number), reader.draw(only, key, torch.Generator().manual_seed(0)), text)
             except InputError as error:
                 self.unusable.append(error)
-        spelled: dict[str, tuple[int, Tensor]] = {}
-        own = []
-        for example, caption in zip(self.examples, captions, strict=True):
-            tokens = example.captions["caption"]
-            own.append(spelled.setdefault(normalise_caption(caption), (len(spelled), tokens))[0])
-        self.texts = [tokens for _, tokens in spelled.values()]
-        if len(self.texts) < 2:
+        self.examples, self.relevant = distinct.media, distinct.relevant()
+        if len(distinct.texts) < 2:
             why = f"; the last one: {self.unusable[-1]}" if self.unusable else ""
             raise InputError(str(rows.path), f"has less than two held-out clips of different texts{why}")
-        self.relevant = torch.tensor(own)[:, None] == torch.arange(len(self.texts))
+        first = self.relevant.int().argmax(dim=0).tolist()  # clip of each text
+        self.texts = [self.examples[number].captions["caption"] for number in first]
 
     @torch.no_grad()
     def __call__(self, losses: MiCoLosses, average: WeightAverage | None = None) -> dict[str, float]:

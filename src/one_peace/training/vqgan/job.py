@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from one_peace.models.vqgan.loading import load_vqgan, save_vqgan
 from one_peace.models.vqgan.model import Vqgan
 from one_peace.models.vqgan.presets import PRESETS
 from one_peace.tasks.coding import COLUMNS, CodingFigures, read_pixels
-from one_peace.tasks.task import Row
+from one_peace.tasks.task import Row, usable
 from one_peace.training.distributed import Processes, prepare_model, whole_tensor
 from one_peace.training.ema import WeightAverage, measured
 from one_peace.training.finetuning.examples import DrawingReader, Examples
@@ -131,14 +132,8 @@ def _judge(
             waiting.clear()
 
         with measured(losses, average):
-            for key, row in rows:
-                try:
-                    if isinstance(row, InputError):
-                        raise row
-                    waiting.append(read_pixels(row, key, size))
-                except InputError as error:
-                    passed_over.append(error)
-                    continue
+            for _, pixels in usable(rows, partial(read_pixels, size=size), "skip", passed_over):
+                waiting.append(pixels)
                 if len(waiting) == (recipe.micro_batch or recipe.batch_size):
                     look()
             if waiting:
