@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from measure import RESULTS, machine
 
-from one_peace.cache import cache_folder
+from one_peace.cache import cache_folder, table_cache
 from one_peace.data.sample_tasks import make_sample_task
 from one_peace.data.task_rows import TaskRows
 from one_peace.models import from_pretrained
@@ -95,7 +95,7 @@ def measured(model: Path, name: str, tables: Path, splits: dict[str, str], devic
 
 def nearest_captions(encoder: str, tables: Path) -> dict[str, float]:
     """Figures of captions that are those of the most similar training pictures."""
-    cache = cache_folder() / "tables"
+    cache = table_cache()
     trained, tested = (
         [row for _, row in TaskRows(tables / name, ("image", "caption"), MEDIA, cache) if isinstance(row, dict)]
         for name in ("captions.tsv", "test_captions.tsv")

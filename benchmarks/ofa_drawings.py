@@ -23,7 +23,7 @@ from matplotlib import pyplot
 from measure import RESULTS, machine
 from PIL import Image
 
-from one_peace.cache import cache_folder
+from one_peace.cache import table_cache
 from one_peace.data.picture_codes import make_picture_codes
 from one_peace.data.sample_tasks import make_sample_task
 from one_peace.data.task_rows import TaskRows
@@ -82,7 +82,7 @@ def train(name: str, folder: str, tables: Path, out: Path) -> dict[str, float]:
 
 def shown(table: Path, count: int) -> list[dict[str, Any]]:
     """So many rows at equal distances."""
-    every = [row for _, row in TaskRows(table, ("image", "caption"), ("image",), cache_folder() / "tables")]
+    every = [row for _, row in TaskRows(table, ("image", "caption"), ("image",), table_cache())]
     rows = [row for row in every if isinstance(row, dict)]
     return [rows[number * len(rows) // count] for number in range(min(count, len(rows)))]
 

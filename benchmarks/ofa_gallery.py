@@ -19,7 +19,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from one_peace.cache import cache_folder
+from one_peace.cache import table_cache
 from one_peace.data.task_rows import TaskRows
 from one_peace.media.pictures import decode_picture
 from one_peace.models import Ofa, from_pretrained
@@ -57,7 +57,7 @@ def opened(run: Path) -> Ofa:
 
 def shown(table: Path, columns: Sequence[str], count: int) -> list[dict[str, Any]]:
     """So many rows at equal distances."""
-    rows = [row for _, row in TaskRows(table, columns, MEDIA, cache_folder() / "tables") if isinstance(row, dict)]
+    rows = [row for _, row in TaskRows(table, columns, MEDIA, table_cache()) if isinstance(row, dict)]
     return rows[:: len(rows) // count][:count]
 
 

@@ -86,11 +86,11 @@ def _example(inputs: list[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _table(path: Path, predictor: Predictor | SequencePredictor) -> Iterator[tuple[str, Any]]:
-    from one_peace.cache import cache_folder
+    from one_peace.cache import table_cache
     from one_peace.data.task_rows import TaskRows
     from one_peace.tasks.task import MEDIA
 
-    rows = TaskRows(path, (), MEDIA, cache_folder() / "tables", renamed=predictor.columns)
+    rows = TaskRows(path, (), MEDIA, table_cache(), renamed=predictor.columns)
     rows.check_ids()
     return iter(rows)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from one_peace.cache import cache_folder
+from one_peace.cache import table_cache
 from one_peace.data.published.conversion import ConversionReport, Converted, SplitRow, write_tables
 from one_peace.data.tables import KEY_COLUMNS
 from one_peace.data.task_rows import TaskRows
@@ -43,7 +43,7 @@ def _captioned(source: Path) -> Iterator[TaskRows]:
         with path.open(encoding="utf-8") as file:
             names = file.readline().rstrip("\r\n").split("\t")
         if {"image", "caption"} <= set(names):
-            yield TaskRows(path, ("image", "caption"), ("image",), cache_folder() / "tables")
+            yield TaskRows(path, ("image", "caption"), ("image",), table_cache())
 
 
 def _rows(table: TaskRows, model: Vqgan, size: int) -> Iterator[SplitRow]:

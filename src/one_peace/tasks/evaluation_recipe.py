@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from one_peace.cache import cache_folder
+from one_peace.cache import table_cache
 from one_peace.configuration import build_dataclass, within
 from one_peace.data.task_rows import SUFFIXES, TaskRows
 from one_peace.recipe_files import read_recipe
@@ -46,7 +46,7 @@ class EvaluationTables:
         Errors as of `TaskRows`."""
         path, root = Path(self.root) / self.splits[split], Path(self.root)
         renamed = {**(known or {}), **self.columns}
-        return TaskRows(path, columns, MEDIA, cache_folder() / "tables", renamed=renamed, root=root)
+        return TaskRows(path, columns, MEDIA, table_cache(), renamed=renamed, root=root)
 
 
 @dataclass(frozen=True)

@@ -62,3 +62,9 @@ class EngineRecipe:
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"engine.precision is float32 or bfloat16, not {self.precision!r}")
         within(self, "engine", shard_over="[1, inf)")
+
+
+def check_micro_batch(batch_size: int, micro_batch: int | None) -> None:
+    """`ValueError` for micro-batches that a batch does not divide into."""
+    if micro_batch is not None and (micro_batch < 1 or batch_size % micro_batch):
+        raise ValueError(f"micro_batch={micro_batch} does not divide batch_size={batch_size}")

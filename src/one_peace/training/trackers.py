@@ -99,6 +99,13 @@ TRACKERS: Mapping[str, Callable[[Path, Mapping[str, Any], int], Tracker]] = {
 }
 
 
+def known_trackers(names: Sequence[str]) -> tuple[str, ...]:
+    """The `trackers` of a recipe. `ValueError` for one that there is not."""
+    if unknown := [name for name in names if name not in TRACKERS]:
+        raise ValueError(f"trackers: unknown {unknown[0]!r}; a list of some of {', '.join(TRACKERS)}")
+    return tuple(names)
+
+
 def require_trackers(names: Sequence[str]) -> None:
     """Raises `MissingExtraError` for the first tracker whose package is not installed, without importing any."""
     for name in names:

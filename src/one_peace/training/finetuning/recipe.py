@@ -22,8 +22,8 @@ from one_peace.tasks.ofa.kinds import SEQUENCE_KINDS
 from one_peace.tasks.task import MEDIA
 from one_peace.training.finetuning.lora import LoRARecipe
 from one_peace.training.ofa.recipe import SequenceRecipe
-from one_peace.training.recipe import EngineRecipe, OptimizerRecipe
-from one_peace.training.trackers import TRACKERS
+from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, check_micro_batch
+from one_peace.training.trackers import known_trackers
 from one_peace.training.vqgan.recipe import CodingRecipe
 
 PUBLISHED_ADAM: dict[str, Any] = {"betas": (0.9, 0.999), "clip_norm": 0.0}  # of all published fine-tuning runs
@@ -128,8 +128,7 @@ class FinetuneRecipe:
         if not 0 < self.epochs < math.inf:
             raise ValueError(f"recipe: epochs must be positive, not {self.epochs}")
         within(self, "recipe", **RANGES)
-        if self.micro_batch is not None and (self.micro_batch < 1 or self.batch_size % self.micro_batch):
-            raise ValueError(f"micro_batch={self.micro_batch} does not divide batch_size={self.batch_size}")
+        check_micro_batch(self.batch_size, self.micro_batch)
         if self.patience is not None and self.tables.validation is None:
             raise ValueError("patience needs a tables.validation to be judged on")
         if self.freeze and self.lora is not None:
@@ -141,10 +140,7 @@ class FinetuneRecipe:
             raise ValueError(f"coding is for {CODING}, not for {self.kind}")
         if (written or self.kind == CODING) and (self.freeze or self.lora is not None):
             raise ValueError(f"{self.kind} has no head: freeze and lora are for the tasks that have one")
-        object.__setattr__(self, "trackers", tuple(self.trackers))
-        unknown = [name for name in self.trackers if name not in TRACKERS]
-        if unknown:
-            raise ValueError(f"trackers: unknown {unknown[0]!r}; a list of some of {', '.join(TRACKERS)}")
+        object.__setattr__(self, "trackers", known_trackers(self.trackers))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FinetuneRecipe:
@@ -200,6 +196,14 @@ class FinetuneRecipe:
         if self.steps is not None:
             return self.steps
         return max(1, round(self.epochs * math.ceil(examples / self.batch_size)))
+
+    def evaluation_interval(self, examples: int) -> int:
+        """Updates from one evaluation to the next, for a training table of so many rows: an epoch's by default."""
+        return self.evaluate_every or math.ceil(examples / self.batch_size)
+
+    def evaluates(self, update: int, examples: int) -> bool:
+        """Whether the model is evaluated after this update (from 1): at every interval, and after the last one."""
+        return update % self.evaluation_interval(examples) == 0 or update == self.updates(examples)
 
     def schedule(self, updates: int) -> OptimizerRecipe:
         """The optimizer's settings for a run of so many updates."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import torch
 
-from one_peace.cache import cache_folder
+from one_peace.cache import table_cache
 from one_peace.checkpoints.assign import assign_tensors
 from one_peace.configuration import build_dataclass
 from one_peace.errors import InputError
@@ -41,7 +40,7 @@ def open_retrieval(recipe: FinetuneRecipe, device: str, processes: Processes) ->
     settings = build_dataclass(RetrievalSettings, recipe.task, "task")
     if recipe.freeze:
         raise ValueError("freeze trains a head on fixed features; retrieval has no head")
-    cache = cache_folder() / "tables"
+    cache = table_cache()
     model, processors = start_retrieval(recipe, settings.modality)
     reader = CaptionedRows(processors, settings.modality)
     train = Examples(
@@ -87,9 +86,7 @@ def start_retrieval(recipe: FinetuneRecipe, modality: str) -> tuple[OnePeaceForP
 def _contrast_recipe(recipe: FinetuneRecipe, settings: RetrievalSettings, examples: int) -> PretrainRecipe:
     """The same run in the words of pretraining: its contrast and nothing else."""
     updates, partner = recipe.updates(examples), settings.modality
-    every = 0
-    if recipe.tables.validation is not None:
-        every = recipe.evaluate_every or math.ceil(examples / recipe.batch_size)
+    every = 0 if recipe.tables.validation is None else recipe.evaluation_interval(examples)
     return PretrainRecipe(
         model=recipe.model,
         stage=PretrainingStage(partner, True, partner_mask=0.0, joint_anchor_mask=0.0, joint_partner_mask=0.0),

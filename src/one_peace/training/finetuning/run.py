@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from one_peace.cache import cache_folder
+from one_peace.cache import table_cache
 from one_peace.checkpoints.assign import assign_tensors
 from one_peace.checkpoints.names import prefixed_name
 from one_peace.errors import CheckpointError, InputError
@@ -47,6 +47,7 @@ from one_peace.training.finetuning.scores import FrozenScores, Scores
 from one_peace.training.kept_recipe import keep_recipe
 from one_peace.training.log import Report
 from one_peace.training.loop import Judge, LoopSettings, run_updates
+from one_peace.training.micro_batches import slot_of, slot_seed
 from one_peace.training.ofa.job import open_sequence
 from one_peace.training.saving import save_for_training
 from one_peace.training.trackers import require_trackers
@@ -106,7 +107,7 @@ def open_job(recipe: FinetuneRecipe, device: str, processes: Processes) -> Finet
 
 def _open_task(recipe: FinetuneRecipe, device: str, processes: Processes) -> FinetuneJob:
     """A task with a head on the encoder."""
-    cache = cache_folder() / "tables"
+    cache = table_cache()
     settings = dataclasses.replace(recipe.settings(cache), columns=recipe.tables.columns)
     model, processors = start_model(recipe, settings)
     task = settings.build(processors)
@@ -187,8 +188,8 @@ class FinetuneUpdate:
         drawn = self.examples.batch(self.recipe.batch_size, step, self.processes.rank, self.processes.count)
         total = torch.zeros(())
         for start in range(0, self.local, self.micro):
-            slot = self.processes.rank * (self.local // self.micro) + start // self.micro
-            torch.manual_seed(self.recipe.seed + step + slot * 1_000_000_007)  # drop path draws from it
+            slot = slot_of(start // self.micro, self.local, self.micro, self.processes)
+            torch.manual_seed(slot_seed(self.recipe.seed, step, slot))  # drop path draws from it
             batch = self.task.collate(drawn[start : start + self.micro]).to(self.device)
             loss = self.task.loss(self.scores(batch), batch) / self.local
             loss.backward()
@@ -209,8 +210,6 @@ def _judge(
     assert recipe.tables.validation is not None
     rows = recipe.tables.open(recipe.tables.validation, task.columns, cache)
     rows.check_ids()
-    every = recipe.evaluate_every or math.ceil(len(train) / recipe.batch_size)
-    last = recipe.updates(len(train))
 
     def figures(average: WeightAverage | None) -> dict[str, float]:
         predictor = Predictor(scores.model, task, recipe.micro_batch or recipe.batch_size, run=scores)
@@ -220,4 +219,4 @@ def _judge(
         found["unusable"] = float(len(passed_over))
         return found
 
-    return Judge(lambda step: step % every == 0 or step == last, figures, task.figures().main, save, recipe.patience)
+    return Judge(partial(recipe.evaluates, examples=len(train)), figures, task.figures().main, save, recipe.patience)

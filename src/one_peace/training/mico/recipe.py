@@ -17,7 +17,7 @@ from one_peace.tasks.mico.clips import check_tasks
 from one_peace.tasks.mico.pretraining import MiCoTask, Parts, parse_tasks
 from one_peace.training.optimizer import Groups
 from one_peace.training.recipe import EngineRecipe, OptimizerRecipe
-from one_peace.training.trackers import TRACKERS
+from one_peace.training.trackers import known_trackers
 
 SAMPLE_LIBRARY = "sample-library"
 VAST_ADAM: dict[str, Any] = {
@@ -161,9 +161,7 @@ class MiCoRecipe:
             raise ValueError("recipe: sources names no clips to learn from")
         if self.engine.compile:
             raise ValueError("engine.compile is for ONE-PEACE models; MiCo's blocks are not compiled")
-        object.__setattr__(self, "trackers", tuple(self.trackers))
-        if unknown := [name for name in self.trackers if name not in TRACKERS]:
-            raise ValueError(f"trackers: unknown {unknown[0]!r}; a list of some of {', '.join(TRACKERS)}")
+        object.__setattr__(self, "trackers", known_trackers(self.trackers))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MiCoRecipe:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from one_peace.cache import cache_folder
+from one_peace.cache import pair_cache
 from one_peace.checkpoints.families import family_of
 from one_peace.checkpoints.mico_config import input_settings
 from one_peace.checkpoints.registry import resolve
@@ -104,7 +104,7 @@ def open_clips(
     """
     if path == SAMPLE_LIBRARY:
         return LibraryClips(items, modalities, split=split, only=only, withheld=set(withheld))
-    cache = cache_folder() / "pairs"
+    cache = pair_cache()
     if ".tar" in path:
         return ClipShards(path, modalities, ShardCache(cache, CACHE_BYTES))
     return TaskRows(Path(path), modalities, MEDIA, cache)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from one_peace.cache import cache_folder
+from one_peace.cache import table_cache
 from one_peace.checkpoints.tensor_file import DeferredTensor
 from one_peace.errors import InputError
 from one_peace.models.ofa.model import OfaModel
@@ -70,7 +70,7 @@ def open_sequence(recipe: FinetuneRecipe, device: str, processes: Processes) -> 
     mixture: dict[str, Any] = {name: values.pop(name) for name in ("mixed", "negatives") if name in values}
     settings = read_sequence_settings({**values, "columns": recipe.tables.columns}, Path(recipe.tables.root))
     _check(recipe, chosen, settings, mixture)
-    cache = cache_folder() / "tables"
+    cache = table_cache()
     model, vocabulary = start_sequence_model(recipe, chosen, settings, cache)
     task = settings.build(vocabulary, model.config)
     if settings.kind == "sentences":
@@ -208,8 +208,6 @@ def _judge(
     task = chosen.build(vocabulary, logits.model.config)
     rows = recipe.tables.open(recipe.tables.validation, task.columns, cache)
     rows.check_ids()
-    every = recipe.evaluate_every or math.ceil(examples / recipe.batch_size)
-    last = recipe.updates(examples)
 
     def figures(average: WeightAverage | None) -> dict[str, float]:
         size = recipe.micro_batch or recipe.batch_size
@@ -222,4 +220,4 @@ def _judge(
         return found
 
     best_by = figures_of(settings.kind).main
-    return Judge(lambda step: step % every == 0 or step == last, figures, best_by, save, recipe.patience)
+    return Judge(partial(recipe.evaluates, examples=examples), figures, best_by, save, recipe.patience)

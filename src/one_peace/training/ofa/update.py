@@ -16,8 +16,11 @@ from one_peace.objectives.sequence import kept_tokens, sequence_loss
 from one_peace.tasks.ofa.example import SequenceExample, collate
 from one_peace.training.distributed import Processes
 from one_peace.training.finetuning.recipe import FinetuneRecipe
+from one_peace.training.micro_batches import slot_seed
 from one_peace.training.ofa.forward_pass import SequencePass
 from one_peace.training.ofa.recipe import SequenceRecipe
+
+SLOTS = 1000  # of a process: groups differ in how many micro-batches they have
 
 Groups = Mapping[str, list[SequenceExample]]
 """Examples of an update by what their loss is called; each group has a mean of its own, and the means are added."""
@@ -81,8 +84,8 @@ class SequenceUpdate:
 
     def _seed(self, step: int, number: int) -> None:
         """Dropout, drop path and patches depend on the update and the place in it alone."""
-        slot = self.processes.rank * 1000 + number
-        torch.manual_seed(self.recipe.seed + step + slot * 1_000_000_007)
+        slot = self.processes.rank * SLOTS + number
+        torch.manual_seed(slot_seed(self.recipe.seed, step, slot))
 
 
 class TargetPart:

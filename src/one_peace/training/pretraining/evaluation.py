@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from one_peace.cache import cache_folder
+from one_peace.cache import pair_cache
 from one_peace.data.decoding import PairDecoder
 from one_peace.data.folders import ManifestSource
 from one_peace.data.manifest import Item
@@ -136,7 +136,7 @@ def open_evaluator(
 
 def _open_held_out(name: str, source: SourceRecipe, recipe: PretrainRecipe) -> PairSource:
     """A source that is not trained on; the manifest of a sample library may be both, since it has splits."""
-    shards = ShardCache(cache_folder() / "pairs", CACHE_BYTES)
+    shards = ShardCache(pair_cache(), CACHE_BYTES)
     opened = open_source(name, source, recipe.stage.partner, shards, "val")
     has_splits = isinstance(opened, ConcatenatedSource) and all(isinstance(p, ManifestSource) for p in opened.parts)
     trained = {place for trained in recipe.files.values() for place in places_of(trained.path)}

@@ -22,6 +22,7 @@ from one_peace.objectives.contrast import ContrastResult, cross_modal_contrast
 from one_peace.objectives.tiled_contrast import TILE, tiled_contrast
 from one_peace.tasks.pretraining import Contrast, PretrainingBatch, collate_pairs
 from one_peace.training.distributed import LossModule, Processes
+from one_peace.training.micro_batches import slot_of, slot_seed
 from one_peace.training.pretraining.recipe import PretrainRecipe
 
 BatchSource = Callable[..., list[tuple[Example, Example]]]
@@ -32,7 +33,7 @@ of three arguments.
 """
 
 COUNTS = ("anchor_correct", "partner_correct")
-MASK_SEED, SLOT_SEED = 7919, 1_000_000_007
+MASK_SEED = 7919  # so that masks are drawn unlike drop path
 
 
 class Update:
@@ -98,19 +99,18 @@ class Update:
     ) -> PretrainingBatch:
         generator = None
         if denoise:
-            slot = self._slot(start // self.micro)
-            generator = torch.Generator().manual_seed(self.recipe.seed * MASK_SEED + step + slot * SLOT_SEED)
+            seed = slot_seed(self.recipe.seed * MASK_SEED, step, self._slot(start // self.micro))
+            generator = torch.Generator().manual_seed(seed)
         batch = collate_pairs(pairs, self.recipe.stage, self.processors, generator)
         inputs = {m: {k: v.to(self.device) for k, v in tensors.items()} for m, tensors in batch.inputs.items()}
         return PretrainingBatch(inputs, {name: masks.to(self.device) for name, masks in batch.masks.items()})
 
     def _slot(self, index: int) -> int:
-        """Number of a micro-batch of this process in the global batch."""
-        return self.processes.rank * (self.local // self.micro) + index
+        return slot_of(index, self.local, self.micro, self.processes)
 
     def _seed(self, step: int, index: int) -> None:
         # drop path draws from the global generator
-        torch.manual_seed(self.recipe.seed + step + self._slot(index) * SLOT_SEED)
+        torch.manual_seed(slot_seed(self.recipe.seed, step, self._slot(index)))
 
     def _cached(
         self, micro_batches: Sequence[PretrainingBatch], contrast: Contrast, step: int, denoise: bool

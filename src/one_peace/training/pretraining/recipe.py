@@ -14,8 +14,8 @@ from one_peace.data.opening import SourceRecipe
 from one_peace.data.pairs import DataRecipe
 from one_peace.recipe_files import plain_values, read_recipe
 from one_peace.tasks.pretraining import PretrainingStage
-from one_peace.training.recipe import EngineRecipe, OptimizerRecipe
-from one_peace.training.trackers import TRACKERS
+from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, check_micro_batch
+from one_peace.training.trackers import known_trackers
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,8 @@ class PretrainRecipe:
             raise ValueError(f"contrast is published or full, not {self.contrast!r}")
         if self.repeated_captions not in ("ignored", "negatives"):
             raise ValueError(f"repeated_captions is ignored or negatives, not {self.repeated_captions!r}")
-        if self.micro_batch is not None and (self.micro_batch < 1 or self.batch_size % self.micro_batch):
-            raise ValueError(f"micro_batch={self.micro_batch} does not divide batch_size={self.batch_size}")
-        object.__setattr__(self, "trackers", tuple(self.trackers))
-        unknown = [name for name in self.trackers if name not in TRACKERS]
-        if unknown:
-            raise ValueError(f"trackers: unknown {unknown[0]!r}; a list of some of {', '.join(TRACKERS)}")
+        check_micro_batch(self.batch_size, self.micro_batch)
+        object.__setattr__(self, "trackers", known_trackers(self.trackers))
         if self.data.takes and (self.files or not self.stage.front_end_steps):
             raise ValueError(
                 "data.takes: for sounds of the sample library and a front end that stage.front_end_steps fits"

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from one_peace.cache import cache_folder
+from one_peace.cache import cache_folder, pair_cache
 from one_peace.checkpoints.native import is_native
 from one_peace.data.decoding import PairDecoder
 from one_peace.data.manifest import Item, normalise_caption
@@ -194,7 +194,7 @@ def open_batches(
     decoder = PairDecoder(
         text, stage.partner, partner, data.augmentation, data.clip_seconds, data.caption_tokens, data.crop
     )
-    cache = cache_folder() / "pairs"
+    cache = pair_cache()
     with open_pairs(recipe.files, decoder, recipe.seed, cache, workers=recipe.workers) as pairs:
         try:
             yield pairs

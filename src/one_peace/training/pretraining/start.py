@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from one_peace.cache import cache_folder
+from one_peace.cache import pair_cache
 from one_peace.checkpoints.registry import resolve
 from one_peace.data.manifest import Item
 from one_peace.data.opening import sample_texts
@@ -180,7 +180,7 @@ def _fresh(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeaceConfi
 def _trained_tokenizer(recipe: PretrainRecipe, items: Iterable[Item]) -> Tokenizer:
     """A tokenizer of the training captions."""
     if recipe.files:
-        captions = sorted(set(sample_texts(recipe.files, recipe.stage.partner, cache_folder() / "pairs")))
+        captions = sorted(set(sample_texts(recipe.files, recipe.stage.partner, pair_cache())))
     else:
         languages = recipe.data.languages
         training = [i.texts for i in items if i.split == "train"]

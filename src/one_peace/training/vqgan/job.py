@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from one_peace.cache import cache_folder
+from one_peace.cache import table_cache
 from one_peace.errors import InputError
 from one_peace.models.vqgan.config import VqganConfig
 from one_peace.models.vqgan.loading import load_vqgan, save_vqgan
@@ -57,7 +56,7 @@ def open_coding(recipe: FinetuneRecipe, device: str, processes: Processes) -> Fi
     check_sizes(model.config, size, crop)
     if recipe.engine.compile or recipe.engine.recompute:
         raise ValueError("engine: compile and recompute are for transformer blocks, which a VQGAN has none of")
-    cache = cache_folder() / "tables"
+    cache = table_cache()
     rows = recipe.tables.open_training(COLUMNS, cache)
     train = Examples(rows, CropReader(size, crop), recipe.seed, recipe.tables.augmentation, recipe.workers)
     losses = prepare_model(CodingPass(model.train()), recipe.engine, processes, device)
@@ -117,8 +116,6 @@ def _judge(
     there are codes."""
     assert recipe.tables.validation is not None
     rows = recipe.tables.open(recipe.tables.validation, COLUMNS, cache)
-    every = recipe.evaluate_every or math.ceil(examples / recipe.batch_size)
-    last = recipe.updates(examples)
     losses = update.losses
 
     def figures(average: WeightAverage | None) -> dict[str, float]:
@@ -143,6 +140,6 @@ def _judge(
         return {**measure.result(), "unusable": float(len(passed_over))}
 
     def due(step: int) -> bool:
-        return step == last or (step % every == 0 and step > update.uncoded)
+        return step > update.uncoded and recipe.evaluates(step, examples)
 
     return Judge(due, figures, CodingFigures.main, save, recipe.patience)

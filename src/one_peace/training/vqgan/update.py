@@ -13,6 +13,7 @@ from one_peace.objectives.codes import code_loss
 from one_peace.training.distributed import ForwardPass, Processes
 from one_peace.training.finetuning.examples import Examples
 from one_peace.training.finetuning.recipe import FinetuneRecipe
+from one_peace.training.micro_batches import slot_of, slot_seed
 from one_peace.training.vqgan.codebook import find_codebook
 from one_peace.training.vqgan.recipe import CodingRecipe
 
@@ -71,8 +72,8 @@ class CodingUpdate:
         temperature = None if step < self.uncoded else self.chosen.temperature_at(step, self.steps)
         summed: dict[str, Tensor] = {}
         for start in range(0, self.local, self.micro):
-            slot = self.processes.rank * (self.local // self.micro) + start // self.micro
-            generator = torch.Generator(self.device).manual_seed(self.recipe.seed + step + slot * 1_000_000_007)
+            slot = slot_of(start // self.micro, self.local, self.micro, self.processes)
+            generator = torch.Generator(self.device).manual_seed(slot_seed(self.recipe.seed, step, slot))
             pictures = torch.stack(drawn[start : start + self.micro]).to(self.device)
             reconstructed, logits = self.losses(pictures, temperature, generator)
             losses = code_loss(reconstructed, pictures, logits, self.chosen.usage)
