@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from one_peace.objectives.classification import classification_loss, count_right
+from one_peace.objectives.classification import classification_loss
 from one_peace.objectives.hinge import answer_hinge
 
 LOGITS = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
@@ -39,13 +39,6 @@ def test_bf16_scores_are_added_in_float32() -> None:
     logits = torch.zeros(1000, 7, dtype=torch.bfloat16)
     loss = classification_loss(logits, torch.zeros(1000, dtype=torch.int64))
     assert loss.item() == pytest.approx(1000 * torch.tensor(7.0).log().item(), rel=1e-5)
-
-
-def test_right_answers() -> None:
-    logits = torch.tensor([[2.0, 1.0], [0.0, 3.0], [5.0, 1.0]])
-    assert count_right(logits, torch.tensor([0, 1, 1])).item() == 2
-    labels = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.3, 0.0]])
-    assert count_right(logits, labels, multiple=True).item() == pytest.approx(1.3)
 
 
 def test_targets_that_do_not_fit() -> None:

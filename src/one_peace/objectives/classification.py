@@ -23,16 +23,3 @@ def classification_loss(logits: Tensor, target: Tensor, *, multiple: bool = Fals
     if multiple:
         return F.binary_cross_entropy_with_logits(logits, target.float(), reduction="sum")
     return -(target.float() * F.log_softmax(logits, dim=-1)).sum()
-
-
-def count_right(logits: Tensor, target: Tensor, *, multiple: bool = False) -> Tensor:
-    """How many examples of the batch are answered right, in the sense of the target: scalar.
-
-    Class numbers: the highest score is the target's. Several labels: what the target gives the highest score.
-    A distribution: the expected number under the predicted one.
-    """
-    if target.ndim == 1:
-        return (logits.argmax(dim=-1) == target).sum()
-    if multiple:
-        return target.gather(1, logits.argmax(dim=-1, keepdim=True)).sum()
-    return (target * logits.float().softmax(dim=-1)).sum()

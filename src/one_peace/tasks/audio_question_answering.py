@@ -17,11 +17,10 @@ from one_peace.tasks.task import BadRow, Figures, Row, Task, TaskBatch, TaskExam
 class AudioQuestionAnswering(Task):
     """Rows have `audio` and `text`, as published: question, the candidate answers and the number of the right one from
     0, joined by `&&&`. A number behind two candidates or more is always that of the right one, so in predictions too it
-    is none of the candidates. `published_loss` counts the right answer's own margin too, a constant."""
+    is none of the candidates."""
 
     modalities = ("text", "audio")
     columns = ("audio", "text")
-    published_loss = False
 
     def head(self, width: int) -> HeadConfig:
         return HeadConfig(1, "text", "attention", hidden=2 * width)
@@ -52,7 +51,7 @@ class AudioQuestionAnswering(Task):
 
     def loss(self, scores: Tensor, batch: TaskBatch) -> Tensor:
         assert batch.target is not None
-        return answer_hinge(self.choices(scores, batch), batch.target, published=self.published_loss)
+        return answer_hinge(self.choices(scores, batch), batch.target)
 
     def figures(self) -> Figures:
         return ChoiceAccuracy()

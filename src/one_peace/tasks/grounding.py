@@ -24,12 +24,11 @@ FOUND = 0.5  # overlap from which a box counts as right
 class Grounding(Task):
     """Rows have `image`, `text` and `region_coord`: x0,y0,x1,y1 in pixels of the picture. The head gives the corners
     relative to the picture, before a sigmoid; it reads the picture's features, or with `reads="text"` the phrase's
-    (published for RefCOCOg). `published_loss` is not a number where every box is inside out."""
+    (published for RefCOCOg)."""
 
     modalities = ("text", "image")
     columns = ("image", "text")
     target_columns = ("region_coord",)
-    published_loss = False
 
     def __init__(self, processors: Mapping[str, Processor], reads: str = "image") -> None:
         super().__init__(processors)
@@ -60,7 +59,7 @@ class Grounding(Task):
     def loss(self, scores: Tensor, batch: TaskBatch) -> Tensor:
         """The mean loss of the batch times its size, so that the trainer's division gives the mean again."""
         assert batch.target is not None
-        return len(scores) * grounding_loss(scores.sigmoid(), batch.target, published=self.published_loss)
+        return len(scores) * grounding_loss(scores.sigmoid(), batch.target)
 
     def figures(self) -> Figures:
         return Overlap()

@@ -29,8 +29,7 @@ class TaskSettings(SavedSettings):
     modality: what is classified; pooling: how (`HeadConfig`; "mean" is the published image classifier's). labels: names
     of the classes, or of the answers of visual question answering. multiple: several labels per example. smoothing:
     of class numbers. label_column: where labels stand. first_number, center_crop: see `Classification`. reads: whose
-    features grounding reads. published_loss: with the published code's accidents (`objectives/hinge.py`, `boxes.py`).
-    columns: other names of a table's columns, those that the model was fine-tuned with.
+    features grounding reads. columns: other names of a table's columns, those that the model was fine-tuned with.
     """
 
     kind: str
@@ -43,7 +42,6 @@ class TaskSettings(SavedSettings):
     first_number: int = 0
     center_crop: bool = False
     reads: str = "image"
-    published_loss: bool = False
     columns: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -91,23 +89,11 @@ def _classification(settings: TaskSettings, processors: Processors) -> Task:
     )
 
 
-def _audio_question_answering(settings: TaskSettings, processors: Processors) -> Task:
-    task = AudioQuestionAnswering(processors)
-    task.published_loss = settings.published_loss
-    return task
-
-
-def _grounding(settings: TaskSettings, processors: Processors) -> Task:
-    task = Grounding(processors, settings.reads)
-    task.published_loss = settings.published_loss
-    return task
-
-
 KINDS: dict[str, Callable[[TaskSettings, Processors], Task]] = {
     "classification": _classification,
     "visual-question-answering": lambda s, p: VisualQuestionAnswering(p, LabelMap(s.labels)),
-    "audio-question-answering": _audio_question_answering,
+    "audio-question-answering": lambda s, p: AudioQuestionAnswering(p),
     "reasoning": lambda s, p: Reasoning(p),
-    "grounding": _grounding,
+    "grounding": lambda s, p: Grounding(p, s.reads),
 }
 NEED_LABELS = ("classification", "visual-question-answering")
