@@ -43,8 +43,9 @@ from one_peace.tasks.pretraining import (
     freeze_for_stage,
 )
 from one_peace.training.cost import FlopCount
-from one_peace.training.distributed import LossModule, Processes, prepare_model
+from one_peace.training.distributed import Processes, prepare_model
 from one_peace.training.optimizer import build_optimizer
+from one_peace.training.pretraining.forward_pass import PretrainingPass
 from one_peace.training.recipe import EngineRecipe, OptimizerRecipe
 
 TOKENS = 32
@@ -118,7 +119,7 @@ def arithmetic(config: OnePeaceConfig, stage: PretrainingStage, batch: Pretraini
     for layers in (1, 2):
         model = OnePeaceForPretraining(dataclasses.replace(config, layers=layers)).to(device)
         freeze_for_stage(model, stage)
-        losses = LossModule(model, stage)
+        losses = PretrainingPass(model, stage)
         written_out = mock.patch("one_peace.nn.attention.choose_backend", return_value=plain_attention)
         with written_out, FlopCount() as counter:
             losses(batch, cross_modal_contrast, True)["total"].backward()
@@ -170,7 +171,7 @@ def compare(ours: Subject, library: nn.Module, other: Subject, textbook: Textboo
 
 def build(
     size: Size, stage: PretrainingStage, layers: int, engine: EngineRecipe, device: str
-) -> tuple[Subject, LossModule, Subject, TextbookStep, PretrainingBatch, OnePeaceConfig]:
+) -> tuple[Subject, PretrainingPass, Subject, TextbookStep, PretrainingBatch, OnePeaceConfig]:
     """The library's step and the textbook's, with the same weights and the same batch."""
     config = dataclasses.replace(preset(size.model, ("text", stage.partner), decoder=True), layers=layers)
     torch.manual_seed(0)
@@ -178,7 +179,7 @@ def build(
         model = OnePeaceForPretraining(config).train()
     freeze_for_stage(model, stage)
     textbook = TextbookStep(model, stage, engine.recompute)
-    library = prepare_model(LossModule(model, stage), engine, Processes(), device)
+    library = prepare_model(PretrainingPass(model, stage), engine, Processes(), device)
     batch = random_batch(config, stage, size, size.gpu_batch if device != "cpu" else size.batch, device)
     recipe = OptimizerRecipe()
     updates = torch.optim.AdamW([p for p in textbook.parameters() if p.requires_grad], lr=recipe.lr, betas=recipe.betas)

@@ -24,7 +24,7 @@ from studies.writing import Panel, draw, origin
 
 from one_peace.data.sample_library.building import build_sample_library
 from one_peace.training.distributed import Processes
-from one_peace.training.mico.update import MiCoLosses
+from one_peace.training.mico.update import MiCoPass
 
 LIBRARY = ("stamps", "emoji", "animations")
 QUESTION = "What MiCo gains by modalities, data, size and objectives"
@@ -64,7 +64,7 @@ def run_study(
                 if arm not in done:
                     began = time.process_time()
                     model, updates = train(world, arm, seed)
-                    figures = world.evaluator(MiCoLosses(model, Processes()))
+                    figures = world.evaluator(MiCoPass(model, Processes()))
                     done[arm] = {
                         "updates": updates,
                         "parameters": sum(p.numel() for p in model.parameters()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.training.cost import FlopCount
-from one_peace.training.distributed import LossModule
+from one_peace.training.pretraining.forward_pass import PretrainingPass
 from studies.setting import IMAGES, Arm, Study, World
 
 
@@ -28,7 +28,9 @@ def cost_of_denoising(world: World) -> float:
     model = world.model(("text", "image"), seed=0)
     costs = []
     for every in (1, 0):
-        gradients = world.update(LossModule(model, IMAGES), world.recipe(IMAGES, 0, world.scale.steps, every), "image")
+        gradients = world.update(
+            PretrainingPass(model, IMAGES), world.recipe(IMAGES, 0, world.scale.steps, every), "image"
+        )
         with FlopCount() as count:
             gradients(0)
         costs.append(count.total)

@@ -28,7 +28,7 @@ from one_peace.training.finetuning.examples import Examples
 from one_peace.training.loop import LoopSettings, run_updates
 from one_peace.training.mico.evaluation import MiCoEvaluator
 from one_peace.training.mico.recipe import SAMPLE_LIBRARY, ClipSource, MiCoRecipe
-from one_peace.training.mico.update import ClipBatches, MiCoLosses, MiCoUpdate
+from one_peace.training.mico.update import ClipBatches, MiCoPass, MiCoUpdate
 from one_peace.training.pretraining.run import held_out_captions
 
 PICTURES = ("tuxpaint-stamps-default", "@lobehub/fluent-emoji-3d")
@@ -174,7 +174,7 @@ def train(world: World, arm: Arm, seed: int) -> tuple[MiCoModel, int]:
     torch.manual_seed(seed)
     model = MiCoModel(config)
     model.initialise()
-    losses = prepare_model(MiCoLosses(model.train(), Processes()), recipe.engine, Processes(), "cpu")
+    losses = prepare_model(MiCoPass(model.train(), Processes()), recipe.engine, Processes(), "cpu")
     update = MiCoUpdate(losses, recipe, readers, ClipBatches(recipe, examples), Processes(), "cpu")
     settings = LoopSettings(total, recipe.optimizer, total, total, groups=recipe.groups())
     with tempfile.TemporaryDirectory() as folder:

@@ -113,7 +113,7 @@ class World:
             pretrain(model, recipe, self.processors, self.batches[kind], Path(folder), gradients=gradients)
 
     def update(self, losses: Any, recipe: PretrainRecipe, kind: str) -> Gradients:
-        """Gradients of `losses`, a `LossModule`, on pairs of one kind."""
+        """Gradients of `losses`, a `PretrainingPass`, on pairs of one kind."""
         return Update(losses, recipe, self.processors, self.batches[kind], Processes(), "cpu").gradients
 
 

@@ -10,8 +10,8 @@ import torch
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.nn.block import Block
 from one_peace.tasks.pretraining import PretrainingStage
-from one_peace.training.distributed import LossModule
 from one_peace.training.loop import Gradients
+from one_peace.training.pretraining.forward_pass import PretrainingPass
 from one_peace.training.pretraining.front_end import fit_front_end
 from one_peace.training.pretraining.recipe import PretrainRecipe
 from studies.setting import DENOISE_EVERY, IMAGES, SOUNDS, Arm, Study, World
@@ -70,7 +70,7 @@ def in_turns(world: World, model: OnePeaceForPretraining, recipe: PretrainRecipe
     updates = []
     for kind in kinds:
         stage: PretrainingStage = IMAGES if kind == "image" else SOUNDS_TRAINED
-        updates.append(world.update(LossModule(model, stage), dataclasses.replace(recipe, stage=stage), kind))
+        updates.append(world.update(PretrainingPass(model, stage), dataclasses.replace(recipe, stage=stage), kind))
     return lambda step: updates[step % len(kinds)](step // len(kinds))
 
 

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.tasks.pretraining import Contrast, PretrainingBatch, PretrainingStage, pretraining_losses
-from one_peace.training.distributed import LossModule
 from one_peace.training.ema import WeightAverage
+from one_peace.training.pretraining.forward_pass import PretrainingPass
 from studies.setting import IMAGES, Arm, Study, World
 
 
-class AveragedTeacher(LossModule):
+class AveragedTeacher(PretrainingPass):
     """The losses of pretraining with an average of the encoder as teacher: once per update, before its losses."""
 
     def __init__(self, model: OnePeaceForPretraining, stage: PretrainingStage, decay: float) -> None:

@@ -23,7 +23,7 @@ from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.objectives.contrast import cross_modal_contrast
 from one_peace.tasks.pretraining import PretrainingBatch, collate_pairs
 from one_peace.tasks.sample_library import STAMPS
-from one_peace.training.distributed import LossModule
+from one_peace.training.pretraining.forward_pass import PretrainingPass
 from one_peace.training.pretraining.front_end import fit_front_end
 from tiny_models import CAPTIONS, CONFIG, tiny_pairs, tiny_processors
 
@@ -135,9 +135,9 @@ def test_the_teacher_is_the_average() -> None:
 def test_an_average_teaches_as_the_model_itself_until_they_part() -> None:
     model = make_world().model(("text", "image"), 1)
     averaged = teacher.AveragedTeacher(model, IMAGES, decay=0.9)
-    own = LossModule(model, IMAGES)
+    own = PretrainingPass(model, IMAGES)
 
-    def terms(losses: LossModule) -> dict[str, float]:
+    def terms(losses: PretrainingPass) -> dict[str, float]:
         found = losses(batch_of(), cross_modal_contrast, True)
         return {name: value.item() for name, value in found.items() if name.startswith("denoise")}
 
@@ -156,7 +156,7 @@ def test_contrast_alone_never_denoises_and_gets_the_same_arithmetic() -> None:
     model = world.model(("text", "image"), 1)
     for every, terms in ((0, 0), (1, 4)):
         recipe = world.recipe(IMAGES, 1, 2, denoise_every=every)
-        values = world.update(LossModule(model, IMAGES), recipe, "image")(0)
+        values = world.update(PretrainingPass(model, IMAGES), recipe, "image")(0)
         assert sum(name.startswith("denoise") for name in values) == terms
     drawn: Drawn = []
     longer = make_world(drawn)

@@ -9,7 +9,8 @@ import torch
 
 from one_peace.objectives.contrast import cross_modal_contrast
 from one_peace.tasks.pretraining import IMAGE_TEXT, collate_pairs
-from one_peace.training.distributed import LossModule, Processes, prepare_model
+from one_peace.training.distributed import Processes, prepare_model
+from one_peace.training.pretraining.forward_pass import PretrainingPass
 from one_peace.training.recipe import EngineRecipe
 from training_runs import PROCESSORS, batches, fresh
 
@@ -25,7 +26,7 @@ def test_compiled_blocks_have_the_same_losses_gradients_and_names(
     for engine in (EngineRecipe(), EngineRecipe(compile=True, recompute=recompute)):
         model = fresh().train()  # with drop path
         names = list(model.state_dict())
-        losses = prepare_model(LossModule(model, IMAGE_TEXT), engine, Processes(), "cpu")
+        losses = prepare_model(PretrainingPass(model, IMAGE_TEXT), engine, Processes(), "cpu")
         torch.manual_seed(0)
         terms = losses(batch, cross_modal_contrast, True)
         terms["total"].backward()

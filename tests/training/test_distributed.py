@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from one_peace.checkpoints.native import open_folder
-from one_peace.training.distributed import LossModule, Processes, _mesh, join_processes
+from one_peace.training.distributed import Processes, _mesh, join_processes
+from one_peace.training.pretraining.forward_pass import PretrainingPass
 from one_peace.training.pretraining.gradients import Update
 from one_peace.training.pretraining.pretrain import pretrain
 from one_peace.training.recipe import EngineRecipe
@@ -94,7 +95,7 @@ def test_what_cannot_be_divided_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="shard_over=3 does not divide the 4 processes"):
         _mesh("cpu", 4, 3)
     with pytest.raises(ValueError, match="batch_size=5 is no multiple of the 2 processes"):
-        Update(LossModule(fresh(), RECIPE.stage), RECIPE, PROCESSORS, batches, Processes(0, 2), "cpu")
+        Update(PretrainingPass(fresh(), RECIPE.stage), RECIPE, PROCESSORS, batches, Processes(0, 2), "cpu")
     uneven = dataclasses.replace(RECIPE, batch_size=12, micro_batch=4)
     with pytest.raises(ValueError, match="micro_batch=4 does not divide the 6 examples"):
-        Update(LossModule(fresh(), RECIPE.stage), uneven, PROCESSORS, batches, Processes(0, 2), "cpu")
+        Update(PretrainingPass(fresh(), RECIPE.stage), uneven, PROCESSORS, batches, Processes(0, 2), "cpu")

@@ -30,9 +30,10 @@ from one_peace.checkpoints.native import is_native
 from one_peace.errors import InputError
 from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.training.best import BestModel
-from one_peace.training.distributed import LossModule, Processes
+from one_peace.training.distributed import Processes
 from one_peace.training.ema import WeightAverage
 from one_peace.training.pretraining.evaluation import Evaluator, open_evaluator
+from one_peace.training.pretraining.forward_pass import PretrainingPass
 from one_peace.training.pretraining.pretrain import Watch, pretrain
 from one_peace.training.pretraining.recipe import EvaluationSchedule, PretrainRecipe
 
@@ -114,7 +115,7 @@ def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
 
 def test_the_average_of_the_weights_is_what_is_measured() -> None:
     model = fresh(0.0)
-    losses, evaluator = LossModule(model, RECIPE.stage), evaluator_of(WATCHED)
+    losses, evaluator = PretrainingPass(model, RECIPE.stage), evaluator_of(WATCHED)
     trained = list(model.named_parameters())
     average = WeightAverage(trained, 0.5)
     good = {name: p.detach().clone() for name, p in trained}
@@ -182,7 +183,7 @@ def test_labels_alone_are_decided_by_accuracy() -> None:
 def test_prompts_are_averaged() -> None:
     schedule = EvaluationSchedule(every=1, prompts=("{}", "{}"))
     twice = evaluator_of(dataclasses.replace(WATCHED, evaluation=schedule))
-    losses = LossModule(fresh(0.0), RECIPE.stage)
+    losses = PretrainingPass(fresh(0.0), RECIPE.stage)
     assert twice(losses) == evaluator_of(WATCHED)(losses)
 
 

@@ -16,13 +16,14 @@ from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.tasks.pretraining import PretrainingStage, freeze_for_stage
 from one_peace.tasks.retrieval_pairs import CaptionedRows, RetrievalSettings, read_captions, read_retrieval_set
-from one_peace.training.distributed import LossModule, Processes, prepare_model
+from one_peace.training.distributed import Processes, prepare_model
 from one_peace.training.finetuning.examples import Examples
 from one_peace.training.finetuning.job import FinetuneJob, changed_shape
 from one_peace.training.finetuning.lora import add_lora
 from one_peace.training.finetuning.recipe import FinetuneRecipe
 from one_peace.training.loop import Judge
 from one_peace.training.pretraining.evaluation import Evaluator
+from one_peace.training.pretraining.forward_pass import PretrainingPass
 from one_peace.training.pretraining.gradients import COUNTS, Update
 from one_peace.training.pretraining.recipe import EvaluationSchedule, PretrainRecipe
 from one_peace.training.saving import save_for_training
@@ -54,7 +55,7 @@ def open_retrieval(recipe: FinetuneRecipe, device: str, processes: Processes) ->
     freeze_for_stage(model, contrast.stage)
     if recipe.lora is not None:
         add_lora(model, recipe.lora, recipe.seed)
-    losses = prepare_model(LossModule(model.train(), contrast.stage), recipe.engine, processes, device)
+    losses = prepare_model(PretrainingPass(model.train(), contrast.stage), recipe.engine, processes, device)
 
     def pairs(size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[tuple[Example, Example]]:
         drawn = train.batch(size, step, rank, world)

@@ -39,11 +39,11 @@ from one_peace.training.best import BEST, RECORD
 from one_peace.training.distributed import Processes, prepare_model
 from one_peace.training.ema import WeightAverage, measured
 from one_peace.training.finetuning.examples import Examples, Taught, left_out
+from one_peace.training.finetuning.forward_pass import FrozenPredictionPass, PredictionPass
 from one_peace.training.finetuning.job import FinetuneJob, changed_shape
 from one_peace.training.finetuning.lora import add_lora, count_trained
 from one_peace.training.finetuning.recipe import FinetuneRecipe
 from one_peace.training.finetuning.retrieval import open_retrieval
-from one_peace.training.finetuning.scores import FrozenScores, Scores
 from one_peace.training.kept_recipe import keep_recipe
 from one_peace.training.log import Report
 from one_peace.training.loop import Judge, LoopSettings, run_updates
@@ -118,7 +118,7 @@ def _open_task(recipe: FinetuneRecipe, device: str, processes: Processes) -> Fin
         model.requires_grad_(False).head.requires_grad_(True)
     if recipe.lora is not None:
         add_lora(model, recipe.lora, recipe.seed)
-    forward = FrozenScores(model) if recipe.freeze else Scores(model)
+    forward = FrozenPredictionPass(model) if recipe.freeze else PredictionPass(model)
     scores = prepare_model(forward, recipe.engine, processes, device)
 
     def save(folder: Path) -> None:
@@ -172,7 +172,7 @@ class FinetuneUpdate:
 
     def __init__(
         self,
-        scores: Scores,
+        scores: PredictionPass,
         task: Task,
         examples: Examples,
         recipe: FinetuneRecipe,
@@ -200,7 +200,7 @@ class FinetuneUpdate:
 def _judge(
     recipe: FinetuneRecipe,
     task: Task,
-    scores: Scores,
+    scores: PredictionPass,
     save: Callable[[Path], None],
     train: Examples,
     cache: Path,

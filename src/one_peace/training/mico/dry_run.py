@@ -20,7 +20,7 @@ from one_peace.training.cost import FlopCount, memory_of_weights
 from one_peace.training.distributed import shards_over
 from one_peace.training.mico.recipe import ClipSource, MiCoRecipe
 from one_peace.training.mico.start import open_clips, plan_mico
-from one_peace.training.mico.update import MiCoLosses
+from one_peace.training.mico.update import MiCoPass
 
 BACKWARD = 2  # times the arithmetic of a forward pass
 
@@ -72,7 +72,7 @@ def plan_mico_run(recipe: MiCoRecipe, items: Sequence[Item], devices: int = 1) -
         part = name.split(".")[0]
         parts[part] += parameter.numel()
         rates[part] = recipe.optimizer.lr * groups(name, parameter)[1]
-    memory = memory_of_weights(model, MiCoLosses.blocks, recipe.engine, shards)
+    memory = memory_of_weights(model, MiCoPass.blocks, recipe.engine, shards)
     flops = {name: recipe.batch_size * _flops(model, source) for name, source in recipe.sources.items()}
     return MiCoCost(dict(parts), rates, flops, memory, devices)
 

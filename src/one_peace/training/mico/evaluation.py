@@ -18,7 +18,7 @@ from one_peace.training.distributed import Processes
 from one_peace.training.ema import WeightAverage, measured
 from one_peace.training.mico.recipe import MiCoRecipe
 from one_peace.training.mico.start import MiCoPlan, open_clips
-from one_peace.training.mico.update import MiCoLosses
+from one_peace.training.mico.update import MiCoPass
 from one_peace.training.pretraining.evaluation import GROUP
 
 AT_ONCE = 16  # clips
@@ -60,7 +60,7 @@ class MiCoEvaluator:
         self.texts = [self.examples[number].captions["caption"] for number in first]
 
     @torch.no_grad()
-    def __call__(self, losses: MiCoLosses, average: WeightAverage | None = None) -> dict[str, float]:
+    def __call__(self, losses: MiCoPass, average: WeightAverage | None = None) -> dict[str, float]:
         """recall@k of every tuple both ways and the mean of all, `recall`; every process has to call it."""
         figures: dict[str, float] = {}
         with measured(losses, average):
@@ -71,7 +71,7 @@ class MiCoEvaluator:
         mean = sum(figures.values()) / len(figures)
         return {f"{GROUP}{name}": value for name, value in figures.items()} | {BEST_BY: mean}
 
-    def embed(self, losses: MiCoLosses, parts: Parts) -> Tensor:
+    def embed(self, losses: MiCoPass, parts: Parts) -> Tensor:
         """(clips, dim) float32 on the CPU of every process."""
         names = list(self.examples[0].inputs)
 
@@ -83,7 +83,7 @@ class MiCoEvaluator:
 
         return self._all(len(self.examples), some)
 
-    def embed_texts(self, losses: MiCoLosses) -> Tensor:
+    def embed_texts(self, losses: MiCoPass) -> Tensor:
         """(texts, dim), as `embed`."""
 
         def some(first: int) -> Tensor:

@@ -24,7 +24,7 @@ from one_peace.training.loop import Judge, LoopSettings, run_updates
 from one_peace.training.mico.evaluation import BEST_BY, open_mico_evaluator
 from one_peace.training.mico.recipe import SAMPLE_LIBRARY, MiCoRecipe
 from one_peace.training.mico.start import open_clips, plan_mico, start_mico
-from one_peace.training.mico.update import ClipBatches, MiCoLosses, MiCoUpdate
+from one_peace.training.mico.update import ClipBatches, MiCoPass, MiCoUpdate
 from one_peace.training.pretraining.run import held_out_captions
 from one_peace.training.saving import save_for_training
 from one_peace.training.throughput import Throughput
@@ -84,7 +84,7 @@ def run_mico(
     save = partial(save_for_training, processors=processors, processes=processes)
     if processes.first:
         report({"clips": {name: len(source) for name, source in rows.items()}, "vocabulary": plan.pieces.vocab_size})
-    losses = prepare_model(MiCoLosses(model.train(), processes), recipe.engine, processes, device)
+    losses = prepare_model(MiCoPass(model.train(), processes), recipe.engine, processes, device)
     if not resumed:
         save(model, folder=folder)
     processes.wait()

@@ -28,7 +28,7 @@ Uniform = Callable[[int], Tensor]
 """A number of rows -> as many numbers from 0 to 1, another time others."""
 
 
-class MiCoLosses(ForwardPass):
+class MiCoPass(ForwardPass):
     """The losses of a batch. Of the layers only the tower's are sharded one by one: those of the text model are also
     entered to project memories, which sharding would not see."""
 
@@ -107,7 +107,7 @@ class MiCoUpdate:
 
     def __init__(
         self,
-        losses: MiCoLosses,
+        losses: MiCoPass,
         recipe: MiCoRecipe,
         readers: Mapping[str, ClipReader],
         batches: ClipBatches,

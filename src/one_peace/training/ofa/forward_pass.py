@@ -14,7 +14,7 @@ from one_peace.tasks.ofa.example import SequenceBatch
 from one_peace.training.distributed import ForwardPass
 
 
-class SequencePass(ForwardPass):
+class OfaPass(ForwardPass):
     """The logits of targets."""
 
     model: OfaModel
@@ -40,7 +40,7 @@ class SequencePass(ForwardPass):
         with self.precision:
             return work()
 
-    def train(self, mode: bool = True) -> SequencePass:
+    def train(self, mode: bool = True) -> OfaPass:
         """As for any module, but frozen norms go on using the statistics that they have."""
         super().train(mode)
         if self.freeze_norms:

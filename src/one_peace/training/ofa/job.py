@@ -31,7 +31,7 @@ from one_peace.training.finetuning.examples import DrawingReader, Examples
 from one_peace.training.finetuning.job import Drawn, FinetuneJob
 from one_peace.training.finetuning.recipe import FinetuneRecipe
 from one_peace.training.loop import Judge
-from one_peace.training.ofa.forward_pass import SequencePass, norms_of
+from one_peace.training.ofa.forward_pass import OfaPass, norms_of
 from one_peace.training.ofa.mixture import PRETRAINING, SECOND, mixed_examples
 from one_peace.training.ofa.recipe import SequenceRecipe
 from one_peace.training.ofa.self_critical import CaptionPart, count_documents
@@ -81,7 +81,7 @@ def open_sequence(recipe: FinetuneRecipe, device: str, processes: Processes) -> 
     if chosen.freeze_norms:
         for norm in norms_of(model):
             norm.requires_grad_(False)
-    logits = prepare_model(SequencePass(model, chosen.freeze_norms), recipe.engine, processes, device)
+    logits = prepare_model(OfaPass(model, chosen.freeze_norms), recipe.engine, processes, device)
     logits.train()
     place = torch.device(device)
     rows = recipe.tables.open_training(task.columns, cache)
@@ -153,7 +153,7 @@ def _patches_of(group: str, patches: int | None) -> int | None:
 
 
 def _captions(
-    logits: SequencePass,
+    logits: OfaPass,
     vocabulary: OfaVocabulary,
     recipe: SequenceRecipe,
     frequency: DocumentFrequency,
@@ -165,9 +165,7 @@ def _captions(
     return prepare
 
 
-def _targets(
-    logits: SequencePass, recipe: SequenceRecipe, codes: tuple[int, int] | None, device: torch.device
-) -> Prepare:
+def _targets(logits: OfaPass, recipe: SequenceRecipe, codes: tuple[int, int] | None, device: torch.device) -> Prepare:
     def prepare(examples: list[SequenceExample], name: str, step: int) -> Part:
         patches = _patches_of(name, recipe.patches)
         return TargetPart(logits, examples, recipe, step + 1, device, patches=patches, token_range=codes)
@@ -196,7 +194,7 @@ def _judge(
     recipe: FinetuneRecipe,
     settings: SequenceSettings,
     vocabulary: OfaVocabulary,
-    logits: SequencePass,
+    logits: OfaPass,
     save: Callable[[Path], None],
     examples: int,
     cache: Path,

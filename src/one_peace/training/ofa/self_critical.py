@@ -19,7 +19,7 @@ from one_peace.objectives.self_critical import leave_one_out, self_critical_loss
 from one_peace.tasks.caption_metrics.cider import DocumentFrequency, cider_d, reward_words
 from one_peace.tasks.ofa.example import SequenceExample, collate
 from one_peace.tasks.task import texts_of
-from one_peace.training.ofa.forward_pass import SequencePass
+from one_peace.training.ofa.forward_pass import OfaPass
 from one_peace.training.ofa.recipe import SequenceRecipe
 
 NO_REPEAT = 3  # n-grams that a caption does not have twice
@@ -47,7 +47,7 @@ class CaptionPart:
 
     def __init__(
         self,
-        logits: SequencePass,
+        logits: OfaPass,
         vocabulary: OfaVocabulary,
         examples: list[SequenceExample],
         recipe: SequenceRecipe,

@@ -17,7 +17,7 @@ from one_peace.tasks.ofa.example import SequenceExample, collate
 from one_peace.training.distributed import Processes
 from one_peace.training.finetuning.recipe import FinetuneRecipe
 from one_peace.training.micro_batches import slot_seed
-from one_peace.training.ofa.forward_pass import SequencePass
+from one_peace.training.ofa.forward_pass import OfaPass
 from one_peace.training.ofa.recipe import SequenceRecipe
 
 SLOTS = 1000  # of a process: groups differ in how many micro-batches they have
@@ -93,7 +93,7 @@ class TargetPart:
 
     def __init__(
         self,
-        logits: SequencePass,
+        logits: OfaPass,
         examples: list[SequenceExample],
         recipe: SequenceRecipe,
         update: int,

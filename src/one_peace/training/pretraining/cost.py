@@ -21,8 +21,9 @@ from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.objectives.contrast import cross_modal_contrast
 from one_peace.tasks.pretraining import PretrainingStage, collate_pairs, freeze_for_stage
 from one_peace.training.cost import Cost, FlopCount, KeptMemory, count_parameters, memory_of_weights
-from one_peace.training.distributed import LossModule, Processes, prepare_model, shards_over
+from one_peace.training.distributed import Processes, prepare_model, shards_over
 from one_peace.training.initial_values import empty_model
+from one_peace.training.pretraining.forward_pass import PretrainingPass
 from one_peace.training.recipe import EngineRecipe
 
 PAIRS = 4  # to count with; the batches have half of them, and all
@@ -73,7 +74,7 @@ def pretraining_cost(
     }
     model = empty_model(config)
     freeze_for_stage(model, stage)
-    memory = memory_of_weights(model, LossModule.blocks, engine, shards) | {"activations": activations}
+    memory = memory_of_weights(model, PretrainingPass.blocks, engine, shards) | {"activations": activations}
     return Cost(count_parameters(model, part_of), tokens, flops * batch_size // at_once, memory, devices)
 
 
@@ -106,7 +107,7 @@ def _measure(
     pairs = [pairs[n % (PAIRS // 2)] for n in range(len(pairs))]
     model = OnePeaceForPretraining(dataclasses.replace(config, layers=layers, drop_path=0.0)).train()
     freeze_for_stage(model, stage)
-    losses = prepare_model(LossModule(model, stage), engine, Processes(), "cpu")
+    losses = prepare_model(PretrainingPass(model, stage), engine, Processes(), "cpu")
     batch = collate_pairs(pairs, stage, processors, torch.Generator().manual_seed(0))
     with FlopCount() as counter:
         with KeptMemory(model, model.encoder.fusion.blocks) as kept:

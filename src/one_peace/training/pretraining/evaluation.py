@@ -30,8 +30,9 @@ from one_peace.tasks.held_out import (
     retrieval_figures,
     validation_items,
 )
-from one_peace.training.distributed import LossModule, Processes
+from one_peace.training.distributed import Processes
 from one_peace.training.ema import WeightAverage, measured
+from one_peace.training.pretraining.forward_pass import PretrainingPass
 from one_peace.training.pretraining.recipe import PretrainRecipe
 
 GROUP = "eval/"  # before the names of figures in the log
@@ -81,7 +82,7 @@ class Evaluator:
         """Whether to look at the model after so many updates."""
         return done % self.schedule.every == 0 or done == self.last
 
-    def __call__(self, losses: LossModule, average: WeightAverage | None = None) -> dict[str, float]:
+    def __call__(self, losses: PretrainingPass, average: WeightAverage | None = None) -> dict[str, float]:
         """The figures of the model, or of the average of its weights if there is one; every process has to call it."""
         with measured(losses, average), torch.no_grad():
             scored = {name: (self._scores(name, losses), held_out) for name, held_out in self._sets().items()}
@@ -90,7 +91,7 @@ class Evaluator:
     def _sets(self) -> dict[str, HeldOut]:
         return {name: s for name, s in (("pairs", self.pairs), ("labels", self.labels)) if s is not None}
 
-    def _scores(self, name: str, losses: LossModule) -> Tensor:
+    def _scores(self, name: str, losses: PretrainingPass) -> Tensor:
         partners, texts = (side.embed(losses) for side in self.sides[name])
         if name == "labels":
             texts = label_vectors(texts.unflatten(0, (self.prompts, -1)))
@@ -167,7 +168,7 @@ class _Batches:
             inputs = processor.collate([examples[row] for row in rows])
             self.own.append((rows if index < len(batches) else [], inputs))
 
-    def embed(self, losses: LossModule) -> Tensor:
+    def embed(self, losses: PretrainingPass) -> Tensor:
         """Unit-length embeddings of all inputs, in order: (inputs, dim) float32 on the CPU of every process."""
         vectors = torch.empty(0)
         for rows, inputs in self.own:

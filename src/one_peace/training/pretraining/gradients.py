@@ -21,8 +21,9 @@ from one_peace.modalities.base import Example, Processor
 from one_peace.objectives.contrast import ContrastResult, cross_modal_contrast
 from one_peace.objectives.tiled_contrast import TILE, tiled_contrast
 from one_peace.tasks.pretraining import Contrast, PretrainingBatch, collate_pairs
-from one_peace.training.distributed import LossModule, Processes
+from one_peace.training.distributed import Processes
 from one_peace.training.micro_batches import slot_of, slot_seed
+from one_peace.training.pretraining.forward_pass import PretrainingPass
 from one_peace.training.pretraining.recipe import PretrainRecipe
 
 BatchSource = Callable[..., list[tuple[Example, Example]]]
@@ -41,7 +42,7 @@ class Update:
 
     def __init__(
         self,
-        losses: LossModule,
+        losses: PretrainingPass,
         recipe: PretrainRecipe,
         processors: Mapping[str, Processor],
         batches: BatchSource,

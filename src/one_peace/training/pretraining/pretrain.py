@@ -10,10 +10,11 @@ from pathlib import Path
 from one_peace.modalities.base import Processor
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.tasks.pretraining import freeze_for_stage
-from one_peace.training.distributed import LossModule, Processes, prepare_model
+from one_peace.training.distributed import Processes, prepare_model
 from one_peace.training.log import Report
 from one_peace.training.loop import Gradients, Judge, LoopSettings, run_updates
 from one_peace.training.pretraining.evaluation import Evaluator
+from one_peace.training.pretraining.forward_pass import PretrainingPass
 from one_peace.training.pretraining.gradients import COUNTS, BatchSource, Update
 from one_peace.training.pretraining.recipe import PretrainRecipe, recipe_values
 from one_peace.training.saving import save_for_training
@@ -58,7 +59,7 @@ def pretrain(
     out.mkdir(parents=True, exist_ok=True)
     model.train()
     freeze_for_stage(model, recipe.stage)
-    losses = prepare_model(LossModule(model, recipe.stage), recipe.engine, processes, device)
+    losses = prepare_model(PretrainingPass(model, recipe.stage), recipe.engine, processes, device)
     if fill is not None and not processes.any(has_state(out / "state")):
         fill(model)
     drawn = None

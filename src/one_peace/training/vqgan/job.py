@@ -24,7 +24,7 @@ from one_peace.training.finetuning.job import FinetuneJob
 from one_peace.training.finetuning.recipe import FinetuneRecipe
 from one_peace.training.loop import Judge
 from one_peace.training.vqgan.recipe import CodingRecipe
-from one_peace.training.vqgan.update import CodingPass, CodingUpdate
+from one_peace.training.vqgan.update import CodingUpdate, VqganPass
 
 IMAGE_SIZE = 256  # of the published coder
 
@@ -59,7 +59,7 @@ def open_coding(recipe: FinetuneRecipe, device: str, processes: Processes) -> Fi
     cache = table_cache()
     rows = recipe.tables.open_training(COLUMNS, cache)
     train = Examples(rows, CropReader(size, crop), recipe.seed, recipe.tables.augmentation, recipe.workers)
-    losses = prepare_model(CodingPass(model.train()), recipe.engine, processes, device)
+    losses = prepare_model(VqganPass(model.train()), recipe.engine, processes, device)
 
     def save(folder: Path) -> None:
         tensors = {name: whole_tensor(tensor) for name, tensor in model.state_dict().items()}

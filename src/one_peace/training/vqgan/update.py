@@ -21,7 +21,7 @@ PLACES_PER_CODE = 20  # that a fresh codebook is found by
 AT_ONCE = 32  # pictures
 
 
-class CodingPass(ForwardPass):
+class VqganPass(ForwardPass):
     """Reconstructions of pictures. A VQGAN is small, so that it is sharded as a whole."""
 
     model: Vqgan
@@ -55,7 +55,7 @@ class CodingUpdate:
     """The gradients of an update, for the loop."""
 
     def __init__(
-        self, losses: CodingPass, pictures: Examples[Tensor], recipe: FinetuneRecipe, processes: Processes, device: str
+        self, losses: VqganPass, pictures: Examples[Tensor], recipe: FinetuneRecipe, processes: Processes, device: str
     ) -> None:
         self.local, self.micro = processes.divide(recipe.batch_size, recipe.micro_batch)
         self.losses, self.pictures, self.recipe = losses, pictures, recipe

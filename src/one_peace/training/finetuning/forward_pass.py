@@ -12,7 +12,7 @@ from one_peace.training.distributed import ForwardPass
 CACHE_BYTES = 4 << 30  # of features kept in memory; those beyond are computed again
 
 
-class Scores(ForwardPass):
+class PredictionPass(ForwardPass):
     """The scores of a batch by the whole model."""
 
     model: OnePeaceForPrediction
@@ -24,7 +24,7 @@ class Scores(ForwardPass):
         return scores.float()
 
 
-class FrozenScores(Scores):
+class FrozenPredictionPass(PredictionPass):
     """The head on features of an encoder that does not change: each example's are computed the first time it comes.
 
     Features are kept in float16, by the example's key, without their padding.
