@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,9 @@ from one_peace.tasks.evaluation_recipe import EvaluationRecipe, EvaluationTables
 from one_peace.tasks.evaluation_report import SHARES, EvaluationReport, Measurement
 from one_peace.tasks.kinds import TaskSettings, read_settings
 from one_peace.tasks.labels import LabelMap
-from one_peace.tasks.mico.evaluation import ANSWERING, WritingSettings, measure_answers, measure_captions
-from one_peace.tasks.mico.evaluation import WRITING as WRITTEN
+from one_peace.tasks.mico.evaluation import ANSWERING, WRITING, WritingSettings, measure_answers, measure_captions
 from one_peace.tasks.mico.retrieval import OMNI_RETRIEVAL, MiCoRetrievalSettings, measure_tuples
-from one_peace.tasks.ofa.kinds import SEQUENCE_KINDS, WRITING, SequenceSettings, read_sequence_settings
+from one_peace.tasks.ofa.kinds import DECODING, SEQUENCE_KINDS, SequenceSettings, read_sequence_settings
 from one_peace.tasks.ofa.predictor import SequencePredictor
 from one_peace.tasks.predictor import Predictor
 from one_peace.tasks.retrieval import Recall
@@ -53,46 +52,43 @@ def run_evaluation(recipe: EvaluationRecipe, device: str = "cpu", on_error: OnEr
         CheckpointError: a model that is not for this task.
         ValueError: settings that do not fit the task.
     """
-    if recipe.kind in (RETRIEVAL, ZERO_SHOT):
-        return _of_embeddings(recipe, device, on_error)
-    if recipe.kind == OMNI_RETRIEVAL:
-        return _of_tuples(recipe, device, on_error)
-    if recipe.kind in (WRITTEN, ANSWERING):
-        return _of_writing(recipe, device, on_error)
     if recipe.kind in SEQUENCE_KINDS:
-        return _of_sequences(recipe, device, on_error)
-    return _of_predictions(recipe, device, on_error)
+        return _report_sequences(recipe, device, on_error)
+    return _REPORTS.get(recipe.kind, _report_predictions)(recipe, device, on_error)
 
 
-def _of_embeddings(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
-    retrieval = zero_shot = None
-    if recipe.kind == RETRIEVAL:
-        retrieval = build_dataclass(RetrievalSettings, recipe.task, "task")
-    else:
-        zero_shot = build_dataclass(ZeroShotSettings, recipe.task, "task")
-    modality: str = recipe.task.get("modality", "image")
-    model = _embedding_model(recipe, (modality,), device)
+def _report_retrieval(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
+    settings = build_dataclass(RetrievalSettings, recipe.task, "task")
+    model = _embedding_model(recipe, (settings.modality,), device)
     rows: list[Measurement] = []
     left_out: list[str] = []
     for split in recipe.data.splits:
-        table = recipe.data.open(split, (modality,))
-        if retrieval is not None:
-            chosen = read_retrieval_set(table, modality, _captions(recipe.data, split), on_error)
-            found, asked = measure_retrieval(model, chosen, modality, on_error, retrieval.rerank)
-            rows += _recall_rows(split, found)
-            left_out += asked.left_out
-        if zero_shot is not None:
-            given = zero_shot.labels
-            labels = LabelMap.read(Path(recipe.data.root) / given) if isinstance(given, str) else LabelMap(given)
-            measured = measure_zero_shot(model, table, labels, zero_shot, on_error)
-            rows += _zero_shot_rows(split, measured.overall, measured.commonest)
-            for group, recalls in measured.groups.items():
-                rows += _zero_shot_rows(f"{split}, {zero_shot.by} {group}", recalls[:1], None)
-            left_out += measured.left_out
+        table = recipe.data.open(split, (settings.modality,))
+        asked = read_retrieval_set(table, settings.modality, _captions(recipe.data, split), on_error)
+        found, asked = measure_retrieval(model, asked, settings.modality, on_error, settings.rerank)
+        rows += _recall_rows(split, found)
+        left_out += asked.left_out
     return EvaluationReport(recipe.model, model.fingerprint, recipe.kind, _with_published(rows, recipe), left_out)
 
 
-def _of_tuples(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
+def _report_zero_shot(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
+    settings = build_dataclass(ZeroShotSettings, recipe.task, "task")
+    model = _embedding_model(recipe, (settings.modality,), device)
+    given = settings.labels
+    labels = LabelMap.read(Path(recipe.data.root) / given) if isinstance(given, str) else LabelMap(given)
+    rows: list[Measurement] = []
+    left_out: list[str] = []
+    for split in recipe.data.splits:
+        table = recipe.data.open(split, (settings.modality,))
+        measured = measure_zero_shot(model, table, labels, settings, on_error)
+        rows += _zero_shot_rows(split, measured.overall, measured.commonest)
+        for group, recalls in measured.groups.items():
+            rows += _zero_shot_rows(f"{split}, {settings.by} {group}", recalls[:1], None)
+        left_out += measured.left_out
+    return EvaluationReport(recipe.model, model.fingerprint, recipe.kind, _with_published(rows, recipe), left_out)
+
+
+def _report_omni_retrieval(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
     settings = build_dataclass(MiCoRetrievalSettings, recipe.task, "task")
     model = _mico(recipe, tuple(settings.modalities), device)
     rows: list[Measurement] = []
@@ -107,7 +103,7 @@ def _of_tuples(recipe: EvaluationRecipe, device: str, on_error: OnError) -> Eval
     return EvaluationReport(recipe.model, model.fingerprint, recipe.kind, _with_published(rows, recipe), left_out)
 
 
-def _of_predictions(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
+def _report_predictions(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
     predictor = _predictor(recipe, device)
     task = predictor.task
     rows: list[Measurement] = []
@@ -135,7 +131,7 @@ def _of_predictions(recipe: EvaluationRecipe, device: str, on_error: OnError) ->
     return EvaluationReport(recipe.model, None, recipe.kind, _with_published(rows, recipe), left_out)
 
 
-def _of_sequences(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
+def _report_sequences(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
     predictor = SequencePredictor.from_pretrained(
         recipe.model,
         _sequence_settings(recipe),
@@ -154,7 +150,7 @@ def _of_sequences(recipe: EvaluationRecipe, device: str, on_error: OnError) -> E
             raise InputError(str(table.path), f"has no usable row; the last one: {predictor.skipped[-1]}")
         control, constant = figures.shuffled(), figures.constant()
         for name, value in figures.result().items():
-            share = name in SHARES and recipe.kind in WRITING  # shares of tokens hang together
+            share = name in SHARES and recipe.kind in DECODING  # shares of tokens hang together
             best = constant if name == figures.main else None
             rows.append(
                 Measurement.of(split, name, value, examples, share=share, shuffled=control.get(name), constant=best)
@@ -177,7 +173,7 @@ def _sequence_settings(recipe: EvaluationRecipe) -> SequenceSettings:
     return dataclasses.replace(own, **changed)
 
 
-def _of_writing(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
+def _report_writing(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
     settings = build_dataclass(WritingSettings, recipe.task, "task")
     model = _mico(recipe, (settings.modality,), device)
     rows: list[Measurement] = []
@@ -207,6 +203,15 @@ def _of_writing(recipe: EvaluationRecipe, device: str, on_error: OnError) -> Eva
     return EvaluationReport(recipe.model, model.fingerprint, recipe.kind, _with_published(rows, recipe), left_out)
 
 
+_REPORTS: Mapping[str, Callable[[EvaluationRecipe, str, OnError], EvaluationReport]] = {
+    RETRIEVAL: _report_retrieval,
+    ZERO_SHOT: _report_zero_shot,
+    OMNI_RETRIEVAL: _report_omni_retrieval,
+    WRITING: _report_writing,
+    ANSWERING: _report_writing,
+}
+
+
 def _captions(tables: EvaluationTables, split: str) -> dict[str, list[str]] | None:
     texts = tables.texts.get(split)
     return None if texts is None else read_captions(Path(tables.root) / texts)
@@ -215,7 +220,7 @@ def _captions(tables: EvaluationTables, split: str) -> dict[str, list[str]] | No
 def _mico(recipe: EvaluationRecipe, modalities: Sequence[str], device: str) -> MiCo:
     model = _embedding_model(recipe, modalities, device)
     if not isinstance(model, MiCo):
-        instead = "; that of OFA models is captioning" if recipe.kind == WRITTEN else ""
+        instead = "; that of OFA models is captioning" if recipe.kind == WRITING else ""
         raise CheckpointError(f"{recipe.model}: {recipe.kind} is for MiCo models{instead}")
     return model
 

@@ -12,8 +12,7 @@ from one_peace.configuration import build_dataclass, within
 from one_peace.data.task_rows import SUFFIXES, TaskRows
 from one_peace.recipe_files import read_recipe
 from one_peace.tasks.kinds import KINDS
-from one_peace.tasks.mico.evaluation import ANSWERING
-from one_peace.tasks.mico.evaluation import WRITING as WRITTEN
+from one_peace.tasks.mico.evaluation import ANSWERING, WRITING
 from one_peace.tasks.mico.retrieval import OMNI_RETRIEVAL
 from one_peace.tasks.ofa.kinds import SEQUENCE_KINDS
 from one_peace.tasks.retrieval_evaluation import ZERO_SHOT
@@ -21,7 +20,7 @@ from one_peace.tasks.retrieval_pairs import RETRIEVAL
 from one_peace.tasks.task import MEDIA
 
 SAMPLE_LIBRARY = "sample-library"
-TASKS = (SAMPLE_LIBRARY, RETRIEVAL, ZERO_SHOT, OMNI_RETRIEVAL, WRITTEN, ANSWERING, *KINDS, *SEQUENCE_KINDS)
+TASKS = (SAMPLE_LIBRARY, RETRIEVAL, ZERO_SHOT, OMNI_RETRIEVAL, WRITING, ANSWERING, *KINDS, *SEQUENCE_KINDS)
 SHORTHANDS = {"data": "tables.root", "checkpoint": "model"}  # of the command line
 
 

@@ -83,7 +83,7 @@ class SequenceSettings(SavedSettings):
 
     def writing(self) -> GenerationSettings:
         """How the model writes, as published for the kind."""
-        return GenerationSettings(end=EOS_ID, pad=PAD_ID, **cast(Any, WRITING[self.kind]))
+        return GenerationSettings(end=EOS_ID, pad=PAD_ID, **cast(Any, DECODING[self.kind]))
 
 
 def read_sequence_settings(values: Mapping[str, Any], root: Path) -> SequenceSettings:
@@ -119,7 +119,7 @@ SEQUENCE_KINDS: dict[str, Maker] = {
     "pretraining": lambda s, v, form, c: Mixture(v, _NOTHING, pictures=form),
 }
 PROMPTED = ("picture-answering", "entailment", "sentences")
-WRITING: Mapping[str, Mapping[str, object]] = {
+DECODING: Mapping[str, Mapping[str, object]] = {
     "captioning": {"beams": 5, "max_tokens": 16, "no_repeat_ngram": 3},
     "referring": {"beams": 5, "min_tokens": 4, "max_tokens": 4},
     "picture-answering": {"beams": 5, "max_tokens": MAX_ANSWER, "length_penalty": 0.0},

@@ -27,7 +27,7 @@ from one_peace.objectives.sequence import SequenceLossSettings, sequence_loss
 from one_peace.tasks.ofa.entailment import ANSWERS
 from one_peace.tasks.ofa.example import SequenceBatch, SequenceExample, collate
 from one_peace.tasks.ofa.figures import WrittenFigures, figures_of
-from one_peace.tasks.ofa.kinds import WRITING, SequenceSettings
+from one_peace.tasks.ofa.kinds import DECODING, SequenceSettings
 from one_peace.tasks.ofa.sentences import QUESTIONS
 from one_peace.tasks.predictor import BATCH_SIZE
 from one_peace.tasks.task import BadRow, OnError, Row, TableRows, usable, without_target
@@ -137,7 +137,7 @@ class SequencePredictor:
 
         def work() -> list[Any]:
             encoded = self.model.encode(batch.source, batch.pixels, batch.pictured)
-            if targets and self.settings.kind not in WRITING:
+            if targets and self.settings.kind not in DECODING:
                 return self._likelihoods(encoded, batch)
             if self.settings.kind == "sentences" or self.settings.decoding == "candidates":
                 return self._chosen(encoded, batch.prompts)
@@ -198,7 +198,7 @@ class SequencePredictor:
             return settings, TokenRange(first, first + vocabulary.codes, specials_at_end=True)
         if kind == "referring":
             return self.settings.writing(), TokenRange(vocabulary.first_bin, vocabulary.size, specials_at_end=True)
-        if kind not in WRITING:
+        if kind not in DECODING:
             return GenerationSettings(EOS_ID, PAD_ID, max_tokens=self.model.config.text_positions - 2), None
         if self.answers:
             return self.settings.writing(), self.task.trie(self.answers).to(self.model.tokens.weight.device)
