@@ -75,6 +75,6 @@ def answer_mask(question: Tensor, answer: Tensor) -> Tensor:
     return seen
 
 
-def word_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def hidden_word_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross entropy of logits (words, vocabulary) with labels (words,)."""
     return F.cross_entropy(logits.float(), labels, ignore_index=IGNORED)

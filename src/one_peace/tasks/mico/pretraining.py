@@ -17,7 +17,7 @@ from one_peace.models.mico.config import SUBTITLE, branch_of
 from one_peace.models.mico.model import ORDER, TEXT, MiCoModel
 from one_peace.models.mico.text import PAD_ID, Memory
 from one_peace.objectives.contrast import cross_modal_contrast
-from one_peace.objectives.masked_words import IGNORED, answer_mask, causal_mask, word_loss
+from one_peace.objectives.masked_words import IGNORED, answer_mask, causal_mask, hidden_word_loss
 from one_peace.objectives.matching import draw_negatives, matching_loss, negative_weights
 
 _T = TypeVar("_T")
@@ -241,7 +241,7 @@ def _words(model: MiCoModel, hidden: HiddenWords, seen: Tensor, memory: Memory, 
     states = model.text(hidden.tokens, seen, memory)
     asked = hidden.labels != IGNORED
     words = asked.sum()
-    return word_loss(model.text.predict(states[asked]), hidden.labels[asked]) * (words / count(words))
+    return hidden_word_loss(model.text.predict(states[asked]), hidden.labels[asked]) * (words / count(words))
 
 
 def _answering(model: MiCoModel, batch: MiCoBatch, memory: Memory, count: Count) -> Tensor:

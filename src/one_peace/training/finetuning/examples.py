@@ -74,12 +74,12 @@ class Examples(Generic[Made]):
     def __init__(
         self,
         rows: Rows,
-        task: Reader[Made] | DrawingReader[Made],
+        reader: Reader[Made] | DrawingReader[Made],
         seed: int,
         augmentation: str = "none",
         workers: int = 0,
     ) -> None:
-        self.rows, self.task, self.seed = rows, task, seed
+        self.rows, self.reader, self.seed = rows, reader, seed
         self.augment = PICTURE_AUGMENTATIONS[augmentation]
         self.unusable: dict[int, InputError] = {}
         self.threads = ThreadPoolExecutor(workers) if workers else None
@@ -132,9 +132,9 @@ class Examples(Generic[Made]):
         augment = self.augment
         if augment is not None:
             row = _augmented(row, self.rows.media, key, lambda picture: augment(picture, generator))
-        if isinstance(self.task, DrawingReader):
-            return self.task.draw(row, key, generator)
-        return self.task.example(row, key)
+        if isinstance(self.reader, DrawingReader):
+            return self.reader.draw(row, key, generator)
+        return self.reader.example(row, key)
 
     def _last(self) -> str:
         return str(list(self.unusable.values())[-1]) if self.unusable else "none"

@@ -188,12 +188,12 @@ class MiCoRecipe:
         return values
 
     def groups(self) -> Groups:
-        """The published groups: the tower has a rate of its own; what decays says `decays`."""
+        """The published groups: the tower has a rate of its own; what decays says `mico_decays`."""
         own = {"tower": self.tower_lr}
         if self.temperature_lr is not None:
             own["temperature"] = self.temperature_lr
         scales = {part: lr / self.optimizer.lr if self.optimizer.lr else 1.0 for part, lr in own.items()}
-        return lambda name, parameter: (decays(name, parameter), scales.get(name.split(".")[0], 1.0))
+        return lambda name, parameter: (mico_decays(name, parameter), scales.get(name.split(".")[0], 1.0))
 
     @property
     def needs_library(self) -> bool:
@@ -207,7 +207,7 @@ class MiCoRecipe:
         return {name for source in self.sources.values() for name in source.only}
 
 
-def decays(name: str, parameter: nn.Parameter) -> bool:
+def mico_decays(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay applies, as published: to all but biases and the norms of the text model.
 
     The norms of the tower and of the heads, the temperature and all embeddings do decay: the published rule goes by
