@@ -24,7 +24,7 @@ from one_peace.models import from_pretrained
 from one_peace.nn.allocator import keep_freed_memory
 from one_peace.tasks.evaluation import run_evaluation
 from one_peace.tasks.evaluation_recipe import load_evaluation
-from one_peace.tasks.ofa.figures import figures_of
+from one_peace.tasks.ofa.figures import CaptionFigures
 from one_peace.tasks.task import MEDIA
 from one_peace.training.finetuning.recipe import load_finetune_recipe
 from one_peace.training.finetuning.run import finetune
@@ -102,7 +102,7 @@ def nearest_captions(encoder: str, tables: Path) -> dict[str, float]:
     )
     model = from_pretrained(encoder)
     known, asked = (model.encode_image([row["image"] for row in rows]) for rows in (trained, tested))
-    figures = figures_of("captioning")
+    figures = CaptionFigures()
     for row, index in zip(tested, (asked @ known.t()).argmax(dim=1).tolist(), strict=True):
         figures.add(trained[index]["caption"], {"references": _references(row["caption"])})
     return figures.result()

@@ -19,7 +19,7 @@ from one_peace.tasks.classification import Accuracy, MeanAveragePrecision
 from one_peace.tasks.grounding import Overlap
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.metrics import consensus_accuracy
-from one_peace.tasks.ofa.figures import figures_of
+from one_peace.tasks.ofa.figures import LabelFigures
 from one_peace.tasks.reasoning import Truth
 from one_peace.tasks.task import Figures, TaskBatch
 from one_peace.tasks.visual_question_answering import AnswerAccuracy
@@ -50,7 +50,7 @@ def measured(figures: Figures, scores: Tensor, target: Tensor, size: int = 3, **
 )
 def test_the_positive_label_is_that_of_the_question(labels: tuple[str, ...], expected: dict[str, float]) -> None:
     """Whichever of its labels a table happens to have."""
-    figures = figures_of("sentences", labels)
+    figures = LabelFigures(labels)
     for _ in range(3):
         figures.add("no", {"answer": "no"})
     assert figures.result() == expected and figures.shuffled() == expected

@@ -26,7 +26,7 @@ from one_peace.tasks.kinds import TaskSettings, read_settings
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.mico.evaluation import ANSWERING, WRITING, WritingSettings, measure_answers, measure_captions
 from one_peace.tasks.mico.retrieval import OMNI_RETRIEVAL, MiCoRetrievalSettings, measure_tuples
-from one_peace.tasks.ofa.kinds import DECODING, SEQUENCE_KINDS, SequenceSettings, read_sequence_settings
+from one_peace.tasks.ofa.kinds import SEQUENCE_KINDS, SequenceSettings, read_sequence_settings
 from one_peace.tasks.ofa.predictor import SequencePredictor
 from one_peace.tasks.predictor import Predictor
 from one_peace.tasks.retrieval import Recall
@@ -150,7 +150,7 @@ def _report_sequences(recipe: EvaluationRecipe, device: str, on_error: OnError) 
             raise InputError(str(table.path), f"has no usable row; the last one: {predictor.skipped[-1]}")
         control, constant = figures.shuffled(), figures.constant()
         for name, value in figures.result().items():
-            share = name in SHARES and recipe.kind in DECODING  # shares of tokens hang together
+            share = name in SHARES and predictor.task.writing is not None  # shares of tokens hang together
             best = constant if name == figures.main else None
             rows.append(
                 Measurement.of(split, name, value, examples, share=share, shuffled=control.get(name), constant=best)

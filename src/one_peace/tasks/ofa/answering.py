@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from one_peace.generation.settings import GenerationSettings
+from one_peace.modalities.tokenization import EOS_ID, PAD_ID
 from one_peace.models.ofa import prompts
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.given_answers import ANSWER_COLUMNS, annotators_of, answer_scores
 from one_peace.tasks.ofa.example import PromptKind, SequenceExample, with_target
+from one_peace.tasks.ofa.figures import AnswerFigures, WrittenFigures
 from one_peace.tasks.ofa.task import PICTURES, PictureForm, SequenceTask, cleaned
 from one_peace.tasks.task import Row, has, texts_of
 
@@ -23,6 +27,7 @@ class Answering(SequenceTask):
 
     columns = ("image", "question")
     target_columns = (*ANSWER_COLUMNS, "annotators")
+    writing = GenerationSettings(EOS_ID, PAD_ID, beams=5, max_tokens=MAX_ANSWER, length_penalty=0.0)
 
     def __init__(
         self,
@@ -54,3 +59,9 @@ class Answering(SequenceTask):
     def measurable(self, example: SequenceExample) -> bool:
         """Also where no answer that may be given is right: whatever is answered counts as wrong."""
         return example.facts["scores"] is not None
+
+    def figures(self, answers: Sequence[str] = ()) -> WrittenFigures:
+        return AnswerFigures(answers)
+
+    def shown(self, value: Any, example: SequenceExample) -> dict[str, Any]:
+        return {"question": example.facts["question"], "answer": value}

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from one_peace.generation.settings import GenerationSettings
+from one_peace.modalities.tokenization import EOS_ID, PAD_ID
 from one_peace.models.ofa import prompts
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.ofa.example import SequenceExample, with_target
+from one_peace.tasks.ofa.figures import CaptionFigures, WrittenFigures
 from one_peace.tasks.ofa.task import PICTURES, PictureForm, SequenceTask, without_punctuation
 from one_peace.tasks.task import BETWEEN, Row, has, text_of, texts_of
 
@@ -18,6 +24,8 @@ class Captioning(SequenceTask):
 
     columns = ("image", "caption")
     target_columns = ("caption",)
+    reads = "image"
+    writing = GenerationSettings(EOS_ID, PAD_ID, beams=5, max_tokens=16, no_repeat_ngram=3)
 
     def __init__(
         self,
@@ -40,3 +48,9 @@ class Captioning(SequenceTask):
         answer = self.vocabulary.encode(f" {BETWEEN.join(words)}") if words else None
         parts = with_target(self.vocabulary.encode(prompts.DESCRIBE), answer)
         return SequenceExample(key, pixels=pixels, facts={"references": texts}, **parts)
+
+    def figures(self, answers: Sequence[str] = ()) -> WrittenFigures:
+        return CaptionFigures(answers)
+
+    def shown(self, value: Any, example: SequenceExample) -> dict[str, Any]:
+        return {"caption": value}

@@ -1,4 +1,4 @@
-"""Figures of what a sequence-to-sequence model writes, by kind of task.
+"""Figures of what a sequence-to-sequence model writes.
 
 A model's answer is a value (a text, a box relative to its picture, a likelihood), and an example's facts are what it is
 held against: so the same figures can be asked of other examples' facts, and of one answer for all.
@@ -141,20 +141,18 @@ class LabelFigures(WrittenFigures):
 
     def measure(self, values: Sequence[Any]) -> dict[str, float]:
         wanted = [facts["answer"] for facts in self.facts]
-        right = sum(a == b for a, b in zip(values, wanted, strict=True))
-        figures = {"accuracy": right / len(wanted)}
+        count, pairs = len(wanted), list(zip(values, wanted, strict=True))
+        figures = {"accuracy": sum(value == answer for value, answer in pairs) / count}
         labels = sorted({*self.labels, *wanted, *values})
         if len(labels) > 2:
             return figures
-        hits = sum(a == b == labels[-1] for a, b in zip(values, wanted, strict=True))
-        told, true, count = (
-            sum(v == labels[-1] for v in values),
-            sum(w == labels[-1] for w in wanted),
-            len(wanted),
-        )
+        positive = labels[-1]
+        hits = sum(value == answer == positive for value, answer in pairs)
+        told, true = list(values).count(positive), wanted.count(positive)
         figures["f1"] = 2 * hits / (told + true) if told + true else 0.0
         spread = math.sqrt(told * (count - told) * true * (count - true))
-        return {**figures, "matthews": (hits * count - told * true) / spread if spread else 0.0}
+        figures["matthews"] = (hits * count - told * true) / spread if spread else 0.0
+        return figures
 
     def best_constant(self) -> str:
         return Counter(facts["answer"] for facts in self.facts).most_common(1)[0][0]
@@ -182,19 +180,3 @@ class LikelihoodFigures(WrittenFigures):
     def measure(self, values: Sequence[Any]) -> dict[str, float]:
         likelihood, tokens, right = (sum(column) for column in zip(*values, strict=True))
         return {"likelihood": math.exp(likelihood / tokens), "accuracy": right / tokens}
-
-
-FIGURES: Mapping[str, type[WrittenFigures]] = {
-    "captioning": CaptionFigures,
-    "referring": BoxFigures,
-    "picture-answering": AnswerFigures,
-    "entailment": LabelFigures,
-    "labelling": LabelFigures,
-    "sentences": LabelFigures,
-    "summarization": SummaryFigures,
-}
-
-
-def figures_of(kind: str, labels: Sequence[str] = ()) -> WrittenFigures:
-    """A fresh accumulator for a kind of task."""
-    return FIGURES.get(kind, LikelihoodFigures)(labels)

@@ -10,39 +10,34 @@ from torch import Tensor
 
 from one_peace.models.ofa import prompts
 from one_peace.models.ofa.vocabulary import OfaVocabulary
-from one_peace.tasks.ofa.drawing import parse_codes
+from one_peace.tasks.ofa.codes import CodeTask
 from one_peace.tasks.ofa.example import SequenceExample, with_target
 from one_peace.tasks.ofa.task import PictureForm, SequenceTask
-from one_peace.tasks.task import Row, has, text_of
+from one_peace.tasks.task import Row, text_of
 
 MAX_TEXT, KEPT_TEXT = 512, 256  # ids of a text that are read, and of those the last that are used
 
 SMALL_PICTURES = PictureForm(256)
 
 
-class ImageInfilling(SequenceTask):
+class ImageInfilling(CodeTask):
     """Rows have `image` and `codes`, those of the middle quarter of the picture: half its width and height."""
 
     columns = ("image",)
-    target_columns = ("codes",)
 
     def __init__(self, vocabulary: OfaVocabulary, count: int = 256, pictures: PictureForm = SMALL_PICTURES) -> None:
-        super().__init__(vocabulary, pictures)
-        self.count = count
+        super().__init__(vocabulary, count, pictures)
 
     def example(self, row: Row, key: str) -> SequenceExample:
-        codes = parse_codes(row["codes"], key, self.count, self.vocabulary.codes) if has(row, "codes") else None
-        return self.of(self.picture(row, key), codes, key)
+        return self.of(self.picture(row, key), self.codes_of(row, key), key)
 
     def of(self, image: Image.Image, codes: Sequence[int] | None, key: str) -> SequenceExample:
         """An example of a picture and the codes of its middle."""
         pixels = self.pictures(image)
         quarter = self.pictures.size // 4
         pixels[:, quarter:-quarter, quarter:-quarter] = 0  # mid-grey
-        ids = None if codes is None else [self.vocabulary.first_code + code for code in codes]
-        return SequenceExample(
-            key, pixels=pixels, codes=True, **with_target(self.vocabulary.encode(prompts.MIDDLE), ids)
-        )
+        parts = with_target(self.vocabulary.encode(prompts.MIDDLE), self.ids(codes))
+        return SequenceExample(key, pixels=pixels, codes=True, **parts)
 
 
 class TextInfilling(SequenceTask):

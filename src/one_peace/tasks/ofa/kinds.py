@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 from one_peace.configuration import build_dataclass, within
-from one_peace.generation.settings import GenerationSettings
-from one_peace.modalities.tokenization import EOS_ID, PAD_ID
 from one_peace.models.ofa.config import OfaConfig
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.labels import LabelMap
-from one_peace.tasks.ofa.answering import MAX_ANSWER, Answering
+from one_peace.tasks.ofa.answering import Answering
 from one_peace.tasks.ofa.captioning import Captioning
 from one_peace.tasks.ofa.drawing import Drawing
 from one_peace.tasks.ofa.entailment import Entailment
@@ -78,12 +76,8 @@ class SequenceSettings(SavedSettings):
 
     def build(self, vocabulary: OfaVocabulary, config: OfaConfig) -> SequenceTask:
         """The task for a model."""
-        form = PictureForm(config.image_size, imagenet=config.image_mean == IMAGENET[0])
-        return SEQUENCE_KINDS[self.kind](self, vocabulary, form, config)
-
-    def writing(self) -> GenerationSettings:
-        """How the model writes, as published for the kind."""
-        return GenerationSettings(end=EOS_ID, pad=PAD_ID, **cast(Any, DECODING[self.kind]))
+        pictures = PictureForm(config.image_size, imagenet=config.image_mean == IMAGENET[0])
+        return SEQUENCE_KINDS[self.kind](self, vocabulary, pictures, config)
 
 
 def read_sequence_settings(values: Mapping[str, Any], root: Path) -> SequenceSettings:
@@ -104,28 +98,28 @@ _NOTHING = Corpus(("",), (), {"other": ("",)})  # measured is what a row says, a
 Maker = Callable[[SequenceSettings, OfaVocabulary, PictureForm, OfaConfig], SequenceTask]
 
 SEQUENCE_KINDS: dict[str, Maker] = {
-    "captioning": lambda s, v, form, c: Captioning(v, form, references=s.references, max_words=s.max_words),
-    "referring": lambda s, v, form, c: Referring(v, form),
-    "picture-answering": lambda s, v, form, c: Answering(
-        v, form, answers=s.answers, objects=s.objects, prompt=s.prompt
+    "captioning": lambda settings, vocabulary, pictures, config: Captioning(
+        vocabulary, pictures, references=settings.references, max_words=settings.max_words
     ),
-    "entailment": lambda s, v, form, c: Entailment(v, form, captions=s.captions, prompt=s.prompt),
-    "labelling": lambda s, v, form, c: Labelling(v, s.answers, form),
-    "drawing": lambda s, v, form, c: Drawing(v, c.code_grid**2),
-    "sentences": lambda s, v, form, c: SentenceAnswering(v, QUESTIONS[s.question], prompt=s.prompt),
-    "summarization": lambda s, v, form, c: Summarization(v, s.noise),
-    "text-infilling": lambda s, v, form, c: TextInfilling(v, v.tokenizer.whole_word_starts),
-    "image-infilling": lambda s, v, form, c: ImageInfilling(v, c.code_grid**2, form),
-    "pretraining": lambda s, v, form, c: Mixture(v, _NOTHING, pictures=form),
+    "referring": lambda settings, vocabulary, pictures, config: Referring(vocabulary, pictures),
+    "picture-answering": lambda settings, vocabulary, pictures, config: Answering(
+        vocabulary, pictures, answers=settings.answers, objects=settings.objects, prompt=settings.prompt
+    ),
+    "entailment": lambda settings, vocabulary, pictures, config: Entailment(
+        vocabulary, pictures, captions=settings.captions, prompt=settings.prompt
+    ),
+    "labelling": lambda settings, vocabulary, pictures, config: Labelling(vocabulary, settings.answers, pictures),
+    "drawing": lambda settings, vocabulary, pictures, config: Drawing(vocabulary, config.code_grid**2),
+    "sentences": lambda settings, vocabulary, pictures, config: SentenceAnswering(
+        vocabulary, QUESTIONS[settings.question], prompt=settings.prompt
+    ),
+    "summarization": lambda settings, vocabulary, pictures, config: Summarization(vocabulary, settings.noise),
+    "text-infilling": lambda settings, vocabulary, pictures, config: TextInfilling(
+        vocabulary, vocabulary.tokenizer.whole_word_starts
+    ),
+    "image-infilling": lambda settings, vocabulary, pictures, config: ImageInfilling(
+        vocabulary, config.code_grid**2, pictures
+    ),
+    "pretraining": lambda settings, vocabulary, pictures, config: Mixture(vocabulary, _NOTHING, pictures=pictures),
 }
 PROMPTED = ("picture-answering", "entailment", "sentences")
-DECODING: Mapping[str, Mapping[str, object]] = {
-    "captioning": {"beams": 5, "max_tokens": 16, "no_repeat_ngram": 3},
-    "referring": {"beams": 5, "min_tokens": 4, "max_tokens": 4},
-    "picture-answering": {"beams": 5, "max_tokens": MAX_ANSWER, "length_penalty": 0.0},
-    "entailment": {"beams": 5, "max_tokens": 4, "length_penalty": 0.0},
-    "labelling": {"beams": 5, "max_tokens": MAX_ANSWER, "length_penalty": 0.0},
-    "sentences": {"max_tokens": 1},
-    "summarization": {"beams": 6, "max_tokens": 32, "length_penalty": 0.7, "no_repeat_ngram": 3},
-}
-"""Of the kinds whose figures are of what is written; the others are measured by the likelihood of their targets."""

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from one_peace.generation.settings import GenerationSettings
+from one_peace.modalities.tokenization import EOS_ID, PAD_ID
 from one_peace.models.ofa import prompts
 from one_peace.models.ofa.vocabulary import OfaVocabulary
+from one_peace.tasks.ofa.answering import MAX_ANSWER
 from one_peace.tasks.ofa.example import SequenceExample, with_target
+from one_peace.tasks.ofa.figures import LabelFigures, WrittenFigures
 from one_peace.tasks.ofa.task import PictureForm, SequenceTask
 from one_peace.tasks.task import BadRow, Row, has, text_of
 
@@ -18,6 +23,8 @@ class Labelling(SequenceTask):
 
     columns = ("image",)
     target_columns = ("label",)
+    reads = "image"
+    writing = GenerationSettings(EOS_ID, PAD_ID, beams=5, max_tokens=MAX_ANSWER, length_penalty=0.0)
 
     def __init__(
         self, vocabulary: OfaVocabulary, labels: Sequence[str], pictures: PictureForm = IMAGENET_PICTURES
@@ -33,3 +40,9 @@ class Labelling(SequenceTask):
         ids = self.vocabulary.encode(f" {label}") if label is not None else None
         parts = with_target(self.vocabulary.encode(prompts.DESCRIBE), ids)
         return SequenceExample(key, pixels=pixels, answers=self.answers, facts={"answer": label}, **parts)
+
+    def figures(self, answers: Sequence[str] = ()) -> WrittenFigures:
+        return LabelFigures(answers)
+
+    def shown(self, value: Any, example: SequenceExample) -> dict[str, Any]:
+        return {"label": value}

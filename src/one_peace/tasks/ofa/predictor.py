@@ -15,20 +15,17 @@ from one_peace.checkpoints.registry import resolve
 from one_peace.errors import CheckpointError, InputError
 from one_peace.generation.beam import beam_search
 from one_peace.generation.candidates import score_candidates
-from one_peace.generation.constraints import Constraint, TokenRange
+from one_peace.generation.constraints import Trie
 from one_peace.generation.sampling import sample
-from one_peace.generation.settings import GenerationSettings
 from one_peace.modalities.tokenization import EOS_ID, PAD_ID
 from one_peace.models.ofa.encoder import Encoded
 from one_peace.models.ofa.loading import from_pretrained
 from one_peace.models.ofa.model import OfaModel
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.objectives.sequence import SequenceLossSettings, sequence_loss
-from one_peace.tasks.ofa.entailment import ANSWERS
 from one_peace.tasks.ofa.example import SequenceBatch, SequenceExample, collate
-from one_peace.tasks.ofa.figures import WrittenFigures, figures_of
-from one_peace.tasks.ofa.kinds import DECODING, SequenceSettings
-from one_peace.tasks.ofa.sentences import QUESTIONS
+from one_peace.tasks.ofa.figures import WrittenFigures
+from one_peace.tasks.ofa.kinds import SequenceSettings
 from one_peace.tasks.predictor import BATCH_SIZE
 from one_peace.tasks.task import BadRow, OnError, Row, TableRows, usable, without_target
 
@@ -51,17 +48,13 @@ class SequencePredictor:
         self.model, self.vocabulary, self.settings = model.eval(), vocabulary, settings
         self.task = settings.build(vocabulary, model.config)
         self.batch_size, self.run, self.columns = batch_size, run, dict(settings.columns)
-        self.answers = settings.answers
-        if settings.kind == "entailment":
-            self.answers = tuple(ANSWERS.values())
-        elif settings.kind == "sentences":
-            self.answers = tuple(dict.fromkeys(QUESTIONS[settings.question].answers.values()))
+        self.answers = self.task.choices or settings.answers
         self.skipped: list[InputError] = []
 
     @property
     def reads(self) -> str | None:
         """The only input of an example, None where there are several."""
-        return "image" if self.settings.kind in ("captioning", "labelling") else None
+        return self.task.reads
 
     @classmethod
     def from_pretrained(
@@ -91,7 +84,7 @@ class SequencePredictor:
         """(key, row) pairs -> (key, prediction) pairs in their order; errors as of `Predictor.predict`."""
         for examples, values in self.answered(rows, on_error):
             for example, value in zip(examples, values, strict=True):
-                yield example.key, self._shown(value, example)
+                yield example.key, self.task.shown(value, example)
 
     def measure(self, rows: TableRows, on_error: OnError = "raise") -> dict[str, float]:
         """The task's figures over rows with targets, and how many `examples` they are of."""
@@ -100,7 +93,7 @@ class SequencePredictor:
 
     def figures(self, rows: TableRows, on_error: OnError = "raise") -> WrittenFigures:
         """Answers and facts of rows with targets, not yet added up."""
-        figures = figures_of(self.settings.kind, self.answers)
+        figures = self.task.figures(self.answers)
         for examples, values in self.answered(rows, on_error, targets=True):
             for example, value in zip(examples, values, strict=True):
                 figures.add(value, example.facts)
@@ -137,9 +130,9 @@ class SequencePredictor:
 
         def work() -> list[Any]:
             encoded = self.model.encode(batch.source, batch.pixels, batch.pictured)
-            if targets and self.settings.kind not in DECODING:
+            if targets and self.task.writing is None:
                 return self._likelihoods(encoded, batch)
-            if self.settings.kind == "sentences" or self.settings.decoding == "candidates":
+            if self.task.first_token or self.settings.decoding == "candidates":
                 return self._chosen(encoded, batch.prompts)
             return self._written(encoded, batch)
 
@@ -155,9 +148,9 @@ class SequencePredictor:
         return values
 
     def _chosen(self, encoded: Encoded, prompts: Sequence[Sequence[int]]) -> list[str]:
-        """The likeliest of the answers; of sentences by its first token alone, as they are trained."""
+        """The likeliest of the answers, by the first token alone where the task says so."""
         ids = [self.vocabulary.encode(f" {answer}") for answer in self.answers]
-        if self.settings.kind == "sentences":
+        if self.task.first_token:
             scores = self._first_scores(encoded, prompts, [answer[0] for answer in ids])
         else:
             device = encoded.features.device
@@ -173,69 +166,23 @@ class SequencePredictor:
         return scores
 
     def _written(self, encoded: Encoded, batch: SequenceBatch) -> list[Any]:
+        device = encoded.features.device
+        settings = self.task.search(self.model.config.text_positions - 2)
+        constraint = self.task.constraint(self.answers)
+        if isinstance(constraint, Trie):
+            constraint = constraint.to(device)
         found: list[list[int]] = [[] for _ in batch.keys]
         for rows, start in _by_length(batch.prompts):
-            index = torch.tensor(rows, device=encoded.features.device)
-            settings, constraint = self._writing()
-            codes = bool(batch.codes[rows[0]])
-            decoder = self.model.start(encoded.rows(index), codes=codes)
-            start = start.to(index.device)
-            if codes:
-                generator = torch.Generator(index.device).manual_seed(0)
+            decoder = self.model.start(encoded.rows(torch.tensor(rows, device=device)), codes=self.task.codes)
+            start = start.to(device)
+            if self.task.codes:
+                generator = torch.Generator(device).manual_seed(0)
                 groups = sample(decoder, start, settings, generator, top_k=TOP_CODES, constraint=constraint)
             else:
                 groups = beam_search(decoder, start, settings, constraint=constraint)
             for row, hypotheses in zip(rows, groups, strict=True):
                 found[row] = [token for token in hypotheses[0].tokens if token != EOS_ID] if hypotheses else []
-        return [self._value(tokens) for tokens in found]
-
-    def _writing(self) -> tuple[GenerationSettings, Constraint | None]:
-        kind, vocabulary = self.settings.kind, self.vocabulary
-        if kind in ("drawing", "image-infilling"):
-            count = self.model.config.code_grid**2
-            first = vocabulary.first_code
-            settings = GenerationSettings(EOS_ID, PAD_ID, max_tokens=count, min_tokens=count)
-            return settings, TokenRange(first, first + vocabulary.codes, specials_at_end=True)
-        if kind == "referring":
-            return self.settings.writing(), TokenRange(vocabulary.first_bin, vocabulary.size, specials_at_end=True)
-        if kind not in DECODING:
-            return GenerationSettings(EOS_ID, PAD_ID, max_tokens=self.model.config.text_positions - 2), None
-        if self.answers:
-            return self.settings.writing(), self.task.trie(self.answers).to(self.model.tokens.weight.device)
-        return self.settings.writing(), None
-
-    def _value(self, tokens: Sequence[int]) -> Any:
-        if self.settings.kind == "referring":
-            if len(tokens) < 4:
-                return torch.zeros(4)
-            corners = self.vocabulary.ids_to_boxes(torch.tensor(tokens[:4])) / self.model.config.image_size
-            return corners.clamp(0.0, 1.0)
-        if self.settings.kind in ("drawing", "image-infilling"):
-            return [token - self.vocabulary.first_code for token in tokens]
-        return self.vocabulary.decode(tokens).strip()
-
-    def _shown(self, value: Any, example: SequenceExample) -> dict[str, Any]:
-        """What to tell the user of an answer."""
-        facts, kind = example.facts, self.settings.kind
-        if kind == "captioning":
-            return {"caption": value}
-        if kind == "referring":
-            sides = torch.tensor([*facts["size"], *facts["size"]])
-            low, high = (
-                (value * sides).view(2, 2).sort(dim=0).values
-            )  # nothing keeps a model from writing it inside out
-            return {"phrase": facts["phrase"], "box": [round(v, 1) for v in (*low.tolist(), *high.tolist())]}
-        if kind == "picture-answering":
-            return {"question": facts["question"], "answer": value}
-        if kind == "entailment":
-            labels = {answer: label for label, answer in ANSWERS.items()}
-            return {"statement": facts["statement"], "label": labels.get(value, value)}
-        if kind == "sentences":
-            labels = {answer: label for label, answer in QUESTIONS[self.settings.question].answers.items()}
-            return {"answer": value, "label": labels[value]}
-        if kind in ("drawing", "image-infilling"):
-            return {"codes": " ".join(map(str, value))}
-        return {{"labelling": "label", "summarization": "summary"}.get(kind, "text"): value}
+        return [self.task.value(tokens) for tokens in found]
 
 
 def _by_length(prompts: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Tensor]]:

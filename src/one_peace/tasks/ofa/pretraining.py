@@ -159,9 +159,9 @@ class Mixture(SequenceTask):
         if kind is not None and confidence > draw + 0.1:
             if question.startswith("how many") and answer.isdecimal() and draw > 0.5:
                 # Published: one less than none is -1, because a text is compared with a number there.
-                return str(
-                    max(0, int(answer) - 1) if self._draw(generator) < 0.5 and answer != "0" else int(answer) + 1
-                )
+                if self._draw(generator) < 0.5 and answer != "0":
+                    return str(max(0, int(answer) - 1))
+                return str(int(answer) + 1)
             choices = self.corpus.answers[kind]
         else:
             choices = self.corpus.answers["other"]

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from one_peace.generation.constraints import Constraint, TokenRange
+from one_peace.generation.settings import GenerationSettings
+from one_peace.modalities.tokenization import EOS_ID, PAD_ID
 from one_peace.models.ofa import prompts
 from one_peace.tasks.grounding import box_inside
 from one_peace.tasks.ofa.example import SequenceExample, with_target
+from one_peace.tasks.ofa.figures import BoxFigures, WrittenFigures
 from one_peace.tasks.ofa.task import SequenceTask, cleaned
 from one_peace.tasks.task import Row, has
 
@@ -16,6 +24,7 @@ class Referring(SequenceTask):
 
     columns = ("image", "text")
     target_columns = ("region_coord",)
+    writing = GenerationSettings(EOS_ID, PAD_ID, beams=5, min_tokens=4, max_tokens=4)
 
     def example(self, row: Row, key: str) -> SequenceExample:
         image = self.picture(row, key)
@@ -26,3 +35,23 @@ class Referring(SequenceTask):
         parts = with_target(self.vocabulary.encode(prompts.LOCATE.format(phrase)), answer)
         facts = {"phrase": phrase, "ratios": ratios, "box": box, "size": image.size}
         return SequenceExample(key, pixels=self.pictures(image), facts=facts, **parts)
+
+    def figures(self, answers: Sequence[str] = ()) -> WrittenFigures:
+        return BoxFigures(answers)
+
+    def constraint(self, answers: Sequence[str]) -> Constraint:
+        return TokenRange(self.vocabulary.first_bin, self.vocabulary.size, specials_at_end=True)
+
+    def value(self, tokens: Sequence[int]) -> Tensor:
+        """Corners of the box relative to the picture, (4,) float32."""
+        if len(tokens) < 4:
+            return torch.zeros(4)
+        corners = self.vocabulary.ids_to_boxes(torch.tensor(tokens[:4])) / self.pictures.size
+        return corners.clamp(0.0, 1.0)
+
+    def shown(self, value: Any, example: SequenceExample) -> dict[str, Any]:
+        """The box in pixels of the picture."""
+        facts = example.facts
+        corners = (value * torch.tensor([*facts["size"], *facts["size"]])).view(2, 2)
+        low, high = corners.sort(dim=0).values.tolist()  # nothing keeps a model from writing it inside out
+        return {"phrase": facts["phrase"], "box": [round(v, 1) for v in (*low, *high)]}

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from one_peace.generation.settings import GenerationSettings
+from one_peace.modalities.tokenization import EOS_ID, PAD_ID
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.ofa.example import PromptKind, SequenceExample, with_target
+from one_peace.tasks.ofa.figures import LabelFigures, WrittenFigures
 from one_peace.tasks.ofa.task import SequenceTask
 from one_peace.tasks.task import BadRow, Row, has, text_of
 
@@ -49,6 +53,8 @@ class SentenceAnswering(SequenceTask):
     trained alone, without an end."""
 
     target_columns = ("label",)
+    writing = GenerationSettings(EOS_ID, PAD_ID, max_tokens=1)
+    first_token = True
 
     def __init__(
         self,
@@ -62,7 +68,8 @@ class SentenceAnswering(SequenceTask):
         super().__init__(vocabulary)
         self.columns = question.columns  # type: ignore[misc]  # of this question
         self.question, self.prompt = question, prompt
-        self.answers = self.trie(answers or tuple(question.answers.values()))
+        self.choices = tuple(dict.fromkeys(question.answers.values()))
+        self.answers = self.trie(answers or self.choices)
 
     def example(self, row: Row, key: str) -> SequenceExample:
         texts = [text_of(row, name, key).lower() for name in self.question.columns]
@@ -75,3 +82,10 @@ class SentenceAnswering(SequenceTask):
         source = self.vocabulary.encode(self.question.prompt.format(*texts))
         parts = with_target(source, ids, self.prompt, end=False)
         return SequenceExample(key, answers=self.answers, facts={"answer": answer}, **parts)
+
+    def figures(self, answers: Sequence[str] = ()) -> WrittenFigures:
+        return LabelFigures(answers)
+
+    def shown(self, value: Any, example: SequenceExample) -> dict[str, Any]:
+        labels = {answer: label for label, answer in self.question.answers.items()}
+        return {"answer": value, "label": labels[value]}

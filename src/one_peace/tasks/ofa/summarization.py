@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from one_peace.generation.settings import GenerationSettings
+from one_peace.modalities.tokenization import EOS_ID, PAD_ID
 from one_peace.models.ofa.vocabulary import OfaVocabulary, clean_text
 from one_peace.tasks.ofa.example import SequenceExample, with_target
+from one_peace.tasks.ofa.figures import SummaryFigures, WrittenFigures
 from one_peace.tasks.ofa.task import SequenceTask
 from one_peace.tasks.task import BadRow, Row, has, text_of
 
@@ -21,6 +26,7 @@ class Summarization(SequenceTask):
 
     columns = ("source",)
     target_columns = ("target",)
+    writing = GenerationSettings(EOS_ID, PAD_ID, beams=6, max_tokens=32, length_penalty=0.7, no_repeat_ngram=3)
 
     def __init__(self, vocabulary: OfaVocabulary, noise: float = 0.0) -> None:
         """`noise`: share of the words that the decoder reads which are replaced in training (published: 0.2)."""
@@ -49,6 +55,12 @@ class Summarization(SequenceTask):
         replaced = torch.rand(previous.shape, generator=generator) < share
         replaced[0] = False  # the start
         return dataclasses.replace(example, previous=torch.where(replaced, drawn, previous))
+
+    def figures(self, answers: Sequence[str] = ()) -> WrittenFigures:
+        return SummaryFigures(answers)
+
+    def shown(self, value: Any, example: SequenceExample) -> dict[str, Any]:
+        return {"summary": value}
 
 
 def _cleaned(text: str, max_words: int) -> str:

@@ -1,4 +1,4 @@
-"""What the kinds of sequence tasks share: the vocabulary, pictures, cleaning."""
+"""What a kind of sequence task is, and what the kinds share: the vocabulary, pictures, cleaning."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import string
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from one_peace.generation.constraints import NOWHERE, ROOT, Trie
+from one_peace.generation.constraints import NOWHERE, ROOT, Constraint, Trie
+from one_peace.generation.settings import GenerationSettings
 from one_peace.media.pictures import decode_picture, pixels_of
 from one_peace.modalities.tokenization import EOS_ID, PAD_ID
 from one_peace.models.ofa.vocabulary import OfaVocabulary, clean_text
 from one_peace.tasks.ofa.example import SequenceExample
+from one_peace.tasks.ofa.figures import LikelihoodFigures, WrittenFigures
 from one_peace.tasks.task import BadRow, Row, column, prepare, text_of
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -47,10 +49,21 @@ PICTURES = PictureForm()  # of fine-tuning
 
 
 class SequenceTask(ABC):
-    """Rows of a table -> examples of one kind of task."""
+    """One kind of task: rows of a table -> examples; tokens that a model writes -> figures, predictions.
+
+    reads: the only input of an example, None where there are several. writing: how an answer is searched for, as
+    published; None for kinds without a right answer, which are measured by the likelihood of their targets. codes:
+    whether targets are image codes alone. first_token: whether an answer is told by its first token, which alone is
+    trained. choices: all that may be answered, where the kind itself knows.
+    """
 
     columns: ClassVar[tuple[str, ...]]
     target_columns: ClassVar[tuple[str, ...]] = ()  # as of `Task`
+    reads: ClassVar[str | None] = None
+    writing: ClassVar[GenerationSettings | None] = None
+    codes: ClassVar[bool] = False
+    first_token: ClassVar[bool] = False
+    choices: tuple[str, ...] = ()
 
     def __init__(self, vocabulary: OfaVocabulary, pictures: PictureForm = PICTURES) -> None:
         self.vocabulary, self.pictures = vocabulary, pictures
@@ -66,6 +79,26 @@ class SequenceTask(ABC):
     def draw(self, row: Row, key: str, generator: torch.Generator) -> SequenceExample:
         """A row as an example of this time, for those that differ from time to time. Errors as of `example`."""
         return self.example(row, key)
+
+    def figures(self, answers: Sequence[str] = ()) -> WrittenFigures:
+        """A fresh accumulator. `answers` are all that may be given, where that is known."""
+        return LikelihoodFigures(answers)
+
+    def search(self, longest: int) -> GenerationSettings:
+        """How an answer is searched for; of at most `longest` tokens where the kind has no limit of its own."""
+        return self.writing or GenerationSettings(EOS_ID, PAD_ID, max_tokens=longest)
+
+    def constraint(self, answers: Sequence[str]) -> Constraint | None:
+        """Which tokens may be written. `answers` as of `figures`."""
+        return self.trie(answers) if answers and self.writing else None
+
+    def value(self, tokens: Sequence[int]) -> Any:
+        """What is written, tokens without the end, as figures take it: a text, unless the kind says otherwise."""
+        return self.vocabulary.decode(tokens).strip()
+
+    def shown(self, value: Any, example: SequenceExample) -> dict[str, Any]:
+        """What to tell the user of an answer."""
+        return {"text": value}
 
     def picture(self, row: Row, key: str) -> Image.Image:
         """The row's `image`, decoded."""

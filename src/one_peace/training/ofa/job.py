@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,8 @@ from one_peace.models.ofa.trunk import STRIDE
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.caption_metrics.cider import DocumentFrequency
 from one_peace.tasks.ofa.example import SequenceExample
-from one_peace.tasks.ofa.figures import figures_of
 from one_peace.tasks.ofa.kinds import SequenceSettings, read_sequence_settings
 from one_peace.tasks.ofa.predictor import SequencePredictor
-from one_peace.tasks.ofa.sentences import QUESTIONS
 from one_peace.tasks.ofa.task import SequenceTask, check_taught
 from one_peace.tasks.task import Row
 from one_peace.training.distributed import Processes, prepare_model, whole_tensor
@@ -38,8 +36,6 @@ from one_peace.training.ofa.self_critical import CaptionPart, count_documents
 from one_peace.training.ofa.start import start_sequence_model
 from one_peace.training.ofa.update import Groups, Part, Prepare, SequenceUpdate, TargetPart
 from one_peace.training.saving import write_sharded
-
-CODES = ("drawing", "image-infilling")  # kinds whose targets are image codes alone
 
 
 class SequenceReader(DrawingReader[SequenceExample]):
@@ -73,8 +69,8 @@ def open_sequence(recipe: FinetuneRecipe, device: str, processes: Processes) -> 
     cache = table_cache()
     model, vocabulary = start_sequence_model(recipe, chosen, settings, cache)
     task = settings.build(vocabulary, model.config)
-    if settings.kind == "sentences":
-        _check_first_tokens(vocabulary, settings)
+    if task.first_token:
+        _check_first_tokens(vocabulary, task.choices)
     model.train()
     if chosen.freeze_tokens:
         model.tokens.requires_grad_(False)
@@ -90,14 +86,14 @@ def open_sequence(recipe: FinetuneRecipe, device: str, processes: Processes) -> 
         train = mixed = mixed_examples(recipe, rows, vocabulary, model.config, mixture, cache)
         draw = partial(mixed.groups, recipe.batch_size, processes)
     else:
-        longest = 10**9 if settings.kind in CODES else model.config.text_positions - 2
+        longest = 10**9 if task.codes else model.config.text_positions - 2
         reader = SequenceReader(task, longest, chosen.self_critical)
         train = single = Examples(rows, reader, recipe.seed, recipe.tables.augmentation, recipe.workers)
         draw = partial(_one_group, single, recipe.batch_size, processes)
     if chosen.self_critical:
         prepare = _captions(logits, vocabulary, chosen, count_documents(rows), place)
     else:
-        codes = (vocabulary.first_code, vocabulary.first_bin) if settings.kind in CODES else None
+        codes = (vocabulary.first_code, vocabulary.first_bin) if task.codes else None
         prepare = _targets(logits, chosen, codes, place)
 
     def save(folder: Path) -> None:
@@ -123,11 +119,10 @@ def _check(recipe: FinetuneRecipe, chosen: SequenceRecipe, settings: SequenceSet
         raise ValueError("engine.compile is for ONE-PEACE's blocks; OFA's are not compiled")
 
 
-def _check_first_tokens(vocabulary: OfaVocabulary, settings: SequenceSettings) -> None:
-    """Of the answer about sentences one token is trained: it has to tell the answers apart."""
-    answers = sorted(set(QUESTIONS[settings.question].answers.values()))
+def _check_first_tokens(vocabulary: OfaVocabulary, answers: Sequence[str]) -> None:
+    """Where one token of an answer is trained it has to tell the answers apart."""
     if len({vocabulary.encode(f" {answer}")[0] for answer in answers}) < len(answers):
-        raise ValueError(f"this vocabulary is too small: {', '.join(answers)} begin with the same token")
+        raise ValueError(f"this vocabulary is too small: {', '.join(sorted(answers))} begin with the same token")
 
 
 def _one_group(train: Examples[SequenceExample], size: int, processes: Processes, step: int) -> Groups:
@@ -217,5 +212,4 @@ def _judge(
         found["unusable"] = float(len(passed_over))
         return found
 
-    best_by = figures_of(settings.kind).main
-    return Judge(partial(recipe.evaluates, examples=examples), figures, best_by, save, recipe.patience)
+    return Judge(partial(recipe.evaluates, examples=examples), figures, task.figures().main, save, recipe.patience)
