@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import parity_files
-import parity_one_peace_tokens
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import parity
+import parity_files
+import parity_one_peace_tokens
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = parity_files.fixtures(GOLDEN)

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_models import tiny_processors
 
 from one_peace.tasks.classification import Classification
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.task import TaskBatch
+from tiny_models import tiny_processors
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
-from pair_files import write_table
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -18,6 +17,7 @@ from one_peace.cli.main import app
 from one_peace.data import shard_cache
 from one_peace.modalities import base
 from one_peace.models.one_peace.loading import from_pretrained
+from pair_files import write_table
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "add_a_modality.py"
 SMALL = ("vocabulary=300", "steps=2", "batch_size=4", "log_every=1", "denoise_every=2", "drop_path=0.0")

@@ -19,9 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from pair_files import write_csv, write_json
 from PIL import Image
-from tiny_models import CONFIG, tiny_processors
 from torch import Tensor
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -31,6 +29,8 @@ from one_peace.cli.main import app
 from one_peace.models.one_peace.embedding import OnePeace
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.tasks.predictor import Predictor
+from pair_files import write_csv, write_json
+from tiny_models import CONFIG, tiny_processors
 
 WORDS = ["red", "apple", "tree", "boats", "old", "white", "horse", "runs", "lamp", "blue", "shoes", "floor"]
 COMMAND = get_command(app)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pair_files import png, wav
 
 from one_peace.data.folders import FolderSource, ManifestSource
 from one_peace.data.manifest import Item, split_of, write_manifest
 from one_peace.data.row_index import LONGEST_QUOTED, _rows
 from one_peace.data.source import UnusablePair
 from one_peace.errors import InputError
+from pair_files import png, wav
 
 TEXTS = ["a cow", 'a "big", old\nhorse', "Straße"]
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pair_files import caption, png, serving, wav, write_shards, write_table
 
 from one_peace.data import prefetch
 from one_peace.data.decoding import PairDecoder
@@ -29,6 +28,7 @@ from one_peace.modalities.audio import AudioConfig, AudioProcessor
 from one_peace.modalities.image import ImageConfig, ImageProcessor
 from one_peace.modalities.text import TextConfig, TextProcessor
 from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
+from pair_files import caption, png, serving, wav, write_shards, write_table
 
 SEED = 3407
 

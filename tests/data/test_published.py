@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from pair_files import write_csv, write_json
 from PIL import Image
 
 from one_peace.data.published import BENCHMARKS, convert_benchmark
@@ -25,6 +24,7 @@ from one_peace.data.published.sentences import GLUE
 from one_peace.data.task_rows import TaskRows
 from one_peace.errors import InputError, MissingExtraError
 from one_peace.modalities.depth import read_depth
+from pair_files import write_csv, write_json
 
 
 def picture(path: Path) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pair_files import caption, png, serving, wav, write_shards, write_tar
 
 from one_peace.data import shards
 from one_peace.data.opening import SourceRecipe, open_source
@@ -19,6 +18,7 @@ from one_peace.data.shard_cache import ShardCache, expand_braces
 from one_peace.data.shards import ShardSource, lengths_by_index, media_endings
 from one_peace.data.source import UnusablePair
 from one_peace.errors import InputError
+from pair_files import caption, png, serving, wav, write_shards, write_tar
 
 IMAGE, AUDIO = media_endings("image"), media_endings("audio")
 

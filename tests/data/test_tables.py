@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pair_files import caption, png, write_table
 
 from one_peace.data.row_index import RowFile
 from one_peace.data.source import UnusablePair
 from one_peace.data.tables import TableSource
 from one_peace.errors import InputError
+from pair_files import caption, png, write_table
 
 
 def test_pictures_as_base64(tmp_path: Path) -> None:

@@ -12,13 +12,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import golden_mico as golden
-import parity_mico_inputs
 import torch
 import torch.nn.functional as F
-from parity_files import Fixture
 from torch import Tensor
 
+import golden_mico as golden
+import parity_mico_inputs
 from one_peace.generation.beam import beam_search
 from one_peace.modalities.wordpiece import VOCABULARY, WordPieces
 from one_peace.models.mico.writing import (
@@ -29,6 +28,7 @@ from one_peace.models.mico.writing import (
 )
 from one_peace.objectives.masked_words import answer_mask
 from parity import Check, Comparison
+from parity_files import Fixture
 
 UNUSED_HEAD = "vision_encoder.visual.head"
 OURS = Path(__file__).parents[1] / "golden" / "mico"

@@ -21,9 +21,8 @@ from one_peace.modalities.frames import FrameConfig, FrameProcessor
 from one_peace.modalities.slices import SliceConfig, SliceProcessor
 
 if TYPE_CHECKING:
-    from parity_files import Fixture
-
     from parity import Check, Comparison
+    from parity_files import Fixture
 
 AST = {"mean": -4.2677393, "deviation": 4.5689974, "scale": "ast"}
 

@@ -8,12 +8,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import golden_mico as golden
 import torch
-from parity_files import Fixture
-from parity_mico import facts, padded, pieces, settings
 from torch import Tensor
 
+import golden_mico as golden
 from one_peace.checkpoints.mico_names import to_native, to_official
 from one_peace.checkpoints.name_table import Target
 from one_peace.models.mico.model import MiCoModel
@@ -25,6 +23,8 @@ from one_peace.training.mico.recipe import ClipSource, MiCoRecipe
 from one_peace.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from one_peace.training.recipe import OptimizerRecipe
 from parity import Check, Comparison
+from parity_files import Fixture
+from parity_mico import facts, padded, pieces, settings
 
 ADAM_EPS = 1e-6
 TERMS = {

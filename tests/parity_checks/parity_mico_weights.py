@@ -7,12 +7,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import golden_mico as golden
 import torch
-from parity_files import Fixture
-from parity_mico import facts
 from torch import Tensor
 
+import golden_mico as golden
 from one_peace.checkpoints.assign import assign_tensors
 from one_peace.checkpoints.convert import convert
 from one_peace.checkpoints.mico_names import current_name, tied_to, to_native, to_official
@@ -27,6 +25,8 @@ from one_peace.models.mico.model import MiCoModel
 from one_peace.models.mico.presets import preset
 from one_peace.models.mico.tower import Tower
 from parity import Check, Comparison
+from parity_files import Fixture
+from parity_mico import facts
 
 
 def check_renames(fixture: Fixture, compare: Comparison) -> None:

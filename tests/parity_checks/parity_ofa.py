@@ -9,12 +9,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-import golden_ofa
 import torch
-from parity_files import Fixture
 from safetensors.torch import load_file
 from torch import Tensor
 
+import golden_ofa
 from one_peace.checkpoints.name_table import Target
 from one_peace.checkpoints.names import Kind
 from one_peace.checkpoints.ofa_names import TIED, from_port, to_native, to_official, to_port
@@ -29,6 +28,7 @@ from one_peace.models.ofa.presets import preset
 from one_peace.nn.grid_positions import code_positions, image_buckets
 from one_peace.nn.relative_position import offset_buckets
 from parity import Check, Comparison
+from parity_files import Fixture
 
 
 def close(compare: Comparison, name: str, ours: Tensor, theirs: Tensor) -> None:

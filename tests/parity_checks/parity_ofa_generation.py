@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import golden_ofa
 import torch
-from parity_files import Fixture
-from parity_ofa import close
 from safetensors.torch import load_file
 from torch import Tensor
 
+import golden_ofa
 from one_peace.generation.beam import beam_search
 from one_peace.generation.candidates import score_candidates
 from one_peace.generation.constraints import Constraint, TokenRange, Trie
@@ -20,6 +18,8 @@ from one_peace.modalities.tokenization import BOS_ID, EOS_ID, PAD_ID
 from one_peace.models.ofa.encoder import Encoded
 from one_peace.models.ofa.model import OfaModel
 from parity import Check, Comparison
+from parity_files import Fixture
+from parity_ofa import close
 
 TEXT_ONLY = ("_text", "maxlen_a", "_codes")  # in the names of the cases that see no picture
 OPTIONS = {"min_len": "min_tokens", "no_repeat_ngram_size": "no_repeat_ngram", "len_penalty": "length_penalty"}

@@ -8,8 +8,6 @@ import io
 from typing import Any
 
 import torch
-from parity_files import Fixture
-from parity_one_peace_tokens import published_words
 from PIL import Image
 
 from one_peace.models.ofa.presets import preset
@@ -24,6 +22,8 @@ from one_peace.tasks.ofa.sentences import QUESTIONS, SentenceAnswering
 from one_peace.tasks.ofa.summarization import Summarization
 from one_peace.tasks.ofa.task import PictureForm, SequenceTask
 from parity import Check, Comparison
+from parity_files import Fixture
+from parity_one_peace_tokens import published_words
 
 COLUMNS = {
     "caption": ("uniq_id", "image", "caption"),

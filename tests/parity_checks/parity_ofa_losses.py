@@ -7,12 +7,11 @@ import math
 import re
 from typing import Any
 
-import golden_ofa
 import torch
-from parity_files import Fixture
 from safetensors.torch import load_file
 from torch import Tensor
 
+import golden_ofa
 from one_peace.checkpoints.name_table import Target
 from one_peace.checkpoints.ofa_names import to_native, to_official
 from one_peace.generation.beam import beam_search
@@ -30,6 +29,7 @@ from one_peace.objectives.sequence import (
 )
 from one_peace.tasks.caption_metrics.cider import DocumentFrequency, cider_d, reward_words
 from parity import Check, Comparison
+from parity_files import Fixture
 
 SMOOTHING = 0.1  # of every case whose name gives none
 LOG_END = 0.75  # likewise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from parity_files import Fixture
 
 from one_peace.tasks.caption_metrics.bleu import bleu
 from one_peace.tasks.caption_metrics.cider import cider_d
@@ -12,6 +11,7 @@ from one_peace.tasks.caption_metrics.ptb import tokenize
 from one_peace.tasks.caption_metrics.rouge import caption_rouge
 from one_peace.tasks.summary_metrics import repair_tokens, summary_rouge
 from parity import Check, Comparison
+from parity_files import Fixture
 
 
 def check_metrics(fixture: Fixture, compare: Comparison) -> None:

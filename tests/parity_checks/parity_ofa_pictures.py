@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from parity_files import Fixture
-from parity_rand_augment import BACKWARDS, compare_operation
 from PIL import Image
 
 from one_peace.data.boxed_pictures import BoxedPicture, crop_around, jitter_scale, mirror
 from parity import Check, Comparison
+from parity_files import Fixture
+from parity_rand_augment import BACKWARDS, compare_operation
 
 
 def check_transforms(fixture: Fixture, compare: Comparison) -> None:

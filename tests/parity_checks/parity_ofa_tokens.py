@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from parity_files import Fixture
-from parity_one_peace_tokens import numbers, published_words, symbols
-
 from one_peace.modalities.tokenization import SPECIALS
 from one_peace.models.ofa.presets import preset
 from one_peace.models.ofa.vocabulary import OfaVocabulary, clean_text
 from parity import Check, Comparison
+from parity_files import Fixture
+from parity_one_peace_tokens import numbers, published_words, symbols
 
 
 def check_tokenizer(fixture: Fixture, compare: Comparison) -> None:

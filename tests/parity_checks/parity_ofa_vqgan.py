@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import golden_ofa
 import numpy as np
 import torch
-from parity_files import Fixture
-from parity_ofa import close
 from safetensors.torch import load_file
 
+import golden_ofa
 from one_peace.checkpoints.assign import assign_tensors
 from one_peace.checkpoints.vqgan_names import NAMES, infer_config, native_tensors
 from one_peace.models.vqgan.config import VqganConfig
 from one_peace.models.vqgan.model import Vqgan, picture_of
 from parity import Check, Comparison
+from parity_files import Fixture
+from parity_ofa import close
 
 
 @torch.no_grad()

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from parity_files import Fixture
 from torch import Tensor
 
 from one_peace.checkpoints.assign import assign_tensors
@@ -27,6 +26,7 @@ from one_peace.nn.relative_position import grid_buckets, offset_buckets
 from one_peace.nn.resize import resize_bias_table, resize_positions
 from one_peace.objectives.contrast import cross_modal_contrast
 from parity import Check, Comparison
+from parity_files import Fixture
 
 
 def read(fixture: Fixture) -> OfficialCheckpoint:

@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from parity_files import Fixture
 
 from one_peace.checkpoints.assign import assign_tensors
 from one_peace.checkpoints.convert import convert
@@ -17,6 +16,7 @@ from one_peace.checkpoints.pickles import load_pickle
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from parity import Check, Comparison
+from parity_files import Fixture
 
 
 def check_container(fixture: Fixture, compare: Comparison) -> None:

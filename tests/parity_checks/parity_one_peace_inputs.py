@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from parity_files import Fixture
 from PIL import Image as Pillow
 
 from one_peace.media.pictures import (
@@ -17,6 +16,7 @@ from one_peace.media.pictures import (
 from one_peace.media.sounds import frame_count, prepare_waveform
 from one_peace.modalities import audio
 from parity import Check, Comparison
+from parity_files import Fixture
 
 
 def check_audio_preprocessing(fixture: Fixture, compare: Comparison) -> None:

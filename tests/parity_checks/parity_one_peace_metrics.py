@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import torch
-from parity_files import Fixture
 from torch import Tensor
 
 from one_peace.tasks.classification import MeanAveragePrecision
@@ -14,6 +13,7 @@ from one_peace.tasks.retrieval import measure_recalls
 from one_peace.tasks.task import TaskBatch
 from one_peace.training.ema import WeightAverage
 from parity import Check, Comparison
+from parity_files import Fixture
 
 
 def check_metrics(fixture: Fixture, compare: Comparison) -> None:

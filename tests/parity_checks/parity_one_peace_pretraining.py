@@ -6,8 +6,6 @@ import dataclasses
 from typing import Any
 
 import torch
-from parity_files import Fixture
-from parity_one_peace import batches, load, read, reference_config
 from torch import Tensor, nn
 
 from one_peace.checkpoints.names import Target, prefixed_name, to_native
@@ -26,6 +24,8 @@ from one_peace.tasks.pretraining import (
     pretraining_losses,
 )
 from parity import Check, Comparison
+from parity_files import Fixture
+from parity_one_peace import batches, load, read, reference_config
 
 PAIRS = {"vl": "image", "al": "audio"}  # the fixtures' names of joint inputs
 

@@ -8,7 +8,6 @@ from math import prod
 from typing import Any
 
 import torch
-from parity_files import Fixture, load_fixture
 from torch import nn
 
 from one_peace.checkpoints.name_table import Target
@@ -20,6 +19,7 @@ from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.tasks.pretraining import AUDIO_TEXT, freeze_for_stage
 from parity import Check, Comparison
+from parity_files import Fixture, load_fixture
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -7,10 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from parity_files import Fixture
-from parity_one_peace import load, read, reference_config
-from parity_one_peace_files import check_vision_names
-from parity_one_peace_pretraining import check_gradients
 from torch import Tensor
 
 from one_peace.models.one_peace.config import OnePeaceConfig
@@ -26,6 +22,10 @@ from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.task import Figures, TaskBatch
 from one_peace.tasks.visual_question_answering import AnswerAccuracy
 from parity import Check, Comparison
+from parity_files import Fixture
+from parity_one_peace import load, read, reference_config
+from parity_one_peace_files import check_vision_names
+from parity_one_peace_pretraining import check_gradients
 
 
 def inputs_of(fixture: Fixture) -> dict[str, dict[str, Tensor]]:

@@ -11,8 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from parity_files import Fixture
-
 from one_peace.modalities.text import TextConfig, TextProcessor
 from one_peace.modalities.tokenization import (
     BOS_ID,
@@ -26,6 +24,7 @@ from one_peace.modalities.tokenization import (
     published_tokenizer,
 )
 from parity import Check, Comparison
+from parity_files import Fixture
 
 
 def vocabulary_folder() -> Path:

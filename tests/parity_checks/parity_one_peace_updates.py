@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from parity_files import Fixture
 from torch import Tensor, nn
 
 from one_peace.checkpoints.names import Target, to_native
 from one_peace.training.optimizer import BLOCK, build_optimizer, decays, layer_of, learning_rate
 from one_peace.training.recipe import OptimizerRecipe
 from parity import Check, Comparison
+from parity_files import Fixture
 
 SCHEDULE = re.compile(
     r".*lr(?P<lr>\S+) min(?P<least>\S+) (?P<kind>warm|ratio)(?P<warm>\S+) (?:max|total)(?P<steps>\d+)"

@@ -8,11 +8,11 @@ from unittest import mock
 
 import numpy as np
 import torch
-from parity_files import Fixture
 from torch import Tensor
 
 from one_peace.data import rand_augment
 from parity import Check, Comparison
+from parity_files import Fixture
 
 OPERATIONS = {
     "".join(part.title() for part in operation.__name__.split("_")): operation

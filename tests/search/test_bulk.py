@@ -10,8 +10,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from fake_encoder import FakeEncoder, write_picture
 
+from fake_encoder import FakeEncoder, write_picture
 from one_peace.data.lock import FolderBusyError, writer_lock
 from one_peace.search import bulk
 from one_peace.search.bulk import BulkError, embed_folder

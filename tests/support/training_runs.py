@@ -9,11 +9,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed.checkpoint as dcp
-from run_folders import log_of
-from tiny_models import CAPTIONS, CONFIG, tiny_model, tiny_pairs, tiny_processors
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from warm_processes import WarmProcess, run_command, start_together
 
 from one_peace.modalities.base import Example
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
@@ -26,6 +23,9 @@ from one_peace.training.pretraining.pretrain import Watch, pretrain
 from one_peace.training.pretraining.recipe import PretrainRecipe
 from one_peace.training.recipe import EngineRecipe, OptimizerRecipe
 from one_peace.training.saving import save_for_training
+from run_folders import log_of
+from tiny_models import CAPTIONS, CONFIG, tiny_model, tiny_pairs, tiny_processors
+from warm_processes import WarmProcess, run_command, start_together
 
 RECIPE = PretrainRecipe(
     model="tiny",

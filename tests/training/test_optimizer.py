@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import tiny_model
 
 from one_peace.tasks.pretraining import AUDIO_TEXT, freeze_for_stage
 from one_peace.training.optimizer import build_optimizer, decays, layer_of, learning_rate, set_learning_rate
 from one_peace.training.recipe import OptimizerRecipe
+from tiny_models import tiny_model
 
 
 def test_vectors_cls_and_absolute_positions_do_not_decay() -> None:

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import store_servers as servers
 
+import store_servers as servers
 from one_peace.search.filters import Condition, passes
 from one_peace.search.records import COLUMNS, Entry, Hit, Record, Space
 from one_peace.search.stores.base import OtherModelError, StoreError, StoreFullError, VectorStore, failure

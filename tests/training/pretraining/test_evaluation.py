@@ -10,6 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+
+from one_peace.checkpoints.native import is_native
+from one_peace.errors import InputError
+from one_peace.models.one_peace.loading import from_pretrained
+from one_peace.training.best import BestModel
+from one_peace.training.distributed import Processes
+from one_peace.training.ema import WeightAverage
+from one_peace.training.pretraining.evaluation import Evaluator, open_evaluator
+from one_peace.training.pretraining.forward_pass import PretrainingPass
+from one_peace.training.pretraining.pretrain import Watch, pretrain
+from one_peace.training.pretraining.recipe import EvaluationSchedule, PretrainRecipe
 from pair_files import write_shards
 from run_folders import log_of
 from tiny_models import CAPTIONS
@@ -25,17 +36,6 @@ from training_runs import (
     start,
 )
 from warm_processes import finish
-
-from one_peace.checkpoints.native import is_native
-from one_peace.errors import InputError
-from one_peace.models.one_peace.loading import from_pretrained
-from one_peace.training.best import BestModel
-from one_peace.training.distributed import Processes
-from one_peace.training.ema import WeightAverage
-from one_peace.training.pretraining.evaluation import Evaluator, open_evaluator
-from one_peace.training.pretraining.forward_pass import PretrainingPass
-from one_peace.training.pretraining.pretrain import Watch, pretrain
-from one_peace.training.pretraining.recipe import EvaluationSchedule, PretrainRecipe
 
 WATCHED = dataclasses.replace(RECIPE, steps=6, evaluation=EvaluationSchedule(every=2))
 
