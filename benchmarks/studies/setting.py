@@ -176,15 +176,13 @@ def open_world(items: Sequence[Item], scale: Scale, study: Study) -> World:
     config = scale.config(tokenizer.vocab_size)
     text, image, audio = (config.modalities[name] for name in ("text", "image", "audio"))
     words = TextProcessor(text, tokenizer)
-    processors = {
-        "text": words,
-        "image": Remembered(ImageProcessor(image)),
-        "audio": Remembered(AudioProcessor(audio)),
-    }
+    partners: dict[str, Processor] = {"image": ImageProcessor(image), "audio": AudioProcessor(audio)}
+    processors = {"text": words, **{name: Remembered(partner) for name, partner in partners.items()}}
     withheld = held_out_captions(items)
 
     def draw(partner: str, recipe: DataRecipe) -> BatchSource:
-        return PairSampler(training_items(items, partner), words, recipe, partner, scale.image_size, withheld).batch
+        processor = partners[partner].limited(seconds=recipe.clip_seconds)
+        return PairSampler(training_items(items, partner), words, recipe, partner, processor, withheld).batch
 
     batches = {"image": draw("image", DataRecipe(PICTURES, tags=0.12, word_dropout=0.1, caption_tokens=14))}
     for kind, tracks in study.sounds.items():

@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from one_peace.data.augmentation import random_crop
 from one_peace.data.decoding import PairDecoder
 from one_peace.data.loading import LoadedBatch
 from one_peace.data.pairs import DataRecipe
 from one_peace.data.prefetch import _pack, _unpack
 from one_peace.data.source import RawPair, UnusablePair
 from one_peace.errors import MissingExtraError
+from one_peace.media.augmentation import random_crop
 from one_peace.modalities.base import Example, Processor
 from one_peace.modalities.image import ImageConfig, ImageProcessor
 from one_peace.modalities.text import TextConfig, TextProcessor
@@ -53,7 +53,7 @@ def test_a_picture_is_cropped_and_not_flipped(text: TextProcessor) -> None:
     ramp = np.tile(np.arange(200, dtype=np.uint8), (200, 1))
     stored = BytesIO()
     Image.fromarray(np.stack([ramp] * 3, 2)).save(stored, "PNG")
-    decoder = PairDecoder(text, "image", ImageProcessor(ImageConfig(32, 2, 2)), 0.0, crop=(0.5, 0.6))
+    decoder = PairDecoder(text, "image", ImageProcessor(ImageConfig(32, 2, 2), (0.5, 0.6)), 0.0)
     seen = [
         decoder(RawPair("", "a thing", stored.getvalue()), Generator().manual_seed(n))[1]["pixels"] for n in range(8)
     ]

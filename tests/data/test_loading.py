@@ -44,7 +44,7 @@ def picture_decoder(text: TextProcessor, augmentation: float = 1.0) -> PairDecod
 
 
 def sound_decoder(text: TextProcessor, augmentation: float = 0.0) -> PairDecoder:
-    return PairDecoder(text, "audio", AudioProcessor(AudioConfig()), augmentation, clip_seconds=4.0)
+    return PairDecoder(text, "audio", AudioProcessor(AudioConfig(max_seconds=4.0)), augmentation)
 
 
 @pytest.fixture

@@ -14,7 +14,9 @@ from PIL import Image
 
 from one_peace.data.manifest import Item, normalise_caption, split_of
 from one_peace.data.pairs import DataRecipe, PairSampler
+from one_peace.modalities.audio import AudioConfig, AudioProcessor
 from one_peace.modalities.base import Example
+from one_peace.modalities.image import ImageConfig, ImageProcessor
 from one_peace.modalities.text import TextConfig, TextProcessor
 from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
 from one_peace.training.pretraining.run import held_out_captions, training_items
@@ -74,7 +76,7 @@ def drawn(sampler: PairSampler, steps: int, size: int = 4) -> list[str]:
 
 def sampler_of(items: list[Item], text: TextProcessor, withheld: set[str], **recipe: object) -> PairSampler:
     settings = DataRecipe(**{"sources": {"drawings": 1.0}, **recipe})  # type: ignore[arg-type]
-    return PairSampler(items, text, settings, "image", 16, withheld)
+    return PairSampler(items, text, settings, "image", ImageProcessor(ImageConfig(16, 1, 1)), withheld)
 
 
 def test_the_sample_has_both_sides_of_the_split(pictures: list[Item]) -> None:
@@ -223,7 +225,7 @@ def test_unreadable_files_are_named_counted_and_left_out(
         sampler_of([broken, broken], text, set())
     recording = item("bad", broken.path, "broken", "audio", source="speech", split="train")
     with pytest.raises(ValueError, match=r"all 1 items of the sources \['speech'\] are unreadable; .*broken.png: "):
-        PairSampler([recording], text, DataRecipe(sources={"speech": 1.0}), "audio")
+        PairSampler([recording], text, DataRecipe(sources={"speech": 1.0}), "audio", AudioProcessor(AudioConfig()))
 
 
 def test_pictures_come_at_the_models_size(pictures: list[Item], text: TextProcessor) -> None:
@@ -267,7 +269,8 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
 
 def speech_of(items: list[Item], text: TextProcessor, **recipe: object) -> PairSampler:
     settings = DataRecipe(**{"sources": {"speech": 1.0}, "clip_seconds": 4.0, **recipe})  # type: ignore[arg-type]
-    return PairSampler(training_items(items, "audio"), text, settings, "audio")
+    processor = AudioProcessor(AudioConfig()).limited(seconds=settings.clip_seconds)
+    return PairSampler(training_items(items, "audio"), text, settings, "audio", processor)
 
 
 def test_held_out_speakers_are_never_drawn(sounds: list[Item], text: TextProcessor) -> None:
@@ -373,12 +376,12 @@ def test_takes_are_heard_once_and_drawn_from_then_on(sounds: list[Item], text: T
     heard: list[torch.Tensor] = []
     numbers = itertools.count(1)  # several threads may listen
 
-    def front_end(waveform: torch.Tensor) -> torch.Tensor:
-        heard.append(waveform)
-        return torch.full((1, waveform.shape[1] // 640, 3), float(next(numbers)))
+    def front_end(example: Example) -> Example:
+        heard.append(example["waveform"])
+        return {"frames": torch.full((len(heard[-1]) // 640, 3), float(next(numbers)))}
 
-    sampler.hear(front_end, 1)
-    assert len(heard) == 2 * len(sampler.items) and len({len(clip[0]) for clip in heard}) > len(sampler.items)
+    sampler.keep_takes(front_end, 1)
+    assert len(heard) == 2 * len(sampler.items) and len({len(clip) for clip in heard}) > len(sampler.items)
     drawn = [partner["frames"] for step in range(600) for _, partner in sampler.batch(2, 1, step)]
     assert all(frames.dtype == torch.float32 and frames.shape[1] == 3 for frames in drawn)
     assert {frames[0, 0].item() for frames in drawn} == set(range(1, len(heard) + 1))

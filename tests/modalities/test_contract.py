@@ -218,6 +218,46 @@ def test_training_varies_what_it_keeps_in_memory(name: str, processor: Processor
         assert adapter(processor.collate([example])).features.shape[1] == processor.length(example) + 1
 
 
+def test_a_batch_is_varied_as_its_inputs_are(name: str, processor: Processor) -> None:
+    loaded = processor.load(SAMPLES[name].long)
+    alone = processor.vary(loaded, torch.Generator().manual_seed(3), 1.0)
+    for example in processor.vary_batch([loaded], torch.Generator().manual_seed(3), 1.0):
+        assert example.keys() == alone.keys() and all(torch.equal(example[key], alone[key]) for key in alone)
+    assert len(processor.vary_batch([loaded] * 3, torch.Generator(), 1.0)) == 3
+
+
+def test_inputs_that_are_not_kept_are_augmented_too(name: str, processor: Processor) -> None:
+    limited = processor.limited(seconds=2.0, crop=(0.5, 0.6))
+    source = SAMPLES[name].long
+    for strength in (0.0, 1.0):
+        example = limited.augmented(source, torch.Generator().manual_seed(3), strength)
+        again = limited.augmented(source, torch.Generator().manual_seed(3), strength)
+        assert all(torch.equal(example[key], again[key]) for key in example)
+        assert limited.length(example) <= processor.length(processor(source))
+
+
+def test_inputs_of_fixed_length_say_so(name: str, processor: Processor) -> None:
+    short, long = (processor.length(processor(source)) for source in (SAMPLES[name].short, SAMPLES[name].long))
+    assert get_modality(name).fixed_length == (short == long)
+
+
+def test_limits_reach_those_that_have_them() -> None:
+    picture, sound = (get_modality(n).processor(SAMPLES[n].config, None) for n in ("image", "audio"))
+    cropped = picture.limited(seconds=1.0, crop=(0.2, 0.3))
+    shown = [picture, cropped]
+    whole, piece = (p.augmented(SAMPLES["image"].long, torch.Generator(), 0.0)["pixels"] for p in shown)
+    assert torch.equal(whole, picture(SAMPLES["image"].long)["pixels"]) and not torch.equal(whole, piece)
+    assert len(sound.limited(seconds=1.0, crop=(0.2, 0.3))(SAMPLES["audio"].long)["waveform"]) == 16000
+    assert picture.limited() is picture and sound.limited() is sound
+
+
+def test_a_broken_sound_is_nothing_to_learn_from() -> None:
+    with pytest.raises(InputError, match="lasts only 100 samples"):
+        get_modality("audio").processor(SAMPLES["audio"].config, None).augmented(
+            torch.rand(100), torch.Generator(), 1.0
+        )
+
+
 def test_a_batch_changes_no_embedding(name: str, processor: Processor) -> None:
     config = OnePeaceConfig("tiny", WIDTH, 2, HEADS, 32, {name: SAMPLES[name].config}, layer_scale=1.0)
     torch.manual_seed(0)

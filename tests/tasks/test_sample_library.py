@@ -207,7 +207,7 @@ def test_a_picture_is_never_paired_with_a_sound(recipe: str, tmp_path: Path) -> 
     assert isinstance(text, TextProcessor)
     weights = DataRecipe({STAMPS: 1.0, "speech": 1.0})
     processor = tiny_processors().get(stage.partner, VideoProcessor(VideoConfig(32, 2)))
-    sampler = PairSampler(chosen, text, weights, stage.partner, 16, processor=processor)
+    sampler = PairSampler(chosen, text, weights, stage.partner, processor)
     for anchor, partner in sampler.batch(3, 0, 0):
         assert set(anchor) == {"tokens"}
         assert set(partner) == {{"image": "pixels", "audio": "waveform", "video": "frames"}[stage.partner]}

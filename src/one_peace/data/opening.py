@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from one_peace.data.decoding import PairDecoder
@@ -21,6 +22,7 @@ from one_peace.data.shards import ShardSource, media_endings
 from one_peace.data.source import ConcatenatedSource, PairSource, UnusablePair
 from one_peace.data.tables import TableSource
 from one_peace.errors import InputError
+from one_peace.modalities import get_modality
 
 CACHE_BYTES = 50 << 30  # of remote shards
 SAMPLED_TEXTS = 20_000
@@ -68,7 +70,8 @@ def open_pairs(
     *,
     workers: int = 0,
 ) -> PrefetchedPairs:
-    """The batches of a run from named sources, grouped by length: of pictures by their texts, else by the partner.
+    """The batches of a run from named sources, grouped by length: of the partner, or of the texts where all
+    partners are of one length.
 
     Args:
         cache: folder for indexes and for remote shards, of which it keeps about `CACHE_BYTES`.
@@ -80,9 +83,8 @@ def open_pairs(
     shards = ShardCache(cache, CACHE_BYTES)
     sources = [open_source(name, recipe, decoder.partner_name, shards) for name, recipe in recipes.items()]
     weights = {name: recipe.weight for name, recipe in recipes.items() if recipe.weight is not None}
-    loader = PairLoader(
-        Mixture(sources, seed, weights or None), decoder, "text" if decoder.partner_name == "image" else "partner"
-    )
+    group_by: Literal["text", "partner"] = "text" if get_modality(decoder.partner_name).fixed_length else "partner"
+    loader = PairLoader(Mixture(sources, seed, weights or None), decoder, group_by)
     return PrefetchedPairs(loader, workers)
 
 
@@ -157,7 +159,7 @@ def _open_local(path: Path, recipe: SourceRecipe, partner: str, cache: Path, spl
     listed = find_list(path)
     if listed.suffix == ".jsonl" and _is_library_manifest(listed):
         return ManifestSource(listed, partner, split=split)
-    return FolderSource(path, cache, weigh=partner != "image")
+    return FolderSource(path, cache, weigh=not get_modality(partner).fixed_length)
 
 
 def _labels(given: tuple[str, ...] | str) -> tuple[str, ...] | None:

@@ -10,24 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from one_peace.configuration import within
-from one_peace.data.augmentation import augment_pictures, augment_waveform, random_piece
 from one_peace.data.dropped import Dropped, Padding
 from one_peace.data.manifest import Item, normalise_caption
 from one_peace.errors import InputError
-from one_peace.media.cropping import STORED_MARGIN
-from one_peace.media.pictures import decode_picture, normalise_pixels
-from one_peace.media.sounds import SAMPLE_RATE, decode_sound, prepare_waveform
 from one_peace.modalities.base import Example, Processor
 from one_peace.modalities.text import TextProcessor
 
-# Captions drawn per pair wanted: one caption can stand in several sources, and sounds are chosen by length.
-SURPLUS = {"image": 5 / 4, "audio": 4}
+# Captions drawn per pair wanted: one caption can stand in several sources; where inputs of like length are chosen among
+# them, more are needed.
+SURPLUS, SURPLUS_BY_LENGTH = 5 / 4, 4
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,7 @@ class DataRecipe:
     and goes through a kept front end then, once and for all; with 0 anew for every batch. The first step draws from
     `first_items` items (0: from all), and from then on from more in each, until at step `all_items_by` every item takes
     part. `clip_seconds` and `caption_tokens` bound the lengths. `crop` are the smallest and largest share of the area
-    of a picture of `files` that is shown.
+    of a picture of `files` that is shown. Both reach the partner's processor by `Processor.limited`.
     """
 
     sources: dict[str, float] = field(default_factory=dict)
@@ -70,11 +65,11 @@ class DataRecipe:
 
 
 class PairSampler:
-    """Draws batches of captioned pictures, sounds or videos; batch `step` depends on the seed and the step alone.
+    """Draws batches of captioned inputs of one modality; batch `step` depends on the seed and the step alone.
 
     A batch holds distinct captions only, since two pairs with one caption would be each other's negatives. No text
-    drawn is one of `withheld` (normalised captions, the held-out ones), however it came about. Pictures are made
-    `size` pixels wide; modalities other than pictures and sounds are read and augmented by their `processor`.
+    drawn is one of `withheld` (normalised captions, the held-out ones), however it came about. `processor` reads every
+    input once, which stays in memory, and augments it anew for each batch.
 
     Items whose file cannot be read are left out: the first few are named in the log, `dropped` counts all.
 
@@ -88,17 +83,15 @@ class PairSampler:
         text: TextProcessor,
         recipe: DataRecipe,
         partner: str,
-        size: int = 0,
+        processor: Processor,
         withheld: Set[str] = frozenset(),
-        processor: Processor | None = None,
     ) -> None:
-        self.text, self.recipe, self.size, self.withheld = text, recipe, size, withheld
-        self.partner, self.processor, self.padding, self.dropped = partner, processor, Padding(), Dropped()
-        decode = {"image": self._picture, "audio": self._sound}.get(partner, self._loaded)
+        self.text, self.recipe, self.withheld = text, recipe, withheld
+        self.processor, self.padding, self.dropped = processor, Padding(), Dropped()
         # A caption may be a held-out one in another language, or the second one of a held-out picture.
         items = [item for item in map(self._without_withheld, items) if item.texts and self._weight(item)]
         with ThreadPoolExecutor() as pool:
-            decoded = list(pool.map(partial(_or_error, decode), [item.path for item in items]))
+            decoded = list(pool.map(partial(_or_error, processor.load), [item.path for item in items]))
         kept = [(i, media) for i, media in zip(items, decoded, strict=True) if not isinstance(media, InputError)]
         failures = [(f"unreadable {partner}", str(media)) for media in decoded if isinstance(media, InputError)]
         self.dropped.add(failures)
@@ -107,7 +100,9 @@ class PairSampler:
             raise ValueError(f"{what}; the last one: {failures[-1][1]}")
         self.items = [item for item, _ in kept]
         self.media = [media for _, media in kept]
-        self.heard: list[list[Tensor]] = []  # frames of the takes of every sound, float16
+        lengths = [processor.loaded_length(media) for media in self.media]
+        self.lengths = [length for length in lengths if length is not None]  # of all, or empty: batches ignore them
+        self.takes: list[list[Example]] = []  # of every input, float16
         groups: dict[tuple[str, str], list[int]] = defaultdict(list)
         for index, item in enumerate(self.items):
             groups[source_of(item, recipe.sources), item.group].append(index)
@@ -141,38 +136,30 @@ class PairSampler:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         chosen = self._draw(size, generator, step)
         texts = [self._text(self.items[i], generator) for i in chosen]
-        if self.partner == "image":
-            pictures = torch.stack([self.media[i] for i in chosen])
-            x = augment_pictures(pictures, self.size, generator, self.recipe.augmentation)
-            partners: list[Example] = [{"pixels": p} for p in normalise_pixels(x)]
-        elif self.heard:
-            partners = [{"frames": self._any_take(i, generator).float()} for i in chosen]
-        elif self.partner == "audio":
-            partners = [{"waveform": self._clip(self.media[i], generator)} for i in chosen]
+        if self.takes:
+            partners = [self._any_take(i, generator) for i in chosen]
         else:
-            assert self.processor is not None
-            partners = [self.processor.vary(self.media[i], generator, self.recipe.augmentation) for i in chosen]
+            media = [self.media[i] for i in chosen]
+            partners = self.processor.vary_batch(media, generator, self.recipe.augmentation)
         pairs = list(zip(texts, partners, strict=True))[rank * local : (rank + 1) * local]
-        if self.processor is not None:
-            self.padding.add([(self.text.length(text), self.processor.length(partner)) for text, partner in pairs])
+        self.padding.add([(self.text.length(text), self.processor.length(partner)) for text, partner in pairs])
         return pairs
 
-    def hear(self, front_end: Callable[[Tensor], Tensor], seed: int) -> None:
-        """From now on batches have `frames` in place of sounds: of `recipe.takes` augmented takes of each of them.
+    def keep_takes(self, front_end: Callable[[Example], Example], seed: int) -> None:
+        """From now on batches hold what `front_end` makes of `recipe.takes` augmented takes of each input, kept as
+        float16, in place of takes that are new each time."""
 
-        `front_end` makes (1, frames, channels) of (1, samples).
-        """
-
-        def takes(number: int) -> list[Tensor]:
+        def takes(number: int) -> list[Example]:
             generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+            media, strength = self.media[number], self.recipe.augmentation
             with torch.no_grad():
-                clips = [self._clip(self.media[number], generator) for _ in range(self.recipe.takes)]
-                return [front_end(clip[None])[0].half() for clip in clips]
+                drawn = [self.processor.vary(media, generator, strength) for _ in range(self.recipe.takes)]
+                return [{name: x.half() for name, x in front_end(take).items()} for take in drawn]
 
         threads = torch.get_num_threads()
-        # A clip is too little work to share: each thread takes its own.
+        # One take is too little work to share: each thread takes its own.
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            self.heard = list(pool.map(takes, range(len(self.media))))
+            self.takes = list(pool.map(takes, range(len(self.media))))
         torch.set_num_threads(threads)
 
     def _joined(self, step: int) -> list[list[int]]:
@@ -185,9 +172,9 @@ class PairSampler:
         return [[i for i in members if turn[i] < limit] for members in self.groups]
 
     def _draw(self, size: int, generator: torch.Generator, step: int) -> list[int]:
-        """Item indices, one per group, no caption twice; of sounds, those of similar length."""
+        """Item indices, one per group, no caption twice; inputs of similar length, where the processor tells it."""
         joined = self._joined(step)
-        surplus = SURPLUS["audio" if self.partner == "audio" else "image"]
+        surplus = SURPLUS_BY_LENGTH if self.lengths else SURPLUS
         weights = self.weights * torch.tensor([bool(members) for members in joined])
         there = int((weights > 0).sum())
         groups = self._distinct(weights, min(there, int(size * surplus)), generator)
@@ -198,11 +185,11 @@ class PairSampler:
                 f"batch_size={size}, but at step {step} there are {len(groups)} different captions to draw from, and a "
                 "batch holds none twice; use smaller batches, more sources, or more first_items"
             )
-        if self.partner != "audio":
+        if not self.lengths:
             return [self._any(joined[group], generator) for group in groups[:size]]
-        target = self.media[int(torch.randint(len(self.media), (), generator=generator))].shape[0]
+        target = self.lengths[int(torch.randint(len(self.media), (), generator=generator))]
         members = [self._of_length(joined[group], target, generator) for group in groups]
-        return sorted(members, key=lambda i: abs(self.media[i].shape[0] - target))[:size]
+        return sorted(members, key=lambda i: abs(self.lengths[i] - target))[:size]
 
     def _distinct(self, weights: Tensor, count: int, generator: torch.Generator) -> list[int]:
         """Groups of different captions among `count` that are drawn by weight, in the order of the draw."""
@@ -211,11 +198,12 @@ class PairSampler:
         return [group for group in order if first[self.group_names[group]] == group]
 
     def _of_length(self, members: list[int], target: int, generator: torch.Generator) -> int:
-        """One of the few sounds of a caption whose length is nearest to the batch's target."""
-        return self._any(sorted(members, key=lambda i: abs(self.media[i].shape[0] - target))[:3], generator)
+        """One of the few inputs of a caption whose length is nearest to the batch's target."""
+        return self._any(sorted(members, key=lambda i: abs(self.lengths[i] - target))[:3], generator)
 
-    def _any_take(self, index: int, generator: torch.Generator) -> Tensor:
-        return self.heard[index][int(torch.randint(len(self.heard[index]), (), generator=generator))]
+    def _any_take(self, index: int, generator: torch.Generator) -> Example:
+        takes = self.takes[index]
+        return {name: x.float() for name, x in takes[int(torch.randint(len(takes), (), generator=generator))].items()}
 
     @staticmethod
     def _any(members: list[int], generator: torch.Generator) -> int:
@@ -259,24 +247,6 @@ class PairSampler:
 
         left = {language: kept for language, texts in item.texts.items() if (kept := allowed(texts))}
         return item if left == item.texts else replace(item, texts=left)  # the sounds of a picture share its captions
-
-    def _picture(self, path: Path) -> Tensor:
-        side = int(self.size * STORED_MARGIN)
-        picture = decode_picture(path).resize((side, side), Image.Resampling.BICUBIC)
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
-
-    def _loaded(self, path: Path) -> Any:
-        """Of any other modality, what its processor keeps for training."""
-        assert self.processor is not None
-        return self.processor.load(path)
-
-    def _sound(self, path: Path) -> Tensor:
-        return torch.from_numpy(decode_sound(path)[: 2 * int(self.recipe.clip_seconds * SAMPLE_RATE)]).half()
-
-    def _clip(self, media: Tensor, generator: torch.Generator) -> Tensor:
-        waveform = augment_waveform(media.float(), generator, self.recipe.augmentation)
-        piece = random_piece(waveform, int(self.recipe.clip_seconds * SAMPLE_RATE), generator)
-        return prepare_waveform(piece, max_seconds=None)
 
 
 def _or_error(decode: Callable[[Path], Any], path: Path) -> Any:

@@ -12,7 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from one_peace.errors import InputError
+from one_peace.media.augmentation import augment_waveform, random_piece
 from one_peace.media.sounds import SAMPLE_RATE, decode_sound, frame_count, prepare_waveform, windows
+from one_peace.media.sources import describe
 from one_peace.modalities.base import (
     SMALL_WIDTH,
     Adapter,
@@ -28,6 +31,7 @@ from one_peace.nn.initialization import truncated_normal_
 from one_peace.nn.relative_position import RelativeBias, sequence_buckets, sequence_rows
 
 DECODER_POSITIONS = 1026
+SHORTEST = 160  # samples of a sound to learn from, 10 ms: less is a broken file
 BLOCK = 5  # frames hidden together
 SURPLUS = 0.1  # of the ratio by which centres of blocks are drawn, as blocks overlap
 EARLY_STEPS = 3  # of the front end: they hold seven eighths of its activations
@@ -200,7 +204,38 @@ class AudioProcessor(Processor):
 
     def views(self, source: Any) -> list[Example]:
         waveform = prepare_waveform(decode_sound(source), max_seconds=None)
-        return [{"waveform": w} for w in windows(waveform, int(self.config.max_seconds * SAMPLE_RATE))]
+        return [{"waveform": w} for w in windows(waveform, self._limit)]
+
+    def limited(self, *, seconds: float | None = None, crop: tuple[float, float] | None = None) -> AudioProcessor:
+        return self if seconds is None else AudioProcessor(dataclasses.replace(self.config, max_seconds=seconds))
+
+    def load(self, source: Any) -> Tensor:
+        """A sound to vary: up to twice `max_seconds` from its beginning, (samples,) float16 at 16 kHz."""
+        return torch.from_numpy(decode_sound(source)[: 2 * self._limit]).half()
+
+    def loaded_length(self, loaded: Tensor) -> int:
+        return len(loaded)
+
+    def vary(self, loaded: Tensor, generator: torch.Generator, strength: float) -> Example:
+        """Another recording of it at another tempo (`augment_waveform`); of a long one a random piece of `max_seconds`,
+        at strength 0 too."""
+        waveform = augment_waveform(loaded.float(), generator, strength)
+        return {"waveform": prepare_waveform(random_piece(waveform, self._limit, generator), max_seconds=None)}
+
+    def augmented(self, source: Any, generator: torch.Generator, strength: float) -> Example:
+        """A random piece of a sound of any length, varied; at strength 0 its beginning, as for encoding."""
+        waveform = torch.from_numpy(decode_sound(source))
+        if len(waveform) < SHORTEST:
+            raise InputError(describe(source), f"lasts only {len(waveform)} samples")
+        if not strength:
+            return {"waveform": prepare_waveform(waveform, max_seconds=self.config.max_seconds)}
+        # A piece somewhat longer than wanted, since a faster tempo shortens it; only that piece is resampled.
+        return self.vary(random_piece(waveform, self._limit * 5 // 4, generator), generator, strength)
+
+    @property
+    def _limit(self) -> int:
+        """Samples of the longest example."""
+        return int(self.config.max_seconds * SAMPLE_RATE)
 
     def length(self, example: Example) -> int:
         if "frames" in example:
@@ -218,13 +253,6 @@ class AudioProcessor(Processor):
     def mask(self, example: Example, ratio: float, generator: torch.Generator, avoid: Tensor | None = None) -> Tensor:
         """Blocks of frames, independent of other masks (published rule)."""
         return block_mask(self.length(example), ratio, generator)
-
-
-def listening_for(processor: Processor, seconds: float | None) -> Processor:
-    """The processor, if it is one of sounds, with another limit of their length; None keeps its own."""
-    if seconds is None or not isinstance(processor, AudioProcessor):
-        return processor
-    return AudioProcessor(dataclasses.replace(processor.config, max_seconds=seconds))
 
 
 def block_mask(frames: int, ratio: float, generator: torch.Generator) -> Tensor:

@@ -3,14 +3,15 @@
 A modality is one file that defines
 
 * a `Config` dataclass, stored in a model's `config.json`;
-* a `Processor`: raw input -> example (a dict of tensors), batching, and masking for the denoising objective;
+* a `Processor`: raw input -> example (a dict of tensors), augmentation for training, batching, and masking for the
+  denoising objective;
 * an `Adapter`: a batch of examples -> token features, positions, padding and attention bias;
 * the positions of its tokens in the pretraining decoder;
 * for search, the endings of its files and how an input looks;
 * for models whose modalities share one tower, an input as pictures (`frames`);
 
-ties them together in a `Modality` and calls `register_modality`. Encoder, pretraining, checkpoints and search take
-it from there.
+ties them together in a `Modality` and calls `register_modality`. Encoder, data, pretraining, checkpoints and
+search take it from there.
 """
 
 from __future__ import annotations
@@ -173,9 +174,24 @@ class Processor(ABC):
         """The examples whose mean embedding represents the input: more than one for inputs over the length limit."""
         return [self(source)]
 
+    def limited(self, *, seconds: float | None = None, crop: tuple[float, float] | None = None) -> Processor:
+        """The processor with the limits of a run, of which it takes those that its modality has: the longest input in
+        seconds, and the smallest and largest share of the area of a picture that `augmented` shows. None keeps its own.
+
+        Default: the processor itself, for it has neither.
+        """
+        return self
+
     def load(self, source: Any) -> Any:
         """One input decoded as far as training keeps it in memory, for `vary`. Default: the finished example."""
         return self(source)
+
+    def loaded_length(self, loaded: Any) -> int | None:
+        """How long is what `load` gave, in any unit, where batches are to hold inputs of similar length.
+
+        Default: None, all are drawn alike.
+        """
+        return None
 
     def vary(self, loaded: Any, generator: torch.Generator, strength: float) -> Example:
         """An example of what `load` gave, augmented in proportion to `strength`; 0 is as for encoding.
@@ -184,6 +200,17 @@ class Processor(ABC):
         """
         example: Example = loaded
         return example
+
+    def vary_batch(self, loaded: Sequence[Any], generator: torch.Generator, strength: float) -> list[Example]:
+        """An example of each, as `vary` makes it. Default: one after the other."""
+        return [self.vary(one, generator, strength) for one in loaded]
+
+    def augmented(self, source: Any, generator: torch.Generator, strength: float) -> Example:
+        """An example of an input that is not kept but read anew each time. Default: `vary` of what `load` gives.
+
+        Where `load` drops something to save memory, this need not.
+        """
+        return self.vary(self.load(source), generator, strength)
 
     def save(self, folder: Path) -> None:  # noqa: B027
         """Writes files that the processor needs beside its config (a vocabulary, say). Default: none."""
@@ -196,6 +223,8 @@ class Modality(ABC):
     Config: ClassVar[type]
     endings: ClassVar[str] = ""
     """Of the names of files that hold this modality and no other, separated by spaces: `.mp4 .webm`."""
+    fixed_length: ClassVar[bool] = False
+    """Whether all its inputs have as many tokens, so that batches of pairs are sorted by the texts alone."""
 
     @abstractmethod
     def adapter(self, config: Any, width: int, heads: int, tables: int) -> Adapter:

@@ -22,7 +22,7 @@ from one_peace.media.cropping import STORED_MARGIN, cut_square
 from one_peace.media.maps import MAP_ENDINGS, MapSource, read_map, resize_map
 from one_peace.media.pictures import normalise_pixels
 from one_peace.modalities.base import SMALL_WIDTH, Example, Modality
-from one_peace.modalities.image import GridPositions, ImageAdapter, ImageConfig, ImageProcessor
+from one_peace.modalities.image import GridPositions, ImageAdapter, ImageConfig, PixelProcessor
 
 FAR, NEAR = 2.0, 98.0  # percentiles of the usable pixels that become 0 and 1
 KEYS = ("depth", "disparity", "arr_0")  # of arrays in an .npz
@@ -78,7 +78,7 @@ def nearness(depth: np.ndarray) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.where(known, near, 0).astype(np.float32)), torch.from_numpy(known.astype(np.float32))
 
 
-class DepthProcessor(ImageProcessor):
+class DepthProcessor(PixelProcessor):
     """Any depth map -> examples `pixels` (3, size, size), as those of pictures. Pixels without depth are left out of
     the averages that resizing takes, and are black."""
 
@@ -114,6 +114,7 @@ class Depth(Modality):
 
     name = "depth"
     Config = DepthConfig
+    fixed_length = True
     # PNG and the like alone are pictures, so the name says it; in shards, KEY.depth.png beside KEY.jpg
     endings = " ".join(f".{kind}.{form}" for kind in ("depth", "disparity") for form in MAP_ENDINGS)
 

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import torch
 from torch import Tensor, nn
 
-from one_peace.media.pictures import decode_picture, image_tensor, pixels_of
+from one_peace.media.augmentation import augment_pictures, random_crop
+from one_peace.media.cropping import STORED_MARGIN
+from one_peace.media.pictures import decode_picture, image_tensor, normalise_pixels, pixels_of
 from one_peace.modalities.base import SMALL_WIDTH, Adapter, Embedded, Example, Modality, Processor
 from one_peace.nn.initialization import truncated_normal_
 from one_peace.nn.relative_position import RelativeBias, grid_buckets, grid_rows
@@ -111,14 +114,14 @@ class ImageAdapter(Adapter):
         return {name: value for name, value in values.items() if own[name].shape == value.shape}
 
 
-class ImageProcessor(Processor):
-    """Any picture -> RGB, resized to the model's square, CLIP normalisation. Examples: `pixels` (3, size, size)."""
+class PixelProcessor(Processor):
+    """What all inputs have in common that become one square of pixels: examples `pixels` (3, size, size) float32.
+
+    A subclass says how an input becomes an example, and if it is to be augmented, how it is loaded and varied.
+    """
 
     def __init__(self, config: ImageConfig) -> None:
         self.config = config
-
-    def __call__(self, source: Any) -> Example:
-        return {"pixels": image_tensor(decode_picture(source), self.config.image_size)}
 
     def length(self, example: Example) -> int:
         height, width = example["pixels"].shape[1:]
@@ -133,6 +136,49 @@ class ImageProcessor(Processor):
         if avoid is None:
             return patch_mask(patches, ratio, generator)
         return complementary_patch_mask(avoid, ratio, generator)
+
+
+class ImageProcessor(PixelProcessor):
+    """Any picture -> RGB, resized to the model's square, CLIP normalisation.
+
+    `crop` are the smallest and largest share of a picture's area that `augmented` shows, None for all of it.
+    """
+
+    def __init__(self, config: ImageConfig, crop: tuple[float, float] | None = None) -> None:
+        super().__init__(config)
+        self.crop = crop
+
+    def __call__(self, source: Any) -> Example:
+        return self._example(decode_picture(source))
+
+    def limited(self, *, seconds: float | None = None, crop: tuple[float, float] | None = None) -> ImageProcessor:
+        return self if crop is None else ImageProcessor(self.config, crop)
+
+    def load(self, source: Any) -> Tensor:
+        """All of a picture, to vary: (3, side, side) uint8, a quarter larger than the model takes."""
+        return self._stored(decode_picture(source))
+
+    def vary(self, loaded: Tensor, generator: torch.Generator, strength: float) -> Example:
+        """Turned, moved, scaled and coloured in proportion to `strength`, and mirrored half of the time, at 0 too."""
+        return self.vary_batch([loaded], generator, strength)[0]
+
+    def vary_batch(self, loaded: Sequence[Tensor], generator: torch.Generator, strength: float) -> list[Example]:
+        pixels = augment_pictures(torch.stack(list(loaded)), self.config.image_size, generator, strength)
+        return [{"pixels": each} for each in normalise_pixels(pixels)]
+
+    def augmented(self, source: Any, generator: torch.Generator, strength: float) -> Example:
+        """A random piece of a picture (`crop`), varied; at strength 0 the piece as it is for encoding."""
+        picture = decode_picture(source)
+        if self.crop is not None:
+            picture = picture.crop(random_crop(picture.width, picture.height, self.crop, generator))
+        return self.vary(self._stored(picture), generator, strength) if strength else self._example(picture)
+
+    def _example(self, picture: PIL.Image.Image) -> Example:
+        return {"pixels": image_tensor(picture, self.config.image_size)}
+
+    def _stored(self, picture: PIL.Image.Image) -> Tensor:
+        side = int(self.config.image_size * STORED_MARGIN)
+        return pixels_of(picture.resize((side, side), PIL.Image.Resampling.BICUBIC)).contiguous()
 
 
 def patch_mask(patches: int, ratio: float, generator: torch.Generator) -> Tensor:
@@ -156,6 +202,7 @@ class Image(Modality):
 
     name = "image"
     Config = ImageConfig
+    fixed_length = True
 
     def adapter(self, config: ImageConfig, width: int, heads: int, tables: int) -> ImageAdapter:
         return ImageAdapter(config, width, heads, tables)

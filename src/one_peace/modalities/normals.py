@@ -21,7 +21,7 @@ from one_peace.media.cropping import STORED_MARGIN, cut_square
 from one_peace.media.maps import MAP_ENDINGS, MapSource, read_map, resize_map
 from one_peace.media.pictures import normalise_pixels
 from one_peace.modalities.base import SMALL_WIDTH, Example, Modality
-from one_peace.modalities.image import GridPositions, ImageAdapter, ImageConfig, ImageProcessor
+from one_peace.modalities.image import GridPositions, ImageAdapter, ImageConfig, PixelProcessor
 
 SHORTEST = 0.7  # of an encoded vector: rounding and resizing shorten them, unknown ones are 0 or far too long
 LONGEST = 1.3
@@ -88,7 +88,7 @@ def mirror_normals(pixels: Tensor) -> Tensor:
     return mirrored
 
 
-class NormalsProcessor(ImageProcessor):
+class NormalsProcessor(PixelProcessor):
     """Any map of normals -> examples `pixels` (3, size, size), as those of pictures. Resizing averages vectors and
     makes them unit length again."""
 
@@ -127,6 +127,7 @@ class Normals(Modality):
 
     name = "normals"
     Config = NormalsConfig
+    fixed_length = True
     # PNG alone is a picture, so the name says it; in shards, KEY.normals.png beside KEY.jpg
     endings = " ".join(f".normals.{form}" for form in MAP_ENDINGS)
 

@@ -28,8 +28,6 @@ from one_peace.nn.relative_position import CLS_ROWS, RelativeBias, grid_buckets,
 
 MAX_CHOSEN = 7200  # frames of a video by time: two hours of one a second, and 350 MiB prepared for a small model
 
-# For training: frames kept of a video are more than the model takes, and larger, to draw from and to crop.
-
 
 @dataclass(frozen=True)
 class VideoConfig:

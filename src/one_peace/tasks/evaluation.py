@@ -14,7 +14,6 @@ from one_peace.configuration import build_dataclass
 from one_peace.data.permutation import permute
 from one_peace.data.task_rows import TaskRows
 from one_peace.errors import CheckpointError, InputError
-from one_peace.modalities.audio import listening_for
 from one_peace.models.embedding import EmbeddingModel
 from one_peace.models.loading import from_pretrained
 from one_peace.models.mico.interface import MiCo
@@ -233,7 +232,7 @@ def _embedding_model(recipe: EvaluationRecipe, modalities: Sequence[str], device
         raise CheckpointError(f"{recipe.model}: gives no embeddings, which {recipe.kind} compares")
     if recipe.seconds is not None and not isinstance(model, OnePeace):
         raise ValueError("seconds is for ONE-PEACE models; MiCo hears as many slices as its configuration says")
-    model.processors = {n: listening_for(processor, recipe.seconds) for n, processor in model.processors.items()}
+    model.processors = {n: processor.limited(seconds=recipe.seconds) for n, processor in model.processors.items()}
     return model
 
 

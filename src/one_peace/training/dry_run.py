@@ -45,7 +45,7 @@ def plan_run(recipe: PretrainRecipe, items: Iterable[Item], devices: int = 1) ->
     few = set(drawn[:: max(1, len(drawn) // SAMPLE)])
     items = [item for item in items if item.kind != stage.partner or item.id in few]
     here = dataclasses.replace(recipe, workers=0)  # for a few pairs
-    with open_batches(here, items, config, processors) as source:
+    with open_batches(here, items, processors) as source:
         pairs = source.batch(min(MEASURED, max(PAIRS, recipe.batch_size)), recipe.seed, 0)
     return pretraining_cost(
         config,

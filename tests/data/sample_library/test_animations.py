@@ -117,7 +117,7 @@ def test_pairs_of_videos_are_drawn_without_held_out_captions(tmp_path: Path) -> 
     recipe = DataRecipe({"animated": 1.0}, augmentation=0.5)
     processor = VideoProcessor(VideoConfig(32, 4))
     withheld = held_out_captions(items)
-    sampler = PairSampler(chosen, text, recipe, "video", withheld=withheld, processor=processor)
+    sampler = PairSampler(chosen, text, recipe, "video", processor, withheld)
     assert sampler.summary()["unreadable"] == (chosen[0].group == "thing 0")
     batch, again, other = sampler.batch(6, 0, 0), sampler.batch(6, 0, 0), sampler.batch(6, 0, 1)
     drawn = [text.tokenizer.decode(anchor["tokens"][:-1].tolist()).strip() for anchor, _ in batch]

@@ -192,7 +192,7 @@ def test_other_processes_wait_for_the_lessons_of_the_first(library: list[Item]) 
 
     recipe, rows = lessons(), list[dict[str, Any]]()
     config, processors = plan_model(recipe, library)
-    with open_batches(recipe, library, config, processors) as source, ThreadPoolExecutor(1) as pool:
+    with open_batches(recipe, library, processors) as source, ThreadPoolExecutor(1) as pool:
         learn = partial(learn_to_hear, recipe, library, config, processors, source.batch, "cpu", rows.append)
         other = pool.submit(learn, One(rank=1))
         ours, theirs = learn(One(rank=0)), other.result(timeout=60)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from one_peace.data.augmentation import LONGEST_SILENCE, TEMPO, change_recording, stretch
+from one_peace.media.augmentation import LONGEST_SILENCE, TEMPO, change_recording, stretch
 from one_peace.media.sounds import SAMPLE_RATE, prepare_waveform
 from one_peace.objectives.speech import COLUMN, SILENCE, UNKNOWN, label_columns
 

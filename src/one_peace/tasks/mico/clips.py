@@ -150,7 +150,7 @@ class ClipReader(DrawingReader[MiCoExample]):
         if not self.strength:
             return prepare(processor, value, name, key)
         try:
-            return processor.vary(processor.load(value), generator, self.strength)
+            return processor.augmented(value, generator, self.strength)
         except InputError as error:
             raise BadRow(key, f"column {name!r}: {error.problem}") from error
 

@@ -10,7 +10,6 @@ from one_peace.cache import table_cache
 from one_peace.checkpoints.assign import assign_tensors
 from one_peace.configuration import build_dataclass
 from one_peace.errors import InputError
-from one_peace.modalities.audio import listening_for
 from one_peace.modalities.base import Example, Processor
 from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
@@ -81,7 +80,7 @@ def start_retrieval(recipe: FinetuneRecipe, modality: str) -> tuple[OnePeaceForP
         model = OnePeaceForPretraining(changed_shape(source.config, recipe))
     tensors = {f"encoder.{name}": [parameter.detach()] for name, parameter in source.encoder.named_parameters()}
     assign_tensors(model, tensors)
-    return model, {name: listening_for(processor, recipe.seconds) for name, processor in source.processors.items()}
+    return model, {name: processor.limited(seconds=recipe.seconds) for name, processor in source.processors.items()}
 
 
 def _contrast_recipe(recipe: FinetuneRecipe, settings: RetrievalSettings, examples: int) -> PretrainRecipe:

@@ -20,7 +20,6 @@ from one_peace.cache import table_cache
 from one_peace.checkpoints.assign import assign_tensors
 from one_peace.checkpoints.names import prefixed_name
 from one_peace.errors import CheckpointError, InputError
-from one_peace.modalities.audio import listening_for
 from one_peace.modalities.base import Processor
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.embedding import OnePeace
@@ -159,7 +158,7 @@ def start_model(recipe: FinetuneRecipe, settings: TaskSettings) -> tuple[OnePeac
     left = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if left:
         raise CheckpointError(f"{recipe.model}: has no {', '.join(left)}, which this task needs")
-    return model, {name: listening_for(source.processors[name], recipe.seconds) for name in config.modalities}
+    return model, {name: source.processors[name].limited(seconds=recipe.seconds) for name in config.modalities}
 
 
 def _config(recipe: FinetuneRecipe, source: OnePeace, task: Task) -> OnePeaceConfig:

@@ -120,7 +120,7 @@ def open_evaluator(
         return None
     text = processors[recipe.stage.anchor]
     assert isinstance(text, TextProcessor)
-    decoder = PairDecoder(text, partner, processors[partner], 0.0, recipe.data.clip_seconds)
+    decoder = PairDecoder(text, partner, processors[partner].limited(seconds=recipe.data.clip_seconds), 0.0)
 
     sets: dict[str, list[Read]] = {}
     for name in ("pairs", "labels"):

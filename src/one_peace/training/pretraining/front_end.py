@@ -27,14 +27,15 @@ BATCH, RATE, WARMUP = 8, 3e-3, 20
 PREFIX = "encoder.adapters.audio."
 
 
-def kept_front_end(config: OnePeaceConfig, values: Iterable[tuple[str, Tensor]]) -> WaveFrames:
-    """The waveform convolutions of a pretraining model, from its values by name."""
+def kept_front_end(config: OnePeaceConfig, values: Iterable[tuple[str, Tensor]]) -> Callable[[Example], Example]:
+    """From examples of `waveform` to those of `frames`, by the waveform convolutions of a pretraining model, from its
+    values by name."""
     settings = config.modalities["audio"]
     assert isinstance(settings, AudioConfig)
     frames = WaveFrames(settings.convs).requires_grad_(False)
     own = PREFIX + "frames."
     frames.load_state_dict({name.removeprefix(own): value for name, value in values if name.startswith(own)})
-    return frames
+    return lambda example: {"frames": frames(example["waveform"][None])[0]}
 
 
 def fit_front_end(

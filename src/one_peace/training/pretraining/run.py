@@ -101,7 +101,7 @@ def run_pretraining(
     assert shared is not None
     config, processors = shared
     values = saved_values(folder, config, recipe.seed) if resumed else start_values(recipe, config)
-    with open_batches(recipe, items, config, processors) as source:
+    with open_batches(recipe, items, processors) as source:
         if processes.first:
             report(source.summary())
         watch = Watch(
@@ -115,7 +115,7 @@ def run_pretraining(
         if recipe.data.takes:
             assert isinstance(source, PairSampler)
             known = saved_values(folder, config, recipe.seed) if resumed else start_values(recipe, config)
-            source.hear(kept_front_end(config, itertools.chain(known, fitted.items())), recipe.seed)
+            source.keep_takes(kept_front_end(config, itertools.chain(known, fitted.items())), recipe.seed)
 
         def begin(model: OnePeaceForPretraining) -> None:
             fill(model, itertools.chain(values, fitted.items()))
@@ -179,21 +179,18 @@ def learn_to_hear(
 
 @contextmanager
 def open_batches(
-    recipe: PretrainRecipe, items: list[Item], config: OnePeaceConfig, processors: Mapping[str, Processor]
+    recipe: PretrainRecipe, items: list[Item], processors: Mapping[str, Processor]
 ) -> Iterator[PairSampler | PrefetchedPairs]:
     """Where the recipe's pairs come from: its files, or the sample library."""
     stage, data = recipe.stage, recipe.data
-    text, partner = processors[stage.anchor], processors[stage.partner]
+    text = processors[stage.anchor]
+    partner = processors[stage.partner].limited(seconds=data.clip_seconds, crop=data.crop)
     assert isinstance(text, TextProcessor)
     if not recipe.files:
-        size = getattr(config.modalities[stage.partner], "image_size", 0)
-        yield PairSampler(
-            training_items(items, stage.partner), text, data, stage.partner, size, held_out_captions(items), partner
-        )
+        chosen = training_items(items, stage.partner)
+        yield PairSampler(chosen, text, data, stage.partner, partner, held_out_captions(items))
         return
-    decoder = PairDecoder(
-        text, stage.partner, partner, data.augmentation, data.clip_seconds, data.caption_tokens, data.crop
-    )
+    decoder = PairDecoder(text, stage.partner, partner, data.augmentation, data.caption_tokens)
     cache = pair_cache()
     with open_pairs(recipe.files, decoder, recipe.seed, cache, workers=recipe.workers) as pairs:
         try:

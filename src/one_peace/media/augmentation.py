@@ -1,4 +1,4 @@
-"""Augmentation of whole batches with an explicit generator."""
+"""Augmentation of pictures and sounds with an explicit generator."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from one_peace.data.augmentation import (
+from one_peace.media.augmentation import (
     LONGEST_SILENCE,
     TEMPO,
     augment_pictures,
