@@ -25,7 +25,7 @@ from one_peace.nn.allocator import keep_freed_memory
 from one_peace.tasks.evaluation import run_evaluation
 from one_peace.tasks.evaluation_recipe import load_evaluation
 from one_peace.tasks.ofa.figures import CaptionFigures
-from one_peace.tasks.task import MEDIA
+from one_peace.tasks.task import media_columns
 from one_peace.training.finetuning.recipe import load_finetune_recipe
 from one_peace.training.finetuning.run import finetune
 
@@ -97,7 +97,11 @@ def nearest_captions(encoder: str, tables: Path) -> dict[str, float]:
     """Figures of captions that are those of the most similar training pictures."""
     cache = table_cache()
     trained, tested = (
-        [row for _, row in TaskRows(tables / name, ("image", "caption"), MEDIA, cache) if isinstance(row, dict)]
+        [
+            row
+            for _, row in TaskRows(tables / name, ("image", "caption"), media_columns(), cache)
+            if isinstance(row, dict)
+        ]
         for name in ("captions.tsv", "test_captions.tsv")
     )
     model = from_pretrained(encoder)

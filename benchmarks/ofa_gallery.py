@@ -24,7 +24,7 @@ from one_peace.data.task_rows import TaskRows
 from one_peace.media.pictures import decode_picture
 from one_peace.models import Ofa, from_pretrained
 from one_peace.tasks.grounding import parse_box
-from one_peace.tasks.task import MEDIA
+from one_peace.tasks.task import media_columns
 
 COLUMNS = 6
 FOUND, TRUE = "#2662d9", "#d9822b"
@@ -57,7 +57,7 @@ def opened(run: Path) -> Ofa:
 
 def shown(table: Path, columns: Sequence[str], count: int) -> list[dict[str, Any]]:
     """So many rows at equal distances."""
-    rows = [row for _, row in TaskRows(table, columns, MEDIA, table_cache()) if isinstance(row, dict)]
+    rows = [row for _, row in TaskRows(table, columns, media_columns(), table_cache()) if isinstance(row, dict)]
     return rows[:: len(rows) // count][:count]
 
 

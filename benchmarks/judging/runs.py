@@ -25,7 +25,7 @@ from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.tasks.predictor import Predictor
 from one_peace.tasks.retrieval import recall_at
-from one_peace.tasks.task import MEDIA, Task, TaskBatch
+from one_peace.tasks.task import Task, TaskBatch, media_columns
 from one_peace.training.best import BEST
 from one_peace.training.finetuning.recipe import FinetuneRecipe
 from one_peace.training.finetuning.run import finetune
@@ -155,7 +155,7 @@ def _untrained(setting: Setting) -> Path:
 
 def _rows(case: Case, setting: Setting, name: str, task: Task) -> TaskRows:
     folder = setting.work / case.table
-    return TaskRows(folder / f"{name}.tsv", task.columns, MEDIA, setting.work / "indexes")
+    return TaskRows(folder / f"{name}.tsv", task.columns, media_columns(), setting.work / "indexes")
 
 
 def _folder(case: Case, arm: str, setting: Setting) -> Path:
@@ -193,7 +193,9 @@ def _look_up(case: Case, model: str, setting: Setting, test: str) -> Hits:
 
 def _pictures(case: Case, setting: Setting, test: str) -> tuple[list[Path], list[str]]:
     """Pictures of a table of captions, and the caption of each."""
-    rows = TaskRows(setting.work / case.table / f"{test}.tsv", ("image", "caption"), MEDIA, setting.work / "indexes")
+    rows = TaskRows(
+        setting.work / case.table / f"{test}.tsv", ("image", "caption"), media_columns(), setting.work / "indexes"
+    )
     read = [rows.row(place)[1] for place in range(len(rows))]
     return [row["image"] for row in read], [str(row["caption"]).strip().lower() for row in read]
 

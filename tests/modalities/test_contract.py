@@ -33,6 +33,7 @@ from one_peace.models.one_peace.embedding import OnePeace
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.tasks.pretraining import PretrainingStage, collate_pairs, freeze_for_stage, pretraining_losses
+from one_peace.training.finetuning.recipe import Tables
 
 WIDTH, HEADS = 32, 2
 VOCABULARY = 300
@@ -396,6 +397,15 @@ def test_a_new_modality_is_pretrained_and_encoded(series: Series, folder: Path) 
     torch.testing.assert_close(vectors[:1], embedder.encode_modality("series", sources[0]), atol=1e-5, rtol=0)
     skipped = embedder.encode_modality("series", [sources[0], np.zeros(2)], on_error="skip")
     assert skipped.kept == [0] and set(skipped.errors) == {1}
+
+
+def test_a_table_names_files_of_a_new_modality(series: Series, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("series,label\none.npy,still\n")
+    tables = Tables("table.csv", root=str(tmp_path))
+    assert tables.open("table.csv", ("series", "label"), tmp_path / "cache").row(0)[1] == {
+        "series": tmp_path / "one.npy",
+        "label": "still",
+    }
 
 
 def test_a_modality_needs_a_proper_name_and_config(series: Series) -> None:

@@ -74,23 +74,23 @@ def predict(
 
 
 def _example(inputs: list[str]) -> Iterator[tuple[str, Any]]:
-    from one_peace.tasks.task import MEDIA
+    from one_peace.tasks.task import media_columns
 
     values: dict[str, Any] = {}
     for given in inputs:
         name, equals, value = given.partition("=")
         if not equals:
             raise typer.BadParameter(f"{given!r} is no column=value")
-        values[name] = Path(value) if name in MEDIA else value
+        values[name] = Path(value) if name in media_columns() else value
     yield "the example", values
 
 
 def _table(path: Path, predictor: Predictor | SequencePredictor) -> Iterator[tuple[str, Any]]:
     from one_peace.cache import table_cache
     from one_peace.data.task_rows import TaskRows
-    from one_peace.tasks.task import MEDIA
+    from one_peace.tasks.task import media_columns
 
-    rows = TaskRows(path, (), MEDIA, table_cache(), renamed=predictor.columns)
+    rows = TaskRows(path, (), media_columns(), table_cache(), renamed=predictor.columns)
     rows.check_ids()
     return iter(rows)
 

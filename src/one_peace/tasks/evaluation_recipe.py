@@ -17,7 +17,7 @@ from one_peace.tasks.mico.retrieval import OMNI_RETRIEVAL
 from one_peace.tasks.ofa.kinds import SEQUENCE_KINDS
 from one_peace.tasks.retrieval_evaluation import ZERO_SHOT
 from one_peace.tasks.retrieval_pairs import RETRIEVAL
-from one_peace.tasks.task import MEDIA
+from one_peace.tasks.task import media_columns
 
 SAMPLE_LIBRARY = "sample-library"
 TASKS = (SAMPLE_LIBRARY, RETRIEVAL, ZERO_SHOT, OMNI_RETRIEVAL, WRITING, ANSWERING, *KINDS, *SEQUENCE_KINDS)
@@ -45,7 +45,7 @@ class EvaluationTables:
         Errors as of `TaskRows`."""
         path, root = Path(self.root) / self.splits[split], Path(self.root)
         renamed = {**(known or {}), **self.columns}
-        return TaskRows(path, columns, MEDIA, table_cache(), renamed=renamed, root=root)
+        return TaskRows(path, columns, media_columns(), table_cache(), renamed=renamed, root=root)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from one_peace.errors import InputError
+from one_peace.modalities import list_modalities
 from one_peace.modalities.base import Example, Processor
 from one_peace.models.one_peace.config import HeadConfig
 from one_peace.models.one_peace.prediction import SECOND_PICTURE
 
-MEDIA = ("image", "image1", "image2", "audio", "video", "depth", "normals")
-"""Columns that hold pictures, sounds and the like, in the tables of all tasks."""
+PICTURE_PAIR = ("image1", "image2")
+"""Columns of the pictures in tables of tasks about two of them."""
 
 OnError = Literal["raise", "skip"]
 """Whether a row that cannot be used ends the work, or is left out of it."""
@@ -33,6 +34,12 @@ TableRows = Iterable[tuple[str, Row | InputError]]
 """(key, row) pairs; in place of a row that its table could not give stands the error."""
 
 T = TypeVar("T")
+
+
+def media_columns() -> tuple[str, ...]:
+    """Columns that hold pictures, sounds and the like, in the tables of all tasks: those called as a registered
+    modality other than text, and `PICTURE_PAIR`."""
+    return (*(name for name in list_modalities() if name != "text"), *PICTURE_PAIR)
 
 
 class BadRow(InputError):

@@ -19,7 +19,7 @@ from one_peace.tasks.given_answers import ANSWER_COLUMNS, answer_scores
 from one_peace.tasks.kinds import NEED_LABELS, TaskSettings, read_settings
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.ofa.kinds import SEQUENCE_KINDS
-from one_peace.tasks.task import MEDIA
+from one_peace.tasks.task import media_columns
 from one_peace.training.finetuning.lora import LoRARecipe
 from one_peace.training.ofa.recipe import SequenceRecipe
 from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, check_micro_batch
@@ -70,11 +70,15 @@ class Tables:
         """The place of a table or label map."""
         return Path(self.root) / name
 
-    def open(self, name: str, columns: Sequence[str], cache: Path, media: Sequence[str] = MEDIA) -> TaskRows:
-        """The rows of a table, which must have `columns`. Errors as of `TaskRows`."""
+    def open(self, name: str, columns: Sequence[str], cache: Path, media: Sequence[str] | None = None) -> TaskRows:
+        """The rows of a table, which must have `columns`; `media` are by default `media_columns()`. Errors as of
+        `TaskRows`."""
+        media = media_columns() if media is None else media
         return TaskRows(self.path(name), columns, media, cache, renamed=self.columns, root=Path(self.root))
 
-    def open_training(self, columns: Sequence[str], cache: Path, media: Sequence[str] = MEDIA) -> TaskRows | JoinedRows:
+    def open_training(
+        self, columns: Sequence[str], cache: Path, media: Sequence[str] | None = None
+    ) -> TaskRows | JoinedRows:
         """The rows to train on."""
         if isinstance(self.train, str):
             return self.open(self.train, columns, cache, media)

@@ -26,7 +26,7 @@ from one_peace.models.mico.loading import build_mico, find_pieces, open_processo
 from one_peace.models.mico.model import MiCoModel
 from one_peace.models.mico.presets import list_presets, preset
 from one_peace.tasks.mico.clips import captions_of
-from one_peace.tasks.task import MEDIA
+from one_peace.tasks.task import media_columns
 from one_peace.training.mico.recipe import SAMPLE_LIBRARY, MiCoRecipe
 
 TRAINED_ON = 20_000  # captions that a vocabulary is trained on, evenly from all sources
@@ -107,7 +107,7 @@ def open_clips(
     cache = pair_cache()
     if ".tar" in path:
         return ClipShards(path, modalities, ShardCache(cache, CACHE_BYTES))
-    return TaskRows(Path(path), modalities, MEDIA, cache)
+    return TaskRows(Path(path), modalities, media_columns(), cache)
 
 
 def _fresh(recipe: MiCoRecipe, pieces: WordPieces) -> MiCoConfig:
