@@ -268,7 +268,7 @@ def test_axes_are_signs(axes: Any) -> None:
 
 def test_search_tells_maps_from_pictures_by_both_endings(tmp_path: Path) -> None:
     """Where the model knows depth; elsewhere a depth map in a PNG is a picture."""
-    from one_peace.search.kinds import kind_of, kinds_for
+    from one_peace.search.file_kinds import kind_of, kinds_for
 
     write_depth_png(metres(), tmp_path / "a.wall.depth.png")
     kinds = kinds_for(("text", "image", "depth", "normals"))

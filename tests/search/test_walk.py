@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fake_encoder import hide_animals, write_picture
-from one_peace.search.kinds import Kind, kinds_for
+from one_peace.search.file_kinds import Kind, kinds_for
 from one_peace.search.walk import look_at_all, walk
 
 ALL = kinds_for({"text", "image", "audio"})

@@ -25,7 +25,7 @@ import one_peace
 from one_peace.cli.main import app
 from one_peace.cli.serve import read_keys
 from one_peace.errors import InputError
-from one_peace.search.kinds import KINDS
+from one_peace.search.file_kinds import KINDS
 from one_peace.search.library import Library
 from one_peace.search.stores.base import failure
 from one_peace.server.connections import most_connections

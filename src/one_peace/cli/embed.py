@@ -140,7 +140,7 @@ def modality_by_name(path: Path) -> str:
     """
     from one_peace.errors import InputError
     from one_peace.modalities import list_modalities
-    from one_peace.search.kinds import kind_of, kinds_for
+    from one_peace.search.file_kinds import kind_of, kinds_for
 
     modality = kind_of(path, kinds_for(list_modalities()))
     if modality is None:

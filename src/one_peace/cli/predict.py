@@ -96,7 +96,7 @@ def _table(path: Path, predictor: Predictor | SequencePredictor) -> Iterator[tup
 
 
 def _folder(path: Path, predictor: Predictor | SequencePredictor) -> Iterator[tuple[str, Any]]:
-    from one_peace.search.kinds import kind_of
+    from one_peace.search.file_kinds import kind_of
 
     if predictor.reads not in ("image", "audio"):
         raise typer.BadParameter(

@@ -37,7 +37,7 @@ def open_ofa(model: str, device: str, dtype: str, tokenizer: Path | None) -> Ofa
 
 def pictures_in(places: Sequence[Path]) -> list[Path]:
     """The pictures themselves, and those anywhere in the folders. `BadParameter` for a folder without any."""
-    from one_peace.search.kinds import kind_of
+    from one_peace.search.file_kinds import kind_of
 
     found: list[Path] = []
     for place in places:

@@ -25,10 +25,6 @@ from one_peace.errors import InputError
 from one_peace.media.arrays import PARSING
 from one_peace.modalities import get_modality
 
-MEDIA = {  # those of a modality that search does not tell by its endings alone
-    "image": ("jpg", "jpeg", "png", "webp", "gif", "bmp"),
-    "audio": ("wav", "flac", "ogg", "opus", "mp3", "m4a"),
-}
 CAPTION_FIELDS = ("caption", "text")  # of a .json
 OPEN_SHARDS = 64  # indexes and files kept open by a process
 FETCHED_AT_ONCE = 8
@@ -247,7 +243,7 @@ def media_endings(modality: str) -> tuple[str, ...]:
     Raises:
         ValueError: no such modality, or it does not say.
     """
-    found = MEDIA.get(modality) or tuple(ending.lstrip(".") for ending in get_modality(modality).endings.split())
+    found = tuple(ending.removeprefix(".") for ending in get_modality(modality).endings.split())
     if not found:
         raise ValueError(f"shards of {modality}: say by `endings` which file endings are of that modality")
     return found

@@ -278,6 +278,7 @@ class Audio(Modality):
 
     name = "audio"
     Config = AudioConfig
+    endings = ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .au .caf .m4a .aac .wma .amr .weba .mka"
 
     def adapter(self, config: AudioConfig, width: int, heads: int, tables: int) -> AudioAdapter:
         return AudioAdapter(config, width, heads, tables)

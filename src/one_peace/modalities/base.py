@@ -7,7 +7,7 @@ A modality is one file that defines
   denoising objective;
 * an `Adapter`: a batch of examples -> token features, positions, padding and attention bias;
 * the positions of its tokens in the pretraining decoder;
-* for search, the endings of its files and how an input looks;
+* the endings of its files, and for search how an input looks;
 * for models whose modalities share one tower, an input as pictures (`frames`);
 
 ties them together in a `Modality` and calls `register_modality`. Encoder, data, pretraining, checkpoints and
@@ -222,7 +222,7 @@ class Modality(ABC):
     name: ClassVar[str]
     Config: ClassVar[type]
     endings: ClassVar[str] = ""
-    """Of the names of files that hold this modality and no other, separated by spaces: `.mp4 .webm`."""
+    """Of the names of files that hold this modality and no other, separated by spaces, best first: `.mp4 .webm`."""
     fixed_length: ClassVar[bool] = False
     """Whether all its inputs have as many tokens, so that batches of pairs are sorted by the texts alone."""
 

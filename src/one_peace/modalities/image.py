@@ -202,6 +202,7 @@ class Image(Modality):
 
     name = "image"
     Config = ImageConfig
+    endings = ".jpg .jpeg .jpe .png .webp .gif .bmp .tif .tiff .avif .jp2 .ppm .pgm .pbm .qoi .ico"
     fixed_length = True
 
     def adapter(self, config: ImageConfig, width: int, heads: int, tables: int) -> ImageAdapter:

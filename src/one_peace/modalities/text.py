@@ -121,6 +121,7 @@ class Text(Modality):
 
     name = "text"
     Config = TextConfig
+    endings = ".txt .md .markdown .html .htm"
 
     def adapter(self, config: TextConfig, width: int, heads: int, tables: int) -> TextAdapter:
         return TextAdapter(config, width, heads, tables)

@@ -219,7 +219,8 @@ class Video(Modality):
 
     name = "video"
     Config = VideoConfig
-    # Animated .gif, .webp and .png are videos when passed as such; in a folder such files are mostly pictures.
+    # Animated .gif, .webp and .png are videos when passed as such; in a folder such files are mostly pictures. Not .ts:
+    # most files of this name are TypeScript.
     endings = ".mp4 .m4v .mov .webm .mkv .avi .mpg .mpeg .mts .m2ts .ogv .wmv .flv .3gp"
 
     def adapter(self, config: VideoConfig, width: int, heads: int, tables: int) -> VideoAdapter:

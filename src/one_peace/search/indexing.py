@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from one_peace.search.encoding import Encoded, Encoder, encode_contents, row_id, rows_of
-from one_peace.search.kinds import Content, Kind
+from one_peace.search.file_kinds import Content, Kind
 from one_peace.search.known_items import KnownItems, by_item
 from one_peace.search.manifest import Rejected
 from one_peace.search.reading import Failure, Reader, Reading, is_still

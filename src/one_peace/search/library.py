@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from one_peace.search.encoding import Encoder, load_encoder
+from one_peace.search.file_kinds import Kind, kinds_for
 from one_peace.search.filters import Condition, Filter, Filters
 from one_peace.search.indexing import Indexing, IndexReport, tracker
-from one_peace.search.kinds import Kind, kinds_for
 from one_peace.search.library_folder import LibraryFolder
 from one_peace.search.manifest import LibraryError, lasting_name, read_manifest, read_rejected, write_rejected
 from one_peace.search.queries import MOST_ANSWERS, Query, QueryError, check_name, check_whole

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from one_peace.errors import InputError, MissingExtraError
 from one_peace.models.inputs import run_ahead
-from one_peace.search.kinds import Content, Kind
+from one_peace.search.file_kinds import Content, Kind
 from one_peace.search.records import stored_moment
 from one_peace.search.walk import Found, reason
 

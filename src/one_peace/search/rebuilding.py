@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 from one_peace.search.encoding import load_encoder
+from one_peace.search.file_kinds import kinds_for
 from one_peace.search.filters import Condition
 from one_peace.search.indexing import IndexReport
-from one_peace.search.kinds import kinds_for
 from one_peace.search.library import DEFAULT_MODEL, Library
 from one_peace.search.library_folder import VECTORS, erase_library
 from one_peace.search.manifest import LibraryError, Manifest, read_manifest

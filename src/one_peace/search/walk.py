@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from one_peace.media.sources import describe
-from one_peace.search.kinds import Kind, kind_of
+from one_peace.search.file_kinds import Kind, kind_of
 from one_peace.search.records import stored_moment
 
 _CAPTION_LENGTH = 2_000  # characters

@@ -17,7 +17,7 @@ from one_peace.errors import InputError, OnePeaceError
 from one_peace.media.pictures import decode_picture
 from one_peace.media.sounds import decode_sound
 from one_peace.modalities.base import Processor
-from one_peace.search.kinds import KINDS
+from one_peace.search.file_kinds import KINDS
 from one_peace.server.settings import Limits
 from one_peace.server.sniffing import refuse_disguise
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from one_peace.errors import InputError
-from one_peace.search.kinds import KINDS, Kind, kind_of
+from one_peace.search.file_kinds import KINDS, Kind, kind_of
 from one_peace.server.sniffing import file_type, refuse_disguise
 
 FOLDER = "uploads"  # of the library's folder

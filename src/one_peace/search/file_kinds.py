@@ -165,22 +165,12 @@ def _read_other(name: str, path: Path, branches: Collection[str]) -> Content:
     return Content([Piece(name, path, path.stat().st_size)], thumbnail=thumbnail)
 
 
-KINDS: dict[str, Kind] = {
-    "image": Kind(
-        ".jpg .jpeg .jpe .png .webp .gif .bmp .tif .tiff .avif .jp2 .ppm .pgm .pbm .qoi .ico",
-        ("image",),
-        _read_picture,
-    ),
-    "audio": Kind(
-        ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .au .caf .m4a .aac .wma .amr .weba .mka",
-        ("audio",),
-        _read_sound,
-    ),
-    # Not .ts: most files of this name are TypeScript.
-    "video": Kind(
-        ".mp4 .m4v .mov .webm .mkv .avi .mpg .mpeg .ogv .wmv .flv .3gp .mts .m2ts",
-        ("video", "image", "audio"),
-        _read_video,
-    ),
-    "text": Kind(".txt .md .markdown .html .htm", ("text",), _read_text),
+KINDS = {
+    name: Kind(get_modality(name).endings, branches, read)
+    for name, branches, read in (
+        ("image", ("image",), _read_picture),
+        ("audio", ("audio",), _read_sound),
+        ("video", ("video", "image", "audio"), _read_video),
+        ("text", ("text",), _read_text),
+    )
 }
