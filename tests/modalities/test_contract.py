@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pickle
 import re
@@ -18,6 +19,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from one_peace.checkpoints.native import write_folder
 from one_peace.errors import InputError
 from one_peace.modalities import base, get_modality, list_modalities, register_modality
 from one_peace.modalities.audio import AudioConfig, wave_convolutions
@@ -397,6 +399,20 @@ def test_a_new_modality_is_pretrained_and_encoded(series: Series, folder: Path) 
     torch.testing.assert_close(vectors[:1], embedder.encode_modality("series", sources[0]), atol=1e-5, rtol=0)
     skipped = embedder.encode_modality("series", [sources[0], np.zeros(2)], on_error="skip")
     assert skipped.kept == [0] and set(skipped.errors) == {1}
+
+
+def test_a_new_modality_tells_other_programs_its_config(series: Series, tmp_path: Path) -> None:
+    config = {
+        "name": "toy",
+        "width": 8,
+        "layers": 1,
+        "heads": 1,
+        "ffn_width": 8,
+        "modalities": {"series": {"window": 2}},
+    }
+    folder = write_folder(tmp_path / "model", config, {"a": [torch.zeros(2)]})
+    told = json.loads((folder / "preprocessor_config.json").read_text())
+    assert told == {"series": {"window": 2, "max_tokens": 12}}
 
 
 def test_a_table_names_files_of_a_new_modality(series: Series, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from one_peace.errors import InputError
 from one_peace.media.maps import write_depth_png
-from one_peace.media.pictures import MEAN, STD
+from one_peace.media.pictures import CLIP
 from one_peace.modalities import get_modality
 from one_peace.modalities.depth import DepthConfig, DepthProcessor, nearness, read_depth
 from one_peace.modalities.frames import FrameConfig, FrameProcessor
@@ -39,7 +39,7 @@ def leaning(x: float, y: float = 0.0) -> np.ndarray:
 
 def shown(pixels: Tensor) -> Tensor:
     """Normalised pixels back in [0, 1]."""
-    return pixels * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
+    return pixels * torch.tensor(CLIP[1]).view(3, 1, 1) + torch.tensor(CLIP[0]).view(3, 1, 1)
 
 
 def stored(values: np.ndarray, form: str, **arrays: np.ndarray) -> bytes:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from one_peace.errors import InputError
-from one_peace.media.pictures import MEAN, STD
+from one_peace.media.pictures import CLIP
 from one_peace.modalities import get_modality
 from one_peace.modalities.base import Processor
 from one_peace.modalities.image import ImageAdapter, ImageConfig, ImageProcessor
@@ -38,7 +38,7 @@ STAGE = PretrainingStage("video", False, partner_mask=0.75, joint_anchor_mask=0.
 
 def greys(frames: Tensor) -> list[int]:
     """The grey, 0 to 255, of each normalised frame (frames, 3, height, width)."""
-    pixels = frames * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
+    pixels = frames * torch.tensor(CLIP[1]).view(3, 1, 1) + torch.tensor(CLIP[0]).view(3, 1, 1)
     return [round(255 * value) for value in pixels.mean(dim=(1, 2, 3)).tolist()]
 
 

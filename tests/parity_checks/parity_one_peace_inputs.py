@@ -6,8 +6,7 @@ import torch
 from PIL import Image as Pillow
 
 from one_peace.media.pictures import (
-    MEAN,
-    STD,
+    CLIP,
     center_crop,
     grounding_boxes,
     image_tensor,
@@ -47,7 +46,7 @@ def check_audio_preprocessing(fixture: Fixture, compare: Comparison) -> None:
 
 def check_image_preprocessing(fixture: Fixture, compare: Comparison) -> None:
     """Pictures stretched, cropped and for grounding, where boxes and ratios go with them."""
-    compare.exact("statistics", [list(MEAN), list(STD)], [fixture.meta["mean"], fixture.meta["std"]])
+    compare.exact("statistics", [list(values) for values in CLIP], [fixture.meta["mean"], fixture.meta["std"]])
     for name, pixels in fixture.group("in.").items():
         if pixels.dtype != torch.uint8:
             continue

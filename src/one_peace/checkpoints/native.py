@@ -15,7 +15,9 @@ from torch import Tensor
 from one_peace.checkpoints.model_card import model_card
 from one_peace.checkpoints.replacing import work_folder
 from one_peace.checkpoints.tensor_file import Piece, nbytes, write_tensor_file
+from one_peace.configuration import build_dataclass
 from one_peace.errors import CheckpointError
+from one_peace.modalities import get_modality
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -222,37 +224,21 @@ def _publish(work: Path, folder: Path) -> None:
 
 def _preprocessing(config: Mapping[str, Any]) -> dict[str, Any]:
     """Facts for programs other than this one; ours reads them from config.json."""
-    facts: dict[str, Any] = {}
     if config.get("family") == "ofa":
-        facts["image"] = {
+        picture = {
             "size": config["image_size"],
             "resample": "bicubic",
             "image_mean": list(config["image_mean"]),
             "image_std": list(config["image_std"]),
         }
-        facts["box"] = {"size": config["box_size"], "bins": config["bins"]}
-    for name, settings in config.get("modalities", {}).items():
-        if config.get("family") == "mico":
-            facts[name] = dict(settings)
-        elif name == "image":
-            facts[name] = {
-                "size": settings["image_size"],
-                "resample": "bicubic",
-                "patch_size": 16,
-                "image_mean": [0.48145466, 0.4578275, 0.40821073],
-                "image_std": [0.26862954, 0.26130258, 0.27577711],
-            }
-        elif name == "audio":
-            facts[name] = {
-                "sampling_rate": 16000,
-                "channels": 1,
-                "normalize": True,
-                "max_seconds": settings["max_seconds"],
-            }
-        elif name == "text":
-            facts[name] = {"lowercase": True, "max_tokens": settings["max_tokens"]}
-        else:
-            facts[name] = dict(settings)
+        return {"image": picture, "box": {"size": config["box_size"], "bins": config["bins"]}}
+    modalities = config.get("modalities", {})
+    if config.get("family") == "mico":  # its settings are of the form in which the shared tower reads inputs
+        return {name: dict(settings) for name, settings in modalities.items()}
+    facts: dict[str, Any] = {}
+    for name, settings in modalities.items():
+        modality = get_modality(name)
+        facts[name] = modality.preprocessing(build_dataclass(modality.Config, settings, f"modalities.{name}"))
     return facts
 
 

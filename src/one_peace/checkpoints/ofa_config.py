@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from one_peace.errors import CheckpointError
+from one_peace.media.pictures import HALVES, IMAGENET
 from one_peace.nn.relative_position import CLS_ROWS, MAX_POSITIONS
 
 FAMILY = "ofa"  # in our config.json: what tells the families of models apart
@@ -24,8 +25,6 @@ RESNETS = {
     (3, 8, 36): "resnet152",
 }
 """Blocks of a trunk -> the published name; all of them are made of bottleneck blocks."""
-IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
-HALVES = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 
 _PORT_SETTINGS = {  # transformers-style key -> that of the original settings
     "attention_dropout": "attention_dropout",
@@ -85,6 +84,7 @@ def infer_config(name: str, shapes: Shapes, settings: Mapping[str, Any]) -> dict
     vocabulary, width = shapes["tokens.weight"]
     text_rows, heads = shapes["encoder.relative.text.tables.0"]
     codes, bins = _extra_symbols(vocabulary, task)
+    mean, deviation = IMAGENET if task.get("imagenet_default_mean_and_std") else HALVES
     config: dict[str, Any] = {
         "family": FAMILY,
         "name": name,
@@ -98,7 +98,8 @@ def infer_config(name: str, shapes: Shapes, settings: Mapping[str, Any]) -> dict
         "codes": codes,
         "bins": bins,
         "image_size": int(task.get("patch_image_size") or model.get("patch_image_size") or 384),
-        **(IMAGENET if task.get("imagenet_default_mean_and_std") else HALVES),
+        "image_mean": list(mean),
+        "image_std": list(deviation),
         "box_size": int(task.get("max_image_size") or 512),
         "code_grid": _code_grid(shapes, model),
         "text_positions": shapes["encoder.positions.text.weight"][0],
@@ -174,7 +175,7 @@ def official_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         "num_bins": config["bins"],
         "code_dict_size": config["codes"],
         "prompt_type": config["prompt"],
-        "imagenet_default_mean_and_std": tuple(config["image_mean"]) == tuple(IMAGENET["image_mean"]),
+        "imagenet_default_mean_and_std": tuple(config["image_mean"]) == IMAGENET[0],
     }
     return {"model": model, "task": task}
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from one_peace.errors import CheckpointError
+from one_peace.modalities.image import PATCH
 
 Shapes = Mapping[str, tuple[int, ...]]
 OFFICIAL_MODALITIES = ("text", "image", "audio")
-PATCH = 16  # pixels
 CLS_ROWS = 3  # of a relative table
 HEAD_WIDTH = 64  # of every published model
 MOST_CONVOLUTIONS = 64  # of the waveform

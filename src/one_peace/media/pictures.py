@@ -18,8 +18,12 @@ from one_peace.media.sources import Source, describe, is_stored, looks_like_text
 
 PictureSource: TypeAlias = Source | Image.Image | np.ndarray | Tensor
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
+Statistics: TypeAlias = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Mean and deviation of the channels, by which pixels in [0, 1] are normalised."""
+
+CLIP: Statistics = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET: Statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALVES: Statistics = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # to [-1, 1]
 
 # Above the largest phone cameras (108 Mpx), and what Pillow itself refuses; 683 MiB, as Pillow keeps RGB in 4 bytes.
 MAX_PIXELS = 178_956_970
@@ -79,7 +83,8 @@ def pixels_of(image: Image.Image) -> Tensor:
 
 def normalise_pixels(pixels: Tensor) -> Tensor:
     """Pixels (..., 3, height, width) in [0, 1], minus CLIP's mean, over its deviation, in place."""
-    return pixels.sub_(torch.tensor(MEAN).view(3, 1, 1)).div_(torch.tensor(STD).view(3, 1, 1))
+    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in CLIP)
+    return pixels.sub_(mean).div_(deviation)
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:

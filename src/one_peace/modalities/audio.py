@@ -289,6 +289,9 @@ class Audio(Modality):
     def processor(self, config: AudioConfig, folder: Path | None) -> AudioProcessor:
         return AudioProcessor(config)
 
+    def preprocessing(self, config: AudioConfig) -> dict[str, Any]:
+        return {"sampling_rate": SAMPLE_RATE, "channels": 1, "normalize": True, "max_seconds": config.max_seconds}
+
     def preset(self, width: int) -> AudioConfig:
         """A front end a third as wide as the model, at most the published 512; small models halve the frame rate."""
         channels = min(512, width // 24 * 8)

@@ -8,6 +8,7 @@ A modality is one file that defines
 * an `Adapter`: a batch of examples -> token features, positions, padding and attention bias;
 * the positions of its tokens in the pretraining decoder;
 * the endings of its files, and for search how an input looks;
+* what other programs need to know to prepare its inputs (`preprocessing`);
 * for models whose modalities share one tower, an input as pictures (`frames`);
 
 ties them together in a `Modality` and calls `register_modality`. Encoder, data, pretraining, checkpoints and
@@ -241,6 +242,11 @@ class Modality(ABC):
     def preset(self, width: int) -> Any:
         """The config for a model of this width. Default: `Config()`."""
         return self.Config()
+
+    def preprocessing(self, config: Any) -> dict[str, Any]:
+        """What programs other than this one need to know to prepare inputs, in plain values: the part of this modality
+        in a saved model's `preprocessor_config.json`. Default: the config."""
+        return dataclasses.asdict(config)
 
     def frames(self, source: Any, count: int, *, by_time: bool = False) -> Iterator[Tensor]:
         """An input as pictures, for a tower that several modalities share (`frames.py`), one at a time.

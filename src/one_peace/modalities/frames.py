@@ -12,13 +12,10 @@ from torch import Tensor
 
 from one_peace.media.cropping import STORED_FRAMES, STORED_MARGIN
 from one_peace.media.frame_choice import even_frames
+from one_peace.media.pictures import CLIP, IMAGENET
 from one_peace.modalities.base import Example, Modality, Processor
 
-STATISTICS = {
-    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-}
-"""Mean and deviation of the channels."""
+STATISTICS = {"clip": CLIP, "imagenet": IMAGENET}
 
 SMALLEST_CROP = 0.8  # of the picture's area, in training
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from one_peace.media.augmentation import augment_pictures, random_crop
 from one_peace.media.cropping import STORED_MARGIN
-from one_peace.media.pictures import decode_picture, image_tensor, normalise_pixels, pixels_of
+from one_peace.media.pictures import CLIP, decode_picture, image_tensor, normalise_pixels, pixels_of
 from one_peace.modalities.base import SMALL_WIDTH, Adapter, Embedded, Example, Modality, Processor
 from one_peace.nn.initialization import truncated_normal_
 from one_peace.nn.relative_position import RelativeBias, grid_buckets, grid_rows
@@ -216,6 +216,16 @@ class Image(Modality):
 
     def frames(self, source: Any, count: int, *, by_time: bool = False) -> Iterator[Tensor]:
         yield pixels_of(decode_picture(source))
+
+    def preprocessing(self, config: ImageConfig) -> dict[str, Any]:
+        mean, deviation = CLIP
+        return {
+            "size": config.image_size,
+            "resample": "bicubic",
+            "patch_size": PATCH,
+            "image_mean": list(mean),
+            "image_std": list(deviation),
+        }
 
     def preset(self, width: int) -> ImageConfig:
         """The published 256 pixels; 64 for models small enough to be trained on a laptop."""

@@ -134,3 +134,6 @@ class Text(Modality):
             raise ValueError("a text processor needs the folder that holds tokenizer.json")
         tokenizer = Tokenizer.from_file(folder / "tokenizer.json", max_tokens=config.max_tokens)
         return TextProcessor(config, tokenizer)
+
+    def preprocessing(self, config: TextConfig) -> dict[str, Any]:
+        return {"lowercase": True, "max_tokens": config.max_tokens}

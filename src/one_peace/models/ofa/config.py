@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from one_peace.checkpoints.ofa_config import FAMILY
 from one_peace.configuration import build_dataclass
+from one_peace.media.pictures import HALVES
 
 Prompt = Literal["none", "src", "prev_output"]
 SIZES = (
@@ -50,8 +51,8 @@ class OfaConfig:
     codes: int = 8192
     bins: int = 1000
     image_size: int = 384
-    image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    image_mean: tuple[float, float, float] = HALVES[0]
+    image_std: tuple[float, float, float] = HALVES[1]
     box_size: int = 512
     code_grid: int = 16
     text_positions: int = 1026

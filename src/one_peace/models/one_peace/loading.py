@@ -20,6 +20,7 @@ from one_peace.checkpoints.registry import resolve
 from one_peace.errors import CheckpointError
 from one_peace.modalities import get_modality
 from one_peace.modalities.base import Processor
+from one_peace.modalities.image import PATCH
 from one_peace.modalities.text import TextConfig, TextProcessor
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.embedding import OnePeace
@@ -30,7 +31,6 @@ from one_peace.nn.device import parse_device
 from one_peace.nn.dtype import parse_dtype
 
 MODEL_TYPES = ("one_peace_retrieval", "one_peace_classify")  # of the published function
-PATCH = 16  # pixels
 AFTER_BLOCKS = ("fusion.norms.", "projections.", "logit_scale")  # of which a file without projections may lack all
 
 

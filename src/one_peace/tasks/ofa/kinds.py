@@ -22,7 +22,7 @@ from one_peace.tasks.ofa.pretraining import Corpus, Mixture
 from one_peace.tasks.ofa.referring import Referring
 from one_peace.tasks.ofa.sentences import QUESTIONS, SentenceAnswering
 from one_peace.tasks.ofa.summarization import Summarization
-from one_peace.tasks.ofa.task import IMAGENET, PictureForm, SequenceTask
+from one_peace.tasks.ofa.task import PictureForm, SequenceTask
 from one_peace.tasks.task_file import SavedSettings
 
 Decoding = Literal["beam", "candidates"]

@@ -15,14 +15,13 @@ from torch import Tensor
 
 from one_peace.generation.constraints import NOWHERE, ROOT, Constraint, Trie
 from one_peace.generation.settings import GenerationSettings
-from one_peace.media.pictures import decode_picture, pixels_of
+from one_peace.media.pictures import HALVES, IMAGENET, decode_picture, pixels_of
 from one_peace.modalities.tokenization import EOS_ID, PAD_ID
 from one_peace.models.ofa.vocabulary import OfaVocabulary, clean_text
 from one_peace.tasks.ofa.example import SequenceExample
 from one_peace.tasks.ofa.figures import LikelihoodFigures, WrittenFigures
 from one_peace.tasks.task import BadRow, Row, column, prepare, text_of
 
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -40,7 +39,7 @@ class PictureForm:
 
     def normalised(self, image: Image.Image) -> Tensor:
         """(3, height, width) float32 of a picture as it stands."""
-        mean, deviation = IMAGENET if self.imagenet else ((0.5,) * 3, (0.5,) * 3)
+        mean, deviation = IMAGENET if self.imagenet else HALVES
         pixels = pixels_of(image).to(torch.float32).div_(255)
         return pixels.sub_(torch.tensor(mean).view(3, 1, 1)).div_(torch.tensor(deviation).view(3, 1, 1)).contiguous()
 

@@ -11,6 +11,7 @@ import torch
 
 from one_peace.checkpoints.registry import resolve
 from one_peace.errors import CheckpointError, InputError
+from one_peace.media.pictures import IMAGENET
 from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
 from one_peace.models.ofa import prompts
 from one_peace.models.ofa.config import OfaConfig
@@ -20,7 +21,6 @@ from one_peace.models.ofa.presets import NANO, list_presets, nano, preset
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.ofa import entailment
 from one_peace.tasks.ofa.kinds import PROMPTS, SequenceSettings
-from one_peace.tasks.ofa.task import IMAGENET
 from one_peace.training.finetuning.recipe import FinetuneRecipe
 from one_peace.training.ofa.recipe import SequenceRecipe
 
