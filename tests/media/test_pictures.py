@@ -227,7 +227,9 @@ def test_truncated_files_are_refused(kind: str, part: float) -> None:
         (b"%PDF-1.7 ...", "PDF"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript"),
         (b"\x00\x00\x00\x18ftypheic" + bytes(40), "HEIC"),
-        (b"RIFF\x00\x00\x00\x00WAVEfmt ", "WAV"),
+        (b"RIFF\x00\x00\x00\x00WAVEfmt ", r"sound file \(WAV\)"),
+        (b"\xff\xfb\x90\x00" + bytes(40), r"sound file \(MP3\)"),
+        (b"\x1a\x45\xdf\xa3\x01\x00" + bytes(40), "video or sound file"),
         (bytes(range(256)), "unknown format"),
     ],
 )

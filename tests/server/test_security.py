@@ -16,10 +16,11 @@ import pytest
 
 import one_peace
 from one_peace.errors import InputError
+from one_peace.media.signatures import file_type
 from one_peace.server.guards import PAGE_POLICY
 from one_peace.server.service import Service
 from one_peace.server.settings import Settings, is_loopback
-from one_peace.server.sniffing import file_type, refuse_disguise
+from one_peace.server.sniffing import refuse_disguise
 from server import hostile
 from server.conftest import LIMITS, Running, running
 

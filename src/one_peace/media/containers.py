@@ -15,37 +15,6 @@ from one_peace.errors import InputError, MissingExtraError
 NO_SOUND = "has no sound track"
 """What is wrong with a container of pictures alone."""
 
-_ISO_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-_SIGNATURES: tuple[tuple[bytes, str], ...] = (
-    (b"\x1a\x45\xdf\xa3", "matroska"),
-    (b"OggS", "ogg"),
-    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "asf"),
-    (b"FLV\x01", "flv"),
-    (b"caff", "caf"),
-    (b"#!AMR", "amr"),
-    (b"\xff\xf1", "aac"),
-    (b"\xff\xf9", "aac"),
-    (b"ID3", "mp3"),
-    (b"fLaC", "flac"),
-    (b"FORM", "aiff"),
-    (b"\x00\x00\x01\xba", "mpeg"),
-)
-
-
-def container_of(head: bytes) -> str | None:
-    """FFmpeg's name of the container that starts with `head`, None if it is none of those that hold sounds.
-
-    Named here and not left to FFmpeg's guess, which also takes playlists and other texts that make it open
-    further files and network addresses.
-    """
-    if head[4:8] in _ISO_BOXES:
-        return "mov"
-    if head[:4] == b"RIFF":
-        return {b"WAVE": "wav", b"AVI ": "avi"}.get(head[8:12])
-    if head[:1] == b"\x47" and head[188:189] == b"\x47":
-        return "mpegts"
-    return next((container for signature, container in _SIGNATURES if head.startswith(signature)), None)
-
 
 def too_long(name: str, max_seconds: float, seconds: float | None = None) -> InputError:
     """A sound over the limit, by its header (`seconds`) or by what came out of it."""

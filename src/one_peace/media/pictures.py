@@ -14,6 +14,7 @@ from torch import Tensor
 
 from one_peace.errors import InputError
 from one_peace.media.arrays import native_order, plain_values
+from one_peace.media.signatures import file_type
 from one_peace.media.sources import Source, describe, is_stored, looks_like_text, open_source
 
 PictureSource: TypeAlias = Source | Image.Image | np.ndarray | Tensor
@@ -262,18 +263,13 @@ def _range(array: np.ndarray, name: str) -> tuple[Any, Any]:
     return array.min(), array.max()
 
 
-_SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
+# Files that people take for pictures, and what to do with them.
+_TO_CONVERT: tuple[tuple[int, bytes, str], ...] = (
     (0, b"%PDF", "it is a PDF; render its page to PNG"),
     (0, b"%!PS", "it is PostScript; render it to PNG"),
     (0, b"PK\x03\x04", "it is a zip archive (or an office document)"),
     (4, b"ftyphei", "it is HEIC; convert it to JPEG or PNG"),
     (4, b"ftypmif1", "it is HEIC; convert it to JPEG or PNG"),
-    (4, b"ftyp", "it is a video or sound file"),
-    (0, b"\x1a\x45\xdf\xa3", "it is a video file"),
-    (0, b"fLaC", "it is a sound file (FLAC)"),
-    (0, b"OggS", "it is a sound file (Ogg)"),
-    (0, b"ID3", "it is a sound file (MP3)"),
-    (8, b"WAVE", "it is a sound file (WAV)"),
 )
 
 
@@ -283,9 +279,14 @@ def _what_it_is(stream: Any) -> str:
     head = stream.read(2048)
     if not head:
         return "the file is empty"
-    for offset, signature, meaning in _SIGNATURES:
-        if head[offset : offset + len(signature)] == signature:
-            return meaning
+    for offset, signature, advice in _TO_CONVERT:
+        if head.startswith(signature, offset):
+            return advice
+    kind = file_type(head)
+    if kind is not None and kind.family == "audio":
+        return f"it is a sound file ({kind.ending.removeprefix('.').upper()})"
+    if kind is not None and kind.family == "video":  # by the container, which may hold sound alone
+        return "it is a video or sound file"
     if b"<svg" in head.lower():
         return "it is an SVG drawing; render it to PNG"
     if looks_like_text(head):

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from one_peace.errors import InputError
 from one_peace.media.arrays import native_order, plain_values
-from one_peace.media.containers import check_ogg_ends, container_of, decode_container, too_long
+from one_peace.media.containers import check_ogg_ends, decode_container, too_long
+from one_peace.media.signatures import container_of, file_type
 from one_peace.media.sources import MAX_BYTES, Source, describe, is_stored, looks_like_text, open_source
 
 Waveform: TypeAlias = np.ndarray | Tensor
@@ -295,11 +296,9 @@ def _collect(rate: float, blocks: Iterator[np.ndarray], name: str, form: _Form) 
     return waveform, float(sample_rate)
 
 
-_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
-
-
 def _what_it_is(head: bytes) -> str:
-    if head.startswith(_PICTURES) or head[8:12] == b"WEBP":
+    kind = file_type(head)
+    if kind is not None and kind.family == "image":
         return "it is a picture"
     if looks_like_text(head):
         return "it is text"

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from one_peace.errors import InputError, MissingExtraError
 from one_peace.media.arrays import plain_values
-from one_peace.media.containers import Extent, container_of
+from one_peace.media.containers import Extent
 from one_peace.media.pictures import decode_picture
+from one_peace.media.signatures import container_of
 from one_peace.media.sources import describe, is_stored, open_source
 
 MAX_FRAMES = 216_000  # an hour at 60 frames a second

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from one_peace.errors import InputError
+from one_peace.media.signatures import file_type
 from one_peace.search.file_kinds import KINDS, Kind, kind_of
-from one_peace.server.sniffing import file_type, refuse_disguise
+from one_peace.server.sniffing import refuse_disguise
 
 FOLDER = "uploads"  # of the library's folder
 _PART = ".part"
