@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from one_peace.configuration import build_dataclass, within
+from one_peace.media.pictures import IMAGENET
 from one_peace.models.ofa.config import OfaConfig
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.labels import LabelMap
