@@ -13,7 +13,7 @@ from PIL import Image
 from fake_encoder import FakeEncoder
 from one_peace.errors import InputError
 from one_peace.modalities import base
-from one_peace.search import kinds, videos
+from one_peace.search import file_kinds, videos
 from one_peace.search.documents import LONGEST_PASSAGE, passages_of
 from one_peace.search.filters import Filters
 from one_peace.search.indexing import Indexing
@@ -209,9 +209,9 @@ def test_files_of_a_registered_modality(smell: None, media: Path, tmp_path: Path
     best = opened.search(text="red", k=1, modality="smell")[0]
     assert (best.path.name, best.caption, best.modality) == ("a.smell", "Of roses.", "smell")
     assert best.thumbnail is not None
-    assert kinds.kind_of(Path("x.smell"), kinds.kinds_for(("smell",))) == "smell"
-    assert kinds.has_pictures("smell") and kinds.has_pictures("depth") and kinds.has_pictures("audio")
-    assert not kinds.has_pictures("text") and not kinds.has_pictures("unheard of")
+    assert file_kinds.kind_of(Path("x.smell"), file_kinds.kinds_for(("smell",))) == "smell"
+    assert file_kinds.has_pictures("smell") and file_kinds.has_pictures("depth") and file_kinds.has_pictures("audio")
+    assert not file_kinds.has_pictures("text") and not file_kinds.has_pictures("unheard of")
 
 
 def test_a_fault_of_a_reader_costs_one_file_and_not_the_run(
