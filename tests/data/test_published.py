@@ -620,4 +620,4 @@ def test_a_table_that_is_made_anew_does_not_disturb_its_readers(tmp_path: Path) 
     write_tables(Converted(rows(2)), tmp_path, tmp_path)
     assert all(table.row(number)[1]["text"] == "x" * 500 for number in range(400))
     assert len(TaskRows(tmp_path / "train.tsv", ("text",), (), tmp_path / "cache")) == 2
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".*"))

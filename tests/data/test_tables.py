@@ -130,4 +130,4 @@ def test_an_interrupted_build_leaves_no_index(tmp_path: Path) -> None:
         RowFile(table, failing, "x", tmp_path / "cache", header=True, quoted=False)
     whole = RowFile(table, lambda row: (1, 1), "x", tmp_path / "cache", header=True, quoted=False)
     assert len(whole) == 2
-    assert not list((tmp_path / "cache").rglob("*.partial"))
+    assert not list((tmp_path / "cache").rglob(".*"))

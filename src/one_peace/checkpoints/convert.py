@@ -36,7 +36,7 @@ from one_peace.checkpoints.official import (
 from one_peace.checkpoints.official_config import official_settings
 from one_peace.checkpoints.origin import ORIGIN, plain, read_origin
 from one_peace.checkpoints.pieces import own_storage
-from one_peace.checkpoints.replacing import replacing
+from one_peace.checkpoints.replacing import replacing_checkpoint
 from one_peace.errors import CheckpointError
 from one_peace.nn.relative_position import MAX_POSITIONS, grid_buckets, sequence_buckets
 
@@ -121,7 +121,7 @@ def native_to_official(source: Path, target: Path, *, vision: bool = False) -> P
     state = {name: own_storage(_official_tensor(name, folder)) for name in names}
     container = dict(origin.get("container") or _new_container(folder.config))
     target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target) as path:
+    with replacing_checkpoint(target) as path:
         if written == "vision":
             arrays = {n: t if t.dtype is torch.bfloat16 else t.numpy() for n, t in state.items()}
             marks = {"__author__": "ofa", "matching_heuristics": True}

@@ -27,7 +27,7 @@ from one_peace.checkpoints.native import (
 from one_peace.checkpoints.official import joined_shape
 from one_peace.checkpoints.pickles import load_pickle
 from one_peace.checkpoints.pieces import own_storage, sort_pieces
-from one_peace.checkpoints.replacing import replacing
+from one_peace.checkpoints.replacing import replacing_checkpoint
 from one_peace.errors import CheckpointError
 from one_peace.nn.resize import resize_frames, resize_positions
 from one_peace.nn.rotary import grid_rotary
@@ -184,7 +184,7 @@ def native_to_mico(source: Path, target: Path) -> Path:
         raise ValueError(f"{target} is a file; an official MiCo checkpoint is a folder")
     (target / "log").mkdir(parents=True, exist_ok=True)
     (target / "ckpt").mkdir(exist_ok=True)
-    with replacing(target / "ckpt" / origin.get("file", "model_step_0.pt")) as path:
+    with replacing_checkpoint(target / "ckpt" / origin.get("file", "model_step_0.pt")) as path:
         torch.save(state, path)
     write_json(target / SETTINGS, settings)
     return target

@@ -26,7 +26,7 @@ from one_peace.checkpoints.ofa_official import PORT_WEIGHTS, Form, published_ten
 from one_peace.checkpoints.official import OWN_CONFIG
 from one_peace.checkpoints.origin import ORIGIN, plain, read_origin
 from one_peace.checkpoints.pieces import own_storage
-from one_peace.checkpoints.replacing import replacing
+from one_peace.checkpoints.replacing import replacing_checkpoint
 from one_peace.errors import CheckpointError
 
 
@@ -76,7 +76,7 @@ def native_to_ofa(source: Path, target: Path, form: Form | None = None) -> Path:
     if written == "transformers":
         return _write_port(target, state, folder.config, origin["container"] if came_as == written else {})
     target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target) as path:
+    with replacing_checkpoint(target) as path:
         if written == "state_dict":
             torch.save(state, path)
         else:
@@ -134,7 +134,7 @@ def _write_port(target: Path, state: dict[str, Tensor], config: Mapping[str, Any
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target} is a file; a transformers-style model is a folder")
     target.mkdir(parents=True, exist_ok=True)
-    with replacing(target / PORT_WEIGHTS) as path:
+    with replacing_checkpoint(target / PORT_WEIGHTS) as path:
         torch.save(state, path)
     write_json(target / CONFIG, stored or port_settings(config))
     return target

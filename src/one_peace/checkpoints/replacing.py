@@ -1,4 +1,4 @@
-"""A file or a folder to write to, beside the place where it will go."""
+"""A checkpoint's file or folder to write to, beside the place where it will go."""
 
 from __future__ import annotations
 
@@ -11,27 +11,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from one_peace.atomic_files import naming, replacing
+
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A file to write, moved to the target when all went well. `OSError` names the target where the disk is full."""
+def replacing_checkpoint(target: Path) -> Iterator[Path]:
+    """As `replacing`, synced to disk. `OSError` names the target where the disk is full."""
     if target.is_dir():
         raise ValueError(f"{target} is a folder; an official checkpoint is one file")
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(handle)
     try:
-        with _naming(target):
-            yield Path(name)
-            with open(name, "rb") as file:
+        with replacing(target) as path:
+            yield path
+            with open(path, "rb") as file:
                 os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, target)
     except RuntimeError as error:  # of torch.save, in many words
         raise OSError(errno.EIO, "cannot be written; is the disk full?", str(target)) from error
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -46,22 +40,11 @@ def work_folder(target: Path) -> Iterator[Path]:
             _remove_abandoned(path)
     work, lock = _new(target.parent, prefix)
     try:
-        with _naming(target):
+        with naming(target):
             yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
         os.close(lock)
-
-
-@contextmanager
-def _naming(target: Path) -> Iterator[None]:
-    """Gives errors of writing the name that the user knows; those of an open file have none."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None or error.errno is None:
-            raise
-        raise OSError(error.errno, error.strerror, str(target)) from error
 
 
 def _new(parent: Path, prefix: str) -> tuple[Path, int]:

@@ -17,6 +17,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from one_peace.atomic_files import write_whole
 from one_peace.errors import OnePeaceError
 
 _PLAN = "plan.json"
@@ -58,13 +59,6 @@ def kept_plan(out: Path, asked: Mapping[str, Any], make: Callable[[], Mapping[st
 def damaged_plan(out: Path, why: object) -> BulkError:
     """What to raise for a plan that makes no sense."""
     return BulkError(f"{out / _PLAN} is damaged ({why}); choose another folder for the output")
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """A file that others see whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    os.replace(partial, path)
 
 
 class Notes:

@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from one_peace.atomic_files import replacing
+
 
 def built_once(path: Path, build: Callable[[Path], None]) -> Path:
     """`path`, written by `build(partial)` if it is not there; of several processes one builds and the others wait."""
@@ -17,12 +19,8 @@ def built_once(path: Path, build: Callable[[Path], None]) -> Path:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-            try:
+            with replacing(path) as partial:
                 build(partial)
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
     finally:
         os.close(lock)
     return path

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -16,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from one_peace.atomic_files import write_whole
 from one_peace.errors import InputError
 
 Kind = Literal["image", "audio", "video"]
@@ -133,9 +133,7 @@ def write_manifest(items: Iterable[Item], path: Path, root: Path) -> None:
             del row["texts"]
         row["path"] = item.path.relative_to(root).as_posix()
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text("".join(lines), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, "".join(lines).encode())
 
 
 def load_manifest(path: Path, *, root: Path | None = None) -> list[Item]:

@@ -13,7 +13,6 @@ changes, measured.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import zipfile
 from collections.abc import Iterable
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from one_peace.atomic_files import replacing
 from one_peace.search.records import Entry
 from one_peace.search.stores.base import VectorStore
 
@@ -102,14 +102,8 @@ class Calibration:
                 f"total/{name}": moments.total,
                 f"gram/{name}": moments.gram,
             }
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with open(partial, "wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]  # its allow_pickle has the same form
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        with replacing(path) as partial, open(partial, "wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # its allow_pickle has the same form
 
     @classmethod
     def load(cls, path: Path) -> Calibration | None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from one_peace.atomic_files import replacing
 from one_peace.errors import MissingExtraError
 from one_peace.search.filters import Filters
 from one_peace.search.library import Library
@@ -75,21 +74,17 @@ def _write_parquet(library: Library, out: Path, chunks: Iterator[tuple[list[Entr
     from pyarrow import parquet
 
     written = 0
-    partial = _partial(out)
-    with _removed_on_failure(partial):
-        with parquet.ParquetWriter(partial, schema) as writer:
-            for entries, vectors in chunks:
-                writer.write_batch(record_batch(entries, vectors, schema))
-                written += len(entries)
-        os.replace(partial, out)
+    with replacing(out) as partial, parquet.ParquetWriter(partial, schema) as writer:
+        for entries, vectors in chunks:
+            writer.write_batch(record_batch(entries, vectors, schema))
+            written += len(entries)
     return written
 
 
 def _write_npz(library: Library, out: Path, chunks: Iterator[tuple[list[Entry], np.ndarray]]) -> int:
-    lines_file = out.with_suffix(".jsonl")
-    partial, partial_lines = _partial(out), _partial(lines_file)
     parts, ids = [np.empty((0, library.space.dim), np.float32)], list[str]()
-    with _removed_on_failure(partial, partial_lines):
+    # the lines get their place first: vectors never lie there without them
+    with replacing(out) as partial, replacing(out.with_suffix(".jsonl")) as partial_lines:
         with open(partial_lines, "w", encoding="utf-8") as lines:
             for entries, vectors in chunks:
                 for entry in entries:
@@ -104,20 +99,4 @@ def _write_npz(library: Library, out: Path, chunks: Iterator[tuple[list[Entry], 
                 model=np.array(library.space.model),
                 fingerprint=np.array(library.space.fingerprint),
             )
-        os.replace(partial_lines, lines_file)
-        os.replace(partial, out)
     return len(ids)
-
-
-def _partial(out: Path) -> Path:
-    return out.with_name(f".{out.name}.{os.getpid()}")
-
-
-@contextmanager
-def _removed_on_failure(*files: Path) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        for file in files:
-            file.unlink(missing_ok=True)
-        raise

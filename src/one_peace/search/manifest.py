@@ -8,6 +8,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from one_peace.atomic_files import replacing
 from one_peace.errors import OnePeaceError
 
 _MANIFEST = "library.json"
@@ -137,16 +138,10 @@ def write_rejected(folder: Path, rejected: dict[str, Rejected]) -> None:
 
 def _write(path: Path, contents: object) -> None:
     """All or nothing: a reader or a crash never sees half a file."""
-    partial = path.with_suffix(".partial")
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(contents, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        json.dump(contents, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _damaged(folder: Path, error: Exception) -> LibraryError:

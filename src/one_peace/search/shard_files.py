@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from one_peace.atomic_files import replacing
 from one_peace.data.bulk_work import Notes
 from one_peace.search.exporting import record_batch, rows_schema
 from one_peace.search.records import Record, Space
@@ -70,9 +71,8 @@ class ParquetShards(_Marked):
         entries = [record.entry for record in records]
         vectors = np.array([record.vector for record in records], np.float32).reshape(-1, self.space.dim)
         file = self.out / f"shard-{number:06}.parquet"
-        partial = file.with_name(f".{file.name}.{os.getpid()}")
-        parquet.write_table(Table.from_batches([record_batch(entries, vectors, schema)]), partial)
-        os.replace(partial, file)
+        with replacing(file) as partial:
+            parquet.write_table(Table.from_batches([record_batch(entries, vectors, schema)]), partial)
         # A run that is killed before the note does the shard again, and replaces the file by its like.
         self._mark(number, len(records), problems)
 

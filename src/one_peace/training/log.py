@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from one_peace.atomic_files import write_whole
 from one_peace.errors import InputError
 from one_peace.training.distributed import Processes
 from one_peace.training.trackers import Tracker
@@ -118,6 +118,4 @@ def _cut(path: Path, step: int) -> None:
         row = _parse(line)  # None: the last line of a killed process
         if row is not None and row["step"] <= step:
             kept.append(line + "\n")
-    shorter = path.with_suffix(".partial")
-    shorter.write_text("".join(kept), encoding="utf-8")
-    os.replace(shorter, path)
+    write_whole(path, "".join(kept).encode())

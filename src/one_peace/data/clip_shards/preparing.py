@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import socket
 import tarfile
 import time
 from collections import Counter
@@ -21,7 +19,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from one_peace.data.bulk_work import BulkError, Load, Notes, kept_plan, work_here, write_whole
+from one_peace.atomic_files import replacing, write_whole
+from one_peace.data.bulk_work import BulkError, Load, Notes, kept_plan, work_here
 from one_peace.data.clip_shards.annotators import FROM_DEPTH, MapMaker, find_function, is_function, load_function
 from one_peace.data.clip_shards.captions import CaptionTable
 from one_peace.data.clip_shards.cutting import ClipMaker, ClipRules, Dropped
@@ -163,23 +162,18 @@ def write_shard(maker: ClipMaker, out: Path, number: int, videos: Sequence[Video
     dropped: list[dict[str, Any]] = []
     target = out / _name(number)
     # Of several machines, two may do the same shard, if one seemed dead.
-    partial_file = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}")
-    try:
-        with tarfile.open(partial_file, "w") as archive:
-            for video in videos:
-                for made in maker(video):
-                    if isinstance(made, Dropped):
-                        dropped.append(asdict(made))
-                        continue
-                    info, files = made
-                    for ending, content in files.items():
-                        header = tarfile.TarInfo(f"{info.key}.{ending}")
-                        header.size = len(content)
-                        archive.addfile(header, io.BytesIO(content))
-                    clips.append({**asdict(info), "shard": target.name})
-        os.replace(partial_file, target)
-    finally:
-        partial_file.unlink(missing_ok=True)
+    with replacing(target) as partial_file, tarfile.open(partial_file, "w") as archive:
+        for video in videos:
+            for made in maker(video):
+                if isinstance(made, Dropped):
+                    dropped.append(asdict(made))
+                    continue
+                info, files = made
+                for ending, content in files.items():
+                    header = tarfile.TarInfo(f"{info.key}.{ending}")
+                    header.size = len(content)
+                    archive.addfile(header, io.BytesIO(content))
+                clips.append({**asdict(info), "shard": target.name})
     return number, {"clips": clips, "dropped": dropped}
 
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import pickle
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from one_peace.atomic_files import replacing
 from one_peace.errors import InputError
 
 SHOWN = 5  # missing files named in a report
-PARTIAL = ".tsv.partial"
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ def write_tables(converted: Converted, source: Path, out: Path) -> ConversionRep
     out.mkdir(parents=True, exist_ok=True)
     report = ConversionReport()
     root = source.resolve()
-    opened: dict[str, Any] = {}
+    tables: dict[str, TextIO] = {}
     exists: dict[Path, bool] = {}  # many rows share a picture
-    try:
+    with ExitStack() as stack:
         for row in converted.rows:
             values = dict(row.values)
             for name in row.media:
@@ -88,18 +88,12 @@ def write_tables(converted: Converted, source: Path, out: Path) -> ConversionRep
                     values[name] = _written(out, row, name, partial(converted.rewrite[name], path))
             else:
                 values |= {name: _written(out, row, name, write) for name, write in row.made.items()}
-                if row.split not in opened:
-                    opened[row.split] = (out / f"{row.split}{PARTIAL}").open("w", encoding="utf-8", newline="")
-                    opened[row.split].write("\t".join(values) + "\n")
-                opened[row.split].write("\t".join(one_line(value) for value in values.values()) + "\n")
+                if row.split not in tables:
+                    partial_table = stack.enter_context(replacing(out / f"{row.split}.tsv"))
+                    tables[row.split] = stack.enter_context(partial_table.open("w", encoding="utf-8", newline=""))
+                    tables[row.split].write("\t".join(values) + "\n")
+                tables[row.split].write("\t".join(one_line(value) for value in values.values()) + "\n")
                 report.written[row.split] += 1
-        for split, file in opened.items():
-            file.close()
-            os.replace(file.name, out / f"{split}.tsv")
-    finally:
-        for file in opened.values():
-            file.close()
-            Path(file.name).unlink(missing_ok=True)  # of a conversion that failed
     for name, content in converted.files.items():
         (out / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     if report.missing:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from one_peace.data.bulk_work import write_whole
+from one_peace.atomic_files import write_whole
 from one_peace.errors import InputError, MissingExtraError
 from one_peace.media.maps import write_depth_png
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from one_peace.data.bulk_work import write_whole
+from one_peace.atomic_files import write_whole
 from one_peace.data.published.conversion import Converted, SplitRow, find
 from one_peace.data.published.nyu_depth import FARTHEST, FILE, LabeledScenes
 from one_peace.errors import InputError

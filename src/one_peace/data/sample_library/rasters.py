@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from one_peace.atomic_files import replacing
 from one_peace.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -78,9 +79,8 @@ def prepare(image: Image.Image, source: str) -> Image.Image:
 def save(picture: Image.Image, path: Path) -> None:
     """Writes a PNG in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    picture.save(partial, format="PNG", compress_level=4)
-    partial.replace(path)
+    with replacing(path) as partial:
+        picture.save(partial, format="PNG", compress_level=4)
 
 
 def pixel_hash(picture: Image.Image) -> str:

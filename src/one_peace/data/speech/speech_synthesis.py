@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from one_peace.atomic_files import replacing
 from one_peace.data.manifest import Item
 from one_peace.data.sample_library.packages import Fetched, Package
 from one_peace.errors import InputError
@@ -189,9 +190,8 @@ def synthetic_items(package: Fetched, media: Path, earlier: Sequence[Item]) -> l
                     synthesizer = synthesizer or open_synthesizer(package)
                     said = synthesizer.say(caption, voice, words_per_minute=rate, pitch=pitch)
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    partial = path.with_name(path.name + ".partial")
-                    soundfile.write(partial, said.waveform, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-                    partial.replace(path)
+                    with replacing(path) as partial:
+                        soundfile.write(partial, said.waveform, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
                 items.append(
                     Item(
                         id=f"speech/{name}#{language}.{take}",
