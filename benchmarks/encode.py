@@ -22,7 +22,7 @@ from measure import interleaved, machine, matmul, peak_bytes, write_result
 from torch import Tensor
 
 from one_peace.modalities.audio import AudioConfig, wave_convolutions
-from one_peace.models.one_peace.batching import batch_by_length
+from one_peace.models.batching import batch_by_length
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.models.one_peace.presets import preset

@@ -104,7 +104,7 @@ def main(steps: int = 25) -> float:
     """Pretrains three kinds of motion against frozen text; returns the share of new traces whose kind text finds."""
     from one_peace.modalities.text import TextConfig, TextProcessor
     from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
-    from one_peace.models.one_peace.embedding import OnePeace
+    from one_peace.models.one_peace.interface import OnePeace
     from one_peace.models.one_peace.presets import preset
     from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
     from one_peace.tasks.pretraining import (

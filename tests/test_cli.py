@@ -99,7 +99,7 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from one_peace.modalities import get_modality
     from one_peace.modalities.text import TextProcessor
     from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
-    from one_peace.models.one_peace.embedding import OnePeace
+    from one_peace.models.one_peace.interface import OnePeace
     from one_peace.models.one_peace.model import OnePeaceEncoder
     from one_peace.models.one_peace.presets import preset
 

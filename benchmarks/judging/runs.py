@@ -20,7 +20,7 @@ from judging.baselines import BASELINES, CHANCE
 from judging.cases import ARMS, FINE_TUNED, HEAD, LONGER, RATES, RETRIEVAL, SCRATCH, Case
 from judging.figures import Estimate, Hits, Measured, Scored, difference, estimate, split_batch
 from one_peace.data.task_rows import TaskRows
-from one_peace.models.one_peace.embedding import OnePeace
+from one_peace.models.one_peace.interface import OnePeace
 from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.tasks.predictor import Predictor

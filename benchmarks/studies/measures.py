@@ -11,7 +11,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from one_peace.models.one_peace.embedding import OnePeace
+from one_peace.models.one_peace.interface import OnePeace
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.tasks.sample_library import STAMPS, Embedded, Row, embed_items, picture_text_rows, sound_rows
 from studies.setting import World

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from one_peace.checkpoints.registry import list_models
     from one_peace.modalities.base import register_modality
     from one_peace.models import from_pretrained
-    from one_peace.models.one_peace.embedding import OnePeace
+    from one_peace.models.one_peace.interface import OnePeace
     from one_peace.search.library import Library
 
 __version__ = "0.1.0"
@@ -26,7 +26,7 @@ __all__ = ["Library", "OnePeace", "__version__", "from_pretrained", "list_models
 
 _HOMES = {
     "Library": "one_peace.search.library",
-    "OnePeace": "one_peace.models.one_peace.embedding",
+    "OnePeace": "one_peace.models.one_peace.interface",
     "from_pretrained": "one_peace.models",
     "list_models": "one_peace.checkpoints.registry",
     "register_modality": "one_peace.modalities.base",

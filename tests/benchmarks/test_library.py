@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from one_peace.data.manifest import Item
-from one_peace.models.one_peace.embedding import OnePeace
+from one_peace.models.one_peace.interface import OnePeace
 from one_peace.search.library import Library
 from tiny_models import CAPTIONS, tiny_model, tiny_processors
 

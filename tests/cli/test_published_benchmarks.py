@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 
 import one_peace
 from one_peace.cli.main import app
-from one_peace.models.one_peace.embedding import OnePeace
+from one_peace.models.one_peace.interface import OnePeace
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.tasks.predictor import Predictor
 from pair_files import write_csv, write_json

@@ -31,7 +31,7 @@ from one_peace.modalities.text import TextConfig
 from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
 from one_peace.modalities.video import VideoConfig
 from one_peace.models.one_peace.config import DecoderConfig, OnePeaceConfig
-from one_peace.models.one_peace.embedding import OnePeace
+from one_peace.models.one_peace.interface import OnePeace
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.tasks.pretraining import PretrainingStage, collate_pairs, freeze_for_stage, pretraining_losses

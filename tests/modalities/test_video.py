@@ -24,7 +24,7 @@ from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
 from one_peace.modalities.video import VideoAdapter, VideoConfig, VideoProcessor, video_buckets
 from one_peace.models import from_pretrained
 from one_peace.models.one_peace.config import DecoderConfig, OnePeaceConfig
-from one_peace.models.one_peace.embedding import OnePeace
+from one_peace.models.one_peace.interface import OnePeace
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.nn.relative_position import grid_buckets

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from one_peace.models.one_peace.batching import MAX_PADDING, batch_by_length
+from one_peace.models.batching import MAX_PADDING, batch_by_length
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=80)
 

@@ -22,7 +22,7 @@ from one_peace.errors import InputError
 from one_peace.models import embedding, inputs
 from one_peace.models.embedding import EmbeddingResult
 from one_peace.models.one_peace.config import OnePeaceConfig
-from one_peace.models.one_peace.embedding import OnePeace
+from one_peace.models.one_peace.interface import OnePeace
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from tiny_models import CONFIG, tiny_processors
 

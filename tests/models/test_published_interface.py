@@ -14,7 +14,7 @@ from PIL import Image
 from one_peace.checkpoints.convert import convert
 from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
 from one_peace.models.one_peace.config import OnePeaceConfig
-from one_peace.models.one_peace.embedding import OnePeace
+from one_peace.models.one_peace.interface import OnePeace
 from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.models.one_peace.model import OnePeaceEncoder
 

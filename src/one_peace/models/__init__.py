@@ -7,7 +7,7 @@ from typing import Any
 
 _EXPORTS = {
     "from_pretrained": "loading",
-    "OnePeace": "one_peace.embedding",
+    "OnePeace": "one_peace.interface",
     "EmbeddingResult": "embedding",
     "OnePeaceConfig": "one_peace.config",
     "Ofa": "ofa.interface",

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,8 +22,8 @@ from torch import Tensor
 from one_peace.checkpoints.native import write_folder
 from one_peace.errors import InputError
 from one_peace.modalities.base import Example, Processor
+from one_peace.models.batching import batch_by_length
 from one_peace.models.inputs import Decoded, are_several, decode_in_parts
-from one_peace.models.one_peace.batching import batch_by_length
 
 CHUNK = 512  # inputs that are batched together at most
 _LARGEST_WEIGHT = 1e9  # far more than makes sense; squares of it still fit float32
@@ -257,6 +257,14 @@ class EmbeddingModel(ABC):
 
     def _move(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {key: value.to(self.device) for key, value in batch.items()}
+
+    def _collated(self, name: str, sources: Sequence[Any]) -> dict[str, Tensor]:
+        """A batch of inputs, on the model's device; of one over the model's limit the beginning alone."""
+        processor = self._processor(name)
+        examples = [processor(source) for source in sources]
+        if not examples:
+            raise ValueError(f"nothing to encode: the list for {name!r} is empty")
+        return self._move(processor.collate(examples))
 
     def _processor(self, name: str) -> Processor:
         if name not in self.processors:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,8 +15,9 @@ from torch import Tensor
 from one_peace.errors import InputError
 from one_peace.modalities.base import Example
 from one_peace.models.embedding import EmbeddingResult
+from one_peace.models.inputs import are_several, list_inputs
 from one_peace.models.mico.interface import MiCo
-from one_peace.models.one_peace.embedding import OnePeace
+from one_peace.models.one_peace.interface import OnePeace
 from one_peace.server.batcher import Batcher
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}  # small on CPUs: a batch is what an urgent input may have to wait for
@@ -92,10 +93,9 @@ class BatchingEncoder:
         on_error: Literal["raise", "skip"] = "raise",
     ) -> Any:
         """As `OnePeace.encode_modality`; `batch_size` and `progress` have no say here."""
-        several = isinstance(inputs, list | Iterator) and not hasattr(inputs, "read")
         waiting: dict[int, list[Future[np.ndarray]]] = {}
         errors: dict[int, InputError] = {}
-        for i, source in enumerate(inputs if several else [inputs]):
+        for i, source in enumerate(inputs if are_several(inputs) else [inputs]):
             try:
                 waiting[i] = self.submit(name, source)
             except InputError as error:
@@ -130,7 +130,7 @@ class BatchingEncoder:
         """As `OnePeace.features`, one call at a time; of an input with several views the first counts."""
         batches = {}
         for name, sources in inputs.items():
-            examples = [self.views(name, source)[0] for source in (sources if isinstance(sources, list) else [sources])]
+            examples = [self.views(name, source)[0] for source in list_inputs(sources)]
             batches[name] = self._collate(name, examples)
         with self._lock:
             joint: dict[str, Tensor] = self.model.encoder(batches)

@@ -17,7 +17,7 @@ from fastapi import Depends, Request
 from one_peace.errors import InputError
 from one_peace.media.sources import open_source
 from one_peace.models.ofa.interface import Ofa
-from one_peace.models.one_peace.embedding import OnePeace
+from one_peace.models.one_peace.interface import OnePeace
 from one_peace.search.file_kinds import has_pictures, kinds_for
 from one_peace.search.library import Library
 from one_peace.server import schemas

@@ -17,7 +17,7 @@ from one_peace.errors import CheckpointError, InputError
 from one_peace.models.embedding import EmbeddingModel
 from one_peace.models.loading import from_pretrained
 from one_peace.models.mico.interface import MiCo
-from one_peace.models.one_peace.embedding import OnePeace
+from one_peace.models.one_peace.interface import OnePeace
 from one_peace.tasks.controls import BestConstant, ShuffledFigures
 from one_peace.tasks.evaluation_recipe import EvaluationRecipe, EvaluationTables
 from one_peace.tasks.evaluation_report import SHARES, EvaluationReport, Measurement

@@ -15,7 +15,7 @@ from one_peace.errors import InputError
 from one_peace.modalities.tokenization import clean_caption
 from one_peace.models.embedding import CHUNK, EmbeddingModel
 from one_peace.models.mico.interface import MiCo
-from one_peace.models.one_peace.embedding import OnePeace
+from one_peace.models.one_peace.interface import OnePeace
 from one_peace.tasks.held_out import RANKS, label_vectors
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.retrieval import Recall, measure_rankings, measure_recalls, rank_candidates

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from one_peace.data.manifest import Item
-from one_peace.models.one_peace.embedding import OnePeace
+from one_peace.models.one_peace.interface import OnePeace
 from one_peace.tasks.retrieval import Recall, measure_recall
 
 STAMPS = "tuxpaint-stamps-default"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from one_peace.data.manifest import Item
 from one_peace.data.sample_library import animations, emoji
 from one_peace.modalities import get_modality
-from one_peace.models.one_peace.embedding import OnePeace
+from one_peace.models.one_peace.interface import OnePeace
 from one_peace.tasks.sample_library import STAMPS, Embedded, Row, embed_items, held_out, recall_row, same_groups
 
 SOURCES = ("emoji", "animations")  # of the sample library, besides its standard ones

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from one_peace.models.one_peace.embedding import OnePeace
+from one_peace.models.one_peace.interface import OnePeace
 from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction

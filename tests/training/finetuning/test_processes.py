@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from one_peace.checkpoints.native import open_folder
-from one_peace.models.one_peace.embedding import OnePeace
+from one_peace.models.one_peace.interface import OnePeace
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.training.finetuning.recipe import load_finetune_recipe
 from one_peace.training.finetuning.run import finetune

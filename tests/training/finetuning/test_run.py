@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from one_peace.cli.main import app
 from one_peace.errors import CheckpointError, InputError
-from one_peace.models.one_peace.embedding import OnePeace
 from one_peace.models.one_peace.encoder import FusionEncoder
+from one_peace.models.one_peace.interface import OnePeace
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.tasks.predictor import Predictor
 from one_peace.training.finetuning.examples import Examples, NoUsableRows

@@ -16,7 +16,7 @@ from one_peace.checkpoints.convert import convert
 from one_peace.data.manifest import Item
 from one_peace.errors import CheckpointError
 from one_peace.modalities.text import TextProcessor
-from one_peace.models.one_peace.embedding import OnePeace
+from one_peace.models.one_peace.interface import OnePeace
 from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.nn.block import Block

@@ -120,8 +120,7 @@ class MiCo(EmbeddingModel):
         given = [texts] if isinstance(texts, str) else list(texts)
         if not given:
             raise ValueError("nothing to match: there are no texts")
-        processor = self._processor(TEXT)
-        tokens = self._move(processor.collate([processor(text) for text in given]))["tokens"]
+        tokens = self._collated(TEXT, given)["tokens"]
         rows = []
         for memory in self._memories(inputs):
             count = memory[0][0].shape[0]
@@ -222,9 +221,8 @@ class MiCo(EmbeddingModel):
         for start in range(0, count, step):
             features: dict[str, Tensor] = {}
             for name, sources in lists.items():
-                processor = self._processor(name)
-                batch = processor.collate([processor(source) for source in sources[start : start + step]])
-                features[branch_of(name)] = self.encoder.encode(name, self._move(batch), cls_only)
+                batch = self._collated(name, sources[start : start + step])
+                features[branch_of(name)] = self.encoder.encode(name, batch, cls_only)
             yield features
 
     def _readable(self) -> list[str]:

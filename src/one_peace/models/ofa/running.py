@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -10,8 +10,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from one_peace.errors import InputError
+from one_peace.models.batching import batch_by_length
+from one_peace.models.inputs import are_several, list_inputs
 from one_peace.models.ofa.processor import Request
-from one_peace.models.one_peace.batching import batch_by_length
 
 CHUNK = 64  # requests read at a time: bounds memory on long lists
 OnError = Literal["raise", "skip"]
@@ -75,11 +76,9 @@ def run(
 
 def paired(texts: str | Iterable[str], images: Any) -> tuple[list[str], list[Any], bool]:
     """Texts and pictures side by side, a single one repeated; and whether both were single."""
-    # An open file is an iterator of its lines too, but it is one input.
-    several_images = isinstance(images, list | Iterator) and not hasattr(images, "read")
-    several_texts = not isinstance(texts, str)
+    several_images, several_texts = are_several(images), not isinstance(texts, str)
     given = [texts] if isinstance(texts, str) else list(texts)
-    sources = list(images) if several_images else [images]
+    sources = list_inputs(images)
     if several_texts and several_images and len(given) != len(sources):
         raise ValueError(f"{len(sources)} pictures for {len(given)} texts; give as many, or a single one for all")
     if several_texts and not several_images:

@@ -23,7 +23,7 @@ from one_peace.modalities.base import Processor
 from one_peace.modalities.image import PATCH
 from one_peace.modalities.text import TextConfig, TextProcessor
 from one_peace.models.one_peace.config import OnePeaceConfig
-from one_peace.models.one_peace.embedding import OnePeace
+from one_peace.models.one_peace.interface import OnePeace
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from one_peace.models.vocabularies import PUBLISHED_VOCABULARY, NoVocabulary, find_tokenizer, tokenizer_beside

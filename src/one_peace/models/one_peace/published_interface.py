@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from one_peace.modalities.base import Processor
-    from one_peace.models.one_peace.model import OnePeaceEncoder
+from one_peace.models.embedding import EmbeddingModel
 
 
-class PublishedInterface:
+class PublishedInterface(EmbeddingModel):
     """`process_*` makes batches, `extract_*_features` unit-length embeddings, both on the model's device."""
-
-    encoder: OnePeaceEncoder
-    processors: dict[str, Processor]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.encoder.logit_scale.device
 
     def process_text(self, texts: Sequence[str]) -> Tensor:
         """Texts -> token ids (n, longest) int64, padded with 1."""
-        return self._process("text", texts)["tokens"]
+        return self._collated("text", texts)["tokens"]
 
     def process_image(self, images: Sequence[Any]) -> Tensor:
         """Pictures -> (n, 3, size, size) in the model's dtype."""
-        return self._process("image", images)["pixels"].to(self.encoder.logit_scale.dtype)
+        return self._collated("image", images)["pixels"].to(self.encoder.logit_scale.dtype)
 
     def process_audio(self, sounds: Sequence[Any]) -> tuple[Tensor, Tensor]:
         """Sounds -> waveforms (n, samples), first 15 s, and padding masks (n, 1 + frames), True = padding."""
-        batch = self._process("audio", sounds)
+        batch = self._collated("audio", sounds)
         waveform = batch["waveform"].to(self.encoder.logit_scale.dtype)
         padding = batch.get("padding")
         if padding is None:
@@ -53,13 +43,3 @@ class PublishedInterface:
     def extract_audio_features(self, src_audios: Tensor, audio_padding_masks: Tensor) -> Tensor:
         """Waveforms and padding masks -> (n, dim)."""
         return self.encoder.embed("audio", {"waveform": src_audios, "padding": audio_padding_masks})
-
-    def _process(self, name: str, sources: Sequence[Any]) -> dict[str, Tensor]:
-        if name not in self.processors:
-            raise ValueError(f"this model has no modality {name!r}; it has {', '.join(self.processors)}")
-        processor = self.processors[name]
-        examples = [processor(source) for source in sources]
-        if not examples:
-            raise ValueError(f"nothing to encode: the list for {name!r} is empty")
-        batch = processor.collate(examples)
-        return {key: value.to(self.device) for key, value in batch.items()}

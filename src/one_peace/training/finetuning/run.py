@@ -22,8 +22,8 @@ from one_peace.checkpoints.names import prefixed_name
 from one_peace.errors import CheckpointError, InputError
 from one_peace.modalities.base import Processor
 from one_peace.models.one_peace.config import OnePeaceConfig
-from one_peace.models.one_peace.embedding import OnePeace
 from one_peace.models.one_peace.head import PredictionHead
+from one_peace.models.one_peace.interface import OnePeace
 from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from one_peace.nn.initialization import initialize_linear_layers

@@ -16,8 +16,8 @@ from one_peace.data.shard_cache import ShardCache
 from one_peace.data.source import ConcatenatedSource, PairSource
 from one_peace.modalities.base import Example, Processor
 from one_peace.modalities.text import TextProcessor
+from one_peace.models.batching import batch_by_length
 from one_peace.models.embedding import TOKENS_PER_BATCH
-from one_peace.models.one_peace.batching import batch_by_length
 from one_peace.tasks.held_out import (
     HeldOut,
     Read,

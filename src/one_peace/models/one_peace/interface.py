@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from one_peace.modalities.base import Processor
-from one_peace.models.embedding import EmbeddingModel
 from one_peace.models.inputs import list_inputs
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.models.one_peace.published_interface import PublishedInterface
 
 
-class OnePeace(PublishedInterface, EmbeddingModel):
+class OnePeace(PublishedInterface):
     """A ONE-PEACE encoder with its processors.
 
     Every `encode_*` method takes one input or a list of them and returns float32 unit-length rows (n, dim) on the
@@ -38,6 +37,11 @@ class OnePeace(PublishedInterface, EmbeddingModel):
         return self.config.width
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.encoder.logit_scale.device
+
+    @property
     def dtype(self) -> torch.dtype:
         """That of the weights; embeddings are float32 whatever it is."""
         return self.encoder.logit_scale.dtype
@@ -53,7 +57,7 @@ class OnePeace(PublishedInterface, EmbeddingModel):
         for name, given in inputs.items():
             sources = list_inputs(given)
             counts.add(len(sources))
-            batches[name] = self._process(name, sources)
+            batches[name] = self._collated(name, sources)
         if len(counts) != 1:
             raise ValueError(f"joint encoding needs equally many inputs of every modality, got {sorted(counts)}")
         joint: dict[str, Tensor] = self.encoder(batches)
