@@ -161,6 +161,8 @@ def test_minus_what_is_not_wanted(opened: Library) -> None:
     assert names(opened.search(Query((*both, Part("text", "green", -1.5)), k=1))) == ["red.png"]
     with pytest.raises(QueryError, match="cancel"):
         opened.search(Query((A, Part("text", "a", -1.0))))
+    with pytest.raises(TypeError, match="put k, text into it"):
+        opened.search(Query((A,)), k=10, text="red")
 
 
 def test_more_like_this_leaves_itself_out(opened: Library, folder: Path) -> None:

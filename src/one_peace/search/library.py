@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -169,9 +169,11 @@ class Library:
             new = [replace(row, entry=replace(row.entry, tags=unique(tags[row.entry.item]))) for row in rows.values()]
             store.add(new)
 
+    @overload
+    def search(self, query: Query) -> list[Result]: ...
+    @overload
     def search(
         self,
-        query: Query | None = None,
         *,
         weights: Mapping[str, float] | None = None,
         k: int = 10,
@@ -181,22 +183,24 @@ class Library:
         calibrate: bool = True,
         rerank: int = 0,
         **inputs: Any,
-    ) -> list[Result]:
+    ) -> list[Result]: ...
+    def search(self, query: Query | None = None, **asked: Any) -> list[Result]:
         """The items nearest to a query, or to a mix of texts, pictures, sounds, ..., each one input or a list of them.
 
         `library.search(text="a dog", audio="bark.wav", k=3)`: the unit-length mean of the inputs' unit-length
         features, with `weights` by modality (default 1). `item="..."`, an id, finds more like this. `modality` and
         `folder` restrict the answers, `filters` do by anything that is known of them. What else a `Query` can say
-        takes a `Query`.
+        takes a `Query`, and then nothing beside it.
 
         Raises:
+            TypeError: a `Query` and anything else.
             QueryError: no query, a bad weight, k < 1, an unknown modality or item, parts that cancel out.
             InputError: an input that cannot be used.
             LibraryError: there is no library here yet.
         """
-        if query is None:
-            narrowed = self._narrowed(filters or Filters(), modality, folder)
-            query = Query.of(inputs, weights, k=k, filters=narrowed, calibrate=calibrate, rerank=rerank)
+        if query is not None and asked:
+            raise TypeError(f"a Query holds everything that is asked; put {', '.join(asked)} into it")
+        query = query or self._query(**asked)
         query.check(self.model.modalities)
         query = replace(query, filters=self._narrowed(query.filters, None, query.filters.folder))
         return self._searcher.answer(query)
@@ -247,6 +251,21 @@ class Library:
         if id not in rows or rows[id].entry.part:
             raise LibraryError(f"{self.path} has no item {id!r}")
         return rows[id]
+
+    def _query(
+        self,
+        *,
+        weights: Mapping[str, float] | None = None,
+        k: int = 10,
+        modality: str | Sequence[str] | None = None,
+        folder: str | os.PathLike[str] | None = None,
+        filters: Filters | None = None,
+        calibrate: bool = True,
+        rerank: int = 0,
+        **inputs: Any,
+    ) -> Query:
+        narrowed = self._narrowed(filters or Filters(), modality, folder)
+        return Query.of(inputs, weights, k=k, filters=narrowed, calibrate=calibrate, rerank=rerank)
 
     def _narrowed(
         self, filters: Filters, modality: str | Sequence[str] | None, folder: str | os.PathLike[str] | None

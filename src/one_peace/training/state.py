@@ -234,8 +234,7 @@ class RunState:
             )
         self._adopt(state)
         state["step"], state["skipped"] = torch.tensor(0), torch.tensor(0)
-        if "best" in shapes:  # states written before there were evaluations lack it
-            state["best"] = self.best
+        state["best"] = self.best
         return state
 
     def _adopt(self, state: dict[str, Tensor]) -> None:
