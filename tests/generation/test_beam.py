@@ -156,10 +156,10 @@ def test_fewer_sequences_than_beams() -> None:
 
 def test_a_range_with_and_without_an_early_end() -> None:
     rules = settings(beams=2, max_tokens=8, min_tokens=0)
-    codes = TokenRange(4, 7, specials=3, specials_at_end=True)
+    codes = TokenRange(4, 7, specials_at_end=True)
     for hypotheses in beam_search(ToyDecoder(4), start(4), rules, constraint=codes):
         assert all(len(one.tokens) == 9 and set(one.tokens[:-1]) <= {4, 5, 6} for one in hypotheses)
-    some = beam_search(ToyDecoder(4), start(4), rules, constraint=TokenRange(4, 7, specials=3))
+    some = beam_search(ToyDecoder(4), start(4), rules, constraint=TokenRange(4, 7))
     assert any(len(one.tokens) < 9 for hypotheses in some for one in hypotheses)
 
 

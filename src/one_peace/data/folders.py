@@ -68,13 +68,11 @@ class FolderSource:
 
 
 class ManifestSource:
-    """Pairs of a sample library: each picture or sound of a split once for each of its captions in some languages."""
+    """Pairs of a sample library: each picture or sound of a split once for each of its English captions."""
 
     sized_by_block = False
 
-    def __init__(
-        self, path: Path, partner: str, *, languages: tuple[str, ...] = ("en",), split: Split = "train"
-    ) -> None:
+    def __init__(self, path: Path, partner: str, *, split: Split = "train") -> None:
         self.name, self.path = str(path), path
         every = load_manifest(path)
         of_pictures = {i.id: i.texts for i in every if i.kind == "image"}
@@ -83,13 +81,13 @@ class ManifestSource:
         lengths: list[list[int]] = []
         for item in items:
             texts = item.texts or of_pictures.get(item.item or "", {})  # a sound is called as what it belongs to
-            captions = [text for name in languages for text in texts.get(name, ())]
+            captions = texts.get("en", [])
             self.pairs += [(item.path, text) for text in captions]
             lengths += [[len(text.encode()), int(1000 * (item.duration or 0))] for text in captions]
         self._sizes = np.array(lengths, np.int64).reshape(-1, 2)
         if not self.pairs:
             which = {"train": "training", "val": "validation", "test": "test"}[split]
-            raise InputError(str(path), f"has no {which} pairs of {partner} and text in {', '.join(languages)}")
+            raise InputError(str(path), f"has no {which} pairs of {partner} and English text")
         self.blocks = even_blocks(len(self.pairs), ROWS_PER_BLOCK)
 
     def __len__(self) -> int:

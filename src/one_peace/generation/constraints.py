@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 ROOT, NOWHERE = 0, -1
+SPECIALS = 4  # ids 0 to 3: start, padding, end, unknown
 
 
 class Constraint(Protocol):
@@ -24,21 +25,21 @@ class Constraint(Protocol):
 
 
 class TokenRange:
-    """Tokens `first` to `last - 1`, as image codes or corners of boxes, and the special ones below `specials`.
+    """Tokens `first` to `last - 1`, as image codes or corners of boxes, and the special ones.
 
     With `specials_at_end` those come only after the last token that may be generated: a picture has no early end.
     """
 
-    def __init__(self, first: int, last: int, *, specials: int = 4, specials_at_end: bool = False) -> None:
-        if not 0 <= specials <= first < last:
-            raise ValueError(f"a range of tokens needs {specials} <= first < last, got {first} to {last}")
-        self.first, self.last, self.specials, self.specials_at_end = first, last, specials, specials_at_end
+    def __init__(self, first: int, last: int, *, specials_at_end: bool = False) -> None:
+        if not SPECIALS <= first < last:
+            raise ValueError(f"a range of tokens needs {SPECIALS} <= first < last, got {first} to {last}")
+        self.first, self.last, self.specials_at_end = first, last, specials_at_end
 
     def allowed(self, tokens: Tensor, skip: Tensor, vocabulary: int) -> Tensor:
         if self.last > vocabulary:
             raise ValueError(f"the range ends at token {self.last}, the vocabulary at {vocabulary}")
         mask = torch.zeros(1, vocabulary, dtype=torch.bool, device=tokens.device)
-        mask[:, : self.specials] = True
+        mask[:, :SPECIALS] = True
         mask[:, self.first : self.last] = True
         return mask
 

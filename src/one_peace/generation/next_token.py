@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from one_peace.generation.constraints import Constraint, TokenRange
+from one_peace.generation.constraints import SPECIALS, Constraint, TokenRange
 from one_peace.generation.settings import GenerationSettings
 
 
@@ -52,7 +52,7 @@ class NextToken:
         scores[:, settings.pad] = -math.inf
         last = length >= settings.max_tokens
         if isinstance(self.constraint, TokenRange) and self.constraint.specials_at_end and not last:
-            scores[:, : self.constraint.specials] = -math.inf
+            scores[:, :SPECIALS] = -math.inf
         if last:
             end = scores[:, settings.end].clone()
             scores.fill_(-math.inf)[:, settings.end] = end

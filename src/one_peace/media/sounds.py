@@ -19,7 +19,7 @@ from one_peace.errors import InputError
 from one_peace.media.arrays import native_order, plain_values
 from one_peace.media.containers import check_ogg_ends, decode_container, too_long
 from one_peace.media.signatures import container_of, file_type
-from one_peace.media.sources import MAX_BYTES, Source, describe, is_stored, looks_like_text, open_source
+from one_peace.media.sources import Source, describe, is_stored, looks_like_text, open_source
 
 Waveform: TypeAlias = np.ndarray | Tensor
 SoundSource: TypeAlias = Source | Waveform | tuple[Waveform, float]
@@ -37,21 +37,15 @@ _MOST_CHANNELS = 64
 _BLOCK = 1 << 18  # samples (of all channels together) decoded at a time
 
 
-def decode_sound(
-    source: SoundSource,
-    *,
-    sample_rate: int = SAMPLE_RATE,
-    max_seconds: float = MAX_SECONDS,
-    max_bytes: int = MAX_BYTES,
-) -> np.ndarray:
-    """Any sound as a mono waveform, (n,) float32 at `sample_rate`.
+def decode_sound(source: SoundSource, *, max_seconds: float = MAX_SECONDS) -> np.ndarray:
+    """Any sound as a mono waveform, (n,) float32 at 16 kHz.
 
     Accepted:
       * a path, file:// or data: URL, bytes or binary file object holding what libsndfile reads (WAV, FLAC,
         Ogg Vorbis and Opus, MP3, AIFF, CAF, AU, ...) or, with the extra `video`, the sound track of an MP4,
         M4A, MOV, WebM, MKV, AAC, WMA, AVI, AMR or MPEG file;
       * (waveform, rate in Hz), a NumPy array or torch tensor of any rate;
-      * a bare waveform (n,), taken to be at `sample_rate` already.
+      * a bare waveform (n,), taken to be at 16 kHz already.
     A waveform is (n,), (channels, n) or (n, channels): of two axes **the shorter one is the channels**, and
     equal ones are refused. Floats are taken as they are (full scale is 1), int8, int16, int32 and uint8 are
     scaled to [-1, 1] by their full scale.
@@ -61,10 +55,9 @@ def decode_sound(
     Raises:
         InputError: not a sound, damaged or truncated, no samples, NaN or infinite samples, wrong rank, or
             longer than `max_seconds`, by its header (before decoding) or by what comes (while decoding).
-            `max_bytes` limits what a file object or data: URL may hold.
         MissingExtraError: a container that needs the extra `video`, which is not installed.
     """
-    return _decode(source, sample_rate, max_bytes, _Form(sample_rate, max_seconds))[0]
+    return _decode(source, _Form(SAMPLE_RATE, max_seconds))[0]
 
 
 def decode_first_channel(source: SoundSource) -> tuple[np.ndarray, float]:
@@ -72,7 +65,7 @@ def decode_first_channel(source: SoundSource) -> tuple[np.ndarray, float]:
 
     Accepts and raises what `decode_sound` does.
     """
-    return _decode(source, SAMPLE_RATE, MAX_BYTES, _Form(None, MAX_SECONDS, first_channel=True))
+    return _decode(source, _Form(None, MAX_SECONDS, first_channel=True))
 
 
 @dataclass(frozen=True)
@@ -84,7 +77,7 @@ class _Form:
     first_channel: bool = False
 
 
-def _decode(source: Any, bare_rate: int, max_bytes: int, form: _Form) -> tuple[np.ndarray, float]:
+def _decode(source: Any, form: _Form) -> tuple[np.ndarray, float]:
     name = describe(source)
     if isinstance(source, tuple):
         rate, blocks = _from_pair(source, name)
@@ -94,9 +87,9 @@ def _decode(source: Any, bare_rate: int, max_bytes: int, form: _Form) -> tuple[n
                 name,
                 f"has rank {source.ndim}; a bare waveform is (n,), for others pass (waveform, rate)",
             )
-        rate, blocks = float(bare_rate), iter([_waveform(source, name)])
+        rate, blocks = float(SAMPLE_RATE), iter([_waveform(source, name)])
     elif is_stored(source):
-        return _decode_file(source, name, max_bytes, form)
+        return _decode_file(source, name, form)
     else:
         raise InputError(name, "expected a sound: a path, bytes, a file, (waveform, rate) or a waveform (n,)")
     return _collect(rate, blocks, name, form)
@@ -142,10 +135,10 @@ def windows(waveform: Tensor, window: int) -> list[Tensor]:
     return [waveform[start : start + window] for start in starts]
 
 
-def _decode_file(source: Any, name: str, max_bytes: int, form: _Form) -> tuple[np.ndarray, float]:
+def _decode_file(source: Any, name: str, form: _Form) -> tuple[np.ndarray, float]:
     import soundfile  # imports in 70 ms, which users of texts and pictures need not wait for
 
-    with open_source(source, max_bytes=max_bytes) as stream:
+    with open_source(source) as stream:
         head = stream.read(4096)
         if not head:
             raise InputError(name, "the file is empty")

@@ -5,19 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+MARGIN = 1.0
 
-def answer_hinge(scores: Tensor, target: Tensor, margin: float = 1.0, published: bool = False) -> Tensor:
-    """Sum over the batch of max(0, margin + score - score of the right answer), over the wrong answers.
+
+def answer_hinge(scores: Tensor, target: Tensor, published: bool = False) -> Tensor:
+    """Sum over the batch of max(0, 1 + score - score of the right answer), over the wrong answers.
 
     scores (questions, choices), target (questions,) int64. The published code counts the right answer as well,
-    which adds the constant `margin` per question and no gradient: `published` does the same.
+    which adds 1 per question and no gradient: `published` does the same.
     """
     if scores.ndim != 2 or target.shape != scores.shape[:1]:
         raise ValueError(
             f"scores {tuple(scores.shape)} and target {tuple(target.shape)}: (questions, choices), (questions,)"
         )
     scores = scores.float()
-    slack = (margin + scores - scores.gather(1, target[:, None])).clamp(min=0)
+    slack = (MARGIN + scores - scores.gather(1, target[:, None])).clamp(min=0)
     if published:
         return slack.sum()
     right = torch.zeros_like(slack, dtype=torch.bool).scatter_(1, target[:, None], True)

@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 IGNORED = -100  # label of what is not predicted
+PADDING = 0  # in vocabularies of word pieces
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1  # of hidden words: shown as the mask token, as another word; the rest as they are
 CAPTION_RATIO, ANSWER_RATIO = 0.6, 0.99
 
 
 def hide_words(
-    tokens: Tensor, ratio: float, draw: random.Random, *, mask_id: int, words: range, pad_id: int = 0
+    tokens: Tensor, ratio: float, draw: random.Random, *, mask_id: int, words: range
 ) -> tuple[Tensor, Tensor]:
     """Hides each token with probability `ratio`, never the first nor padding, at least one of each row.
 
@@ -36,7 +37,7 @@ def hide_words(
     """
     if not 0.0 < ratio <= 1.0:
         raise ValueError(f"the share of hidden words must be above 0 and at most 1, got {ratio}")
-    candidates = tokens != pad_id
+    candidates = tokens != PADDING
     candidates[:, 0] = False
     if not bool(candidates.any(dim=1).all()):
         raise ValueError("a text without a token after the first has nothing to hide")

@@ -19,6 +19,7 @@ from one_peace.search.waveform import draw_waveform
 _TILE = 216
 _LABEL = 62
 _GAP = 18
+_COLUMNS = 5
 _CHIP = 96  # height of a picture or sound in the query
 _PAPER, _CARD, _EDGE = (246, 247, 249), (255, 255, 255), (222, 226, 232)
 _INK, _SOFT, _ACCENT = (24, 30, 42), (108, 117, 132), (38, 98, 217)
@@ -30,9 +31,8 @@ def contact_sheet(
     text: Sequence[str] = (),
     image: Sequence[Any] = (),
     audio: Sequence[Any] = (),
-    columns: int = 5,
 ) -> Image.Image:
-    """RGB picture of the query and its answers in order of rank, `columns` to a row.
+    """RGB picture of the query and its answers in order of rank, five to a row.
 
     Args:
         text, image, audio: the inputs of the query, in any form that the model takes.
@@ -40,7 +40,7 @@ def contact_sheet(
     Raises:
         InputError: a picture or sound of the query that cannot be read.
     """
-    columns = max(1, min(columns, len(results) or 1))
+    columns = max(1, min(_COLUMNS, len(results)))
     width = max(columns, 3) * (_TILE + _GAP) + _GAP
     header = _header(width, text, image, audio)
     rows = -(-len(results) // columns)

@@ -23,7 +23,7 @@ from one_peace.nn.block import Block
 from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT, collate_pairs, pretraining_losses
 from one_peace.training.finetuning import lora
 from one_peace.training.pretraining.recipe import PretrainRecipe
-from one_peace.training.pretraining.start import load_for_training, partner_is_new, start_model
+from one_peace.training.pretraining.start import partner_is_new, start_model
 from one_peace.training.saving import save_for_training
 from tiny_models import CAPTIONS, CONFIG, tiny_model, tiny_pairs, tiny_processors
 
@@ -156,7 +156,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path: Path, plain: Path) -> None:
         (tmp_path / file.name).write_bytes(file.read_bytes())
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError) as caught:
-        load_for_training(tmp_path, recipe(tmp_path))
+        start_model(recipe(tmp_path), [])
     message = str(caught.value)
     assert f"{lost}: missing" in message and f"{bent}: shape (3,), expected (32,)" in message
     assert "encoder.extra.weight: unexpected" in message and "3 tensors" in message

@@ -78,17 +78,9 @@ def saved_values(path: Path, config: OnePeaceConfig, seed: int) -> Iterator[tupl
 def start_model(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeaceForPretraining, Processors]:
     """The model that a run starts with, whole on the CPU."""
     config, processors = plan_model(recipe, items)
-    return _whole_model(config, start_values(recipe, config)), processors
-
-
-def load_for_training(path: Path, recipe: PretrainRecipe) -> tuple[OnePeaceForPretraining, Processors]:
-    """A saved model with a decoder and the modalities of the recipe's stage, whole on the CPU.
-
-    Raises:
-        CheckpointError: names every tensor that does not fit.
-    """
-    config, processors = _extended(open_for_training(path), recipe)
-    return _whole_model(config, saved_values(path, config, recipe.seed)), processors
+    model = empty_model(config).to_empty(device="cpu")
+    fill(model, start_values(recipe, config))
+    return model, processors
 
 
 def saved_plan(path: Path, recipe: PretrainRecipe) -> tuple[OnePeaceConfig, Processors]:
@@ -101,12 +93,6 @@ def partner_is_new(recipe: PretrainRecipe) -> bool:
     if recipe.model in list_presets():
         return True
     return recipe.stage.partner not in open_for_training(_saved_path(recipe)).config.modalities
-
-
-def _whole_model(config: OnePeaceConfig, values: Iterable[tuple[str, Tensor]]) -> OnePeaceForPretraining:
-    model = empty_model(config).to_empty(device="cpu")
-    fill(model, values)
-    return model
 
 
 def _expert_copies(config: OnePeaceConfig, source: str, target: str) -> dict[str, str]:
