@@ -29,7 +29,7 @@ from one_peace.training.loop import LoopSettings, run_updates
 from one_peace.training.mico.evaluation import MiCoEvaluator
 from one_peace.training.mico.recipe import SAMPLE_LIBRARY, ClipSource, MiCoRecipe
 from one_peace.training.mico.update import ClipBatches, MiCoPass, MiCoUpdate
-from one_peace.training.pretraining.run import held_out_captions
+from one_peace.training.pretraining.items import held_out_captions
 
 PICTURES = ("tuxpaint-stamps-default", "@lobehub/fluent-emoji-3d")
 

@@ -27,9 +27,9 @@ from one_peace.tasks.sample_library import STAMPS
 from one_peace.training.distributed import Processes
 from one_peace.training.loop import Gradients
 from one_peace.training.pretraining.gradients import BatchSource, Update
+from one_peace.training.pretraining.items import held_out_captions, training_items
 from one_peace.training.pretraining.pretrain import pretrain
 from one_peace.training.pretraining.recipe import PretrainRecipe
-from one_peace.training.pretraining.run import held_out_captions, training_items
 from one_peace.training.recipe import OptimizerRecipe
 
 PICTURES = {STAMPS: 2.0, "@iconify-json/noto": 1.0, "@lobehub/fluent-emoji-3d": 1.0}

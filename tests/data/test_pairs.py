@@ -19,7 +19,7 @@ from one_peace.modalities.base import Example
 from one_peace.modalities.image import ImageConfig, ImageProcessor
 from one_peace.modalities.text import TextConfig, TextProcessor
 from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
-from one_peace.training.pretraining.run import held_out_captions, training_items
+from one_peace.training.pretraining.items import held_out_captions, training_items
 
 COLOURS = ("red", "green", "blue", "white")
 THINGS = ("apple", "tree", "horse", "boat", "lamp", "shoe")

@@ -23,8 +23,8 @@ from one_peace.modalities.text import TextProcessor
 from one_peace.modalities.video import VideoConfig, VideoProcessor
 from one_peace.models.embedding import EmbeddingResult
 from one_peace.tasks.sample_library import CANDIDATES, STAMPS, Row, as_table, report
+from one_peace.training.pretraining.items import training_items
 from one_peace.training.pretraining.recipe import load_recipe
-from one_peace.training.pretraining.run import training_items
 from tiny_models import tiny_processors
 from video_files import animation, grey_frames
 

@@ -18,7 +18,7 @@ from one_peace.data.sample_library.animations import animation_items, animation_
 from one_peace.data.sample_library.packages import Fetched, Package
 from one_peace.modalities.text import TextProcessor
 from one_peace.modalities.video import VideoConfig, VideoProcessor
-from one_peace.training.pretraining.run import held_out_captions, training_items
+from one_peace.training.pretraining.items import held_out_captions, training_items
 from tiny_models import tiny_processors
 from video_files import animation, grey_frames
 

@@ -24,8 +24,9 @@ from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT
 from one_peace.training.distributed import Processes
 from one_peace.training.pretraining import front_end, speech_lessons
+from one_peace.training.pretraining.hearing import learn_to_hear
 from one_peace.training.pretraining.recipe import PretrainRecipe
-from one_peace.training.pretraining.run import learn_to_hear, open_batches, run_pretraining
+from one_peace.training.pretraining.run import open_batches, run_pretraining
 from one_peace.training.pretraining.speech_lessons import SpeechLessons, batches_of_like_length
 from one_peace.training.pretraining.start import plan_model
 from synthetic_speech import ESPEAK, SYNTHESIZER, spoken, thing

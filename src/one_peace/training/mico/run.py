@@ -25,7 +25,7 @@ from one_peace.training.mico.evaluation import BEST_BY, open_mico_evaluator
 from one_peace.training.mico.recipe import SAMPLE_LIBRARY, MiCoRecipe
 from one_peace.training.mico.start import open_clips, plan_mico, start_mico
 from one_peace.training.mico.update import ClipBatches, MiCoPass, MiCoUpdate
-from one_peace.training.pretraining.run import held_out_captions
+from one_peace.training.pretraining.items import held_out_captions
 from one_peace.training.saving import save_for_training
 from one_peace.training.throughput import Throughput
 from one_peace.training.trackers import require_trackers
@@ -60,8 +60,10 @@ def run_mico(
         for name, source in recipe.sources.items()
     }
     resumed = processes.any(is_native(folder))
-    # one process trains the vocabulary; the others are told
-    plan = processes.share(plan_mico(recipe, rows, folder if resumed else None) if processes.first else None)
+    plan = None
+    if processes.first:  # one process trains the vocabulary; the others are told
+        plan = plan_mico(recipe, rows, folder if resumed else None)
+    plan = processes.share(plan)
     assert plan is not None
     processors = plan.processors()
     remembered = {name: one if name == TEXT else Remembered(one) for name, one in processors.items()}
@@ -114,7 +116,7 @@ def run_mico(
         out,
         processes,
         report if processes.first else None,
-        pace=lambda first: Throughput(recipe.steps, recipe.batch_size, first, processes),
+        pace=lambda first: Throughput(recipe.steps, recipe.batch_size, first),
         extra=lambda: {"temperature": round(model.temperature.item(), 4)},
         judge=judge,
         tick=tick if processes.first else None,

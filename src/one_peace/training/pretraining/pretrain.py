@@ -17,9 +17,10 @@ from one_peace.training.pretraining.evaluation import Evaluator
 from one_peace.training.pretraining.forward_pass import PretrainingPass
 from one_peace.training.pretraining.gradients import COUNTS, BatchSource, Update
 from one_peace.training.pretraining.recipe import PretrainRecipe, recipe_values
+from one_peace.training.pretraining.utilisation import MeteredBatches, TokenRates, Utilisation
 from one_peace.training.saving import save_for_training
 from one_peace.training.state import has_state
-from one_peace.training.throughput import MeteredBatches, Throughput, Utilisation
+from one_peace.training.throughput import Throughput
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,10 @@ def pretrain(
     losses = prepare_model(PretrainingPass(model, recipe.stage), recipe.engine, processes, device)
     if fill is not None and not processes.any(has_state(out / "state")):
         fill(model)
-    drawn = None
+    token_rates = None
     if gradients is None:
         drawn = MeteredBatches(batches, recipe, processors)
+        token_rates = TokenRates(drawn, processes, watch.utilisation)
         gradients = Update(losses, recipe, processors, drawn, processes, device).gradients
     judge, evaluator = None, watch.evaluator
     if evaluator is not None:
@@ -86,7 +88,7 @@ def pretrain(
         out,
         processes,
         report,
-        pace=lambda first: Throughput(recipe.steps, recipe.batch_size, first, processes, drawn, watch.utilisation),
+        pace=lambda first: Throughput(recipe.steps, recipe.batch_size, first, token_rates),
         extra=lambda: {"temperature": round(model.encoder.temperature().item(), 3)},
         judge=judge,
         tick=watch.tick,

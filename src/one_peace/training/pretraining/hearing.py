@@ -1,0 +1,73 @@
+"""What a new partner of text learns ahead of a run's updates: its front end to hear, then speech."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from one_peace.cache import cache_folder
+from one_peace.data.manifest import Item
+from one_peace.data.sample_library.packages import fetch
+from one_peace.data.speech.recorded_speech import read_recordings
+from one_peace.data.speech.speech_synthesis import PACKAGE as SYNTHESIZER
+from one_peace.data.speech.speech_synthesis import open_synthesizer
+from one_peace.data.speech.spoken_captions import SpokenCaptions
+from one_peace.modalities.base import Processor
+from one_peace.models.one_peace.config import OnePeaceConfig
+from one_peace.training.distributed import Processes
+from one_peace.training.initial_values import empty_model, fill
+from one_peace.training.log import Report
+from one_peace.training.pretraining.front_end import fit_front_end
+from one_peace.training.pretraining.gradients import BatchSource
+from one_peace.training.pretraining.items import held_out_captions, training_items
+from one_peace.training.pretraining.recipe import PretrainRecipe
+from one_peace.training.pretraining.speech_lessons import SpeechLessons
+from one_peace.training.pretraining.start import start_values
+
+
+def learn_to_hear(
+    recipe: PretrainRecipe,
+    items: Iterable[Item],
+    config: OnePeaceConfig,
+    processors: Mapping[str, Processor],
+    batches: BatchSource,
+    device: str,
+    report: Report,
+    processes: Processes,
+    library: Path | None = None,
+) -> dict[str, Tensor]:
+    """What the recipe has a new partner learn ahead of its updates -> values by name. See `front_end_steps`,
+    `speech_sound_steps`, `word_steps` and `caption_steps` of the stage.
+
+    The first of several processes learns, and tells the others with each report that it is not done: they would give
+    up waiting before long.
+    """
+    if not processes.first:
+        while not processes.share(True):
+            pass
+        return processes.share({})
+
+    def told(row: dict[str, Any]) -> None:
+        report(row)
+        processes.share(False)
+
+    stage = recipe.stage
+    fitted: dict[str, Tensor] = {}
+    if stage.front_end_steps:
+        fitted |= fit_front_end(config, processors, batches, stage.front_end_steps, recipe.seed, told)
+    if stage.speech_sound_steps or stage.word_steps or stage.caption_steps:
+        synthesizer = open_synthesizer(fetch(SYNTHESIZER, cache_folder() if library is None else library))
+        texts = training_items(items, stage.partner)
+        withheld = held_out_captions(items)
+        spoken = SpokenCaptions(texts, synthesizer, withheld)
+        recordings = read_recordings(texts, synthesizer, spoken.words, withheld)
+        model = empty_model(config).to_empty(device=device)
+        fill(model, itertools.chain(start_values(recipe, config), fitted.items()))
+        heard = SpeechLessons(model, stage, processors, spoken, recordings, recipe.seed, told).give()
+        fitted |= {name: value.cpu() for name, value in heard.items()}
+    processes.share(True)
+    return processes.share(fitted)
