@@ -94,9 +94,9 @@ def test_missing_inputs_are_named() -> None:
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        (dict(outputs=0, reads="text"), "at least one output"),
+        (dict(outputs=0, reads="text"), "outputs is at least 1, not 0"),
         (dict(outputs=2, reads="text", pooling="max"), "attention, cls, mean"),
-        (dict(outputs=2, reads="text", pictures=3), "one or two pictures"),
+        (dict(outputs=2, reads="text", pictures=3), r"pictures is in \[1, 2\], not 3"),
     ],
 )
 def test_heads_that_cannot_be(head: dict, message: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from one_peace.configuration import within
 from one_peace.modalities.base import Adapter, Embedded, Example, Modality, Processor, SequencePositions
 from one_peace.modalities.tokenization import PAD_ID, Tokenizer
 from one_peace.nn.initialization import truncated_normal_
@@ -27,9 +28,7 @@ class TextConfig:
     max_tokens: int = 70
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        within(self, "modalities.text", **dict.fromkeys(vars(self), "[1, inf)"))
 
 
 class TextAdapter(Adapter):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from one_peace.configuration import build_dataclass
+from one_peace.configuration import build_dataclass, within
 from one_peace.modalities.frames import FrameConfig
 from one_peace.modalities.slices import SliceConfig
 from one_peace.models.one_peace.config import check_blocks
@@ -64,9 +64,8 @@ class TowerConfig:
     def __post_init__(self) -> None:
         if self.kind not in ("eva01", "eva02", "post_norm"):
             raise ValueError(f"kind of a tower must be 'eva01', 'eva02' or 'post_norm', got {self.kind!r}")
-        check_blocks(self)
-        if min(self.patch, self.rotary_grid) < 1:
-            raise ValueError(f"patch and rotary_grid must be at least 1, got {self.patch} and {self.rotary_grid}")
+        check_blocks(self, "tower")
+        within(self, "tower", patch="[1, inf)", rotary_grid="[1, inf)", drop_path="[0, 1)")
         if self.image_size < self.patch or self.image_size % self.patch:
             raise ValueError(f"image_size must be a positive multiple of the patch {self.patch}, got {self.image_size}")
 
@@ -89,9 +88,8 @@ class TextConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        check_blocks(self)
-        if min(self.vocab_size, self.max_positions) < 1 or not 0 <= self.dropout < 1:
-            raise ValueError(f"vocab_size and max_positions must be at least 1, dropout in [0, 1), got {self}")
+        check_blocks(self, "text")
+        within(self, "text", vocab_size="[1, inf)", max_positions="[1, inf)", dropout="[0, 1)")
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ class BeatsConfig:
     kind: Literal["beats"] = "beats"
 
     def __post_init__(self) -> None:
-        check_blocks(self)
+        check_blocks(self, "audio_encoder")
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ class AstConfig:
     kind: Literal["ast"] = "ast"
 
     def __post_init__(self) -> None:
-        check_blocks(self)
+        check_blocks(self, "audio_encoder")
 
 
 @dataclass(frozen=True)
@@ -159,10 +157,9 @@ class MiCoConfig:
         unknown = [name for name in self.frames if name not in BRANCHES]
         if unknown or "vision" not in self.frames:
             raise ValueError(f"frames must be given for vision and may be for audio and depth, got {list(self.frames)}")
-        if self.contrast_width < 1 or min(self.frames.values()) < 0:
-            raise ValueError(f"contrast_width must be at least 1, frames 0, got {self.contrast_width}, {self.frames}")
-        if self.beams < 1 or min(self.max_caption_tokens, self.max_joint_caption_tokens, self.max_subtitle_tokens) < 2:
-            raise ValueError("beams must be at least 1, each of max_*_tokens at least 2")
+        within(self, "config", contrast_width="[1, inf)", frames="[0, inf)", beams="[1, inf)")
+        lengths = ("max_caption_tokens", "max_joint_caption_tokens", "max_subtitle_tokens")
+        within(self, "config", **dict.fromkeys(lengths, "[2, inf)"))
         for name in self.modalities:
             if branch_of(name) not in self.frames:
                 raise ValueError(f"modality {name!r} needs the branch {branch_of(name)!r}, which frames does not have")

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from one_peace.checkpoints.ofa_config import FAMILY
-from one_peace.configuration import build_dataclass
+from one_peace.configuration import build_dataclass, within
 from one_peace.media.pictures import HALVES
 
 Prompt = Literal["none", "src", "prev_output"]
 SIZES = (
     *("width", "heads", "ffn_width", "encoder_layers", "decoder_layers"),
-    *("image_size", "box_size", "text_positions", "image_grid", "text_buckets"),
+    *("trunk", "image_size", "box_size", "text_positions", "image_grid", "text_buckets"),
 )
 
 
@@ -78,22 +78,16 @@ class OfaConfig:
     def __post_init__(self) -> None:
         for name in ("trunk", "image_mean", "image_std"):  # lists when read from JSON
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if len(self.trunk) != 3 or min(self.trunk) < 1:
+        if len(self.trunk) != 3:
             raise ValueError(f"trunk needs three numbers of blocks, got {self.trunk}")
         if self.prompt not in get_args(Prompt):
             raise ValueError(f"prompt must be one of {', '.join(get_args(Prompt))}, got {self.prompt!r}")
-        for name in SIZES:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("dropout", "drop_path"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+        within(self, "config", **dict.fromkeys(SIZES, "[1, inf)"), dropout="[0, 1)", drop_path="[0, 1)")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if min(self.codes, self.bins) < 0 or self.words < 4:
             raise ValueError(f"vocabulary {self.vocabulary} is too small for {self.codes} codes and {self.bins} bins")
-        if not 1 <= self.code_grid <= self.image_grid:
-            raise ValueError(f"code_grid must be in 1..{self.image_grid}, got {self.code_grid}")
+        within(self, "config", code_grid=f"[1, {self.image_grid}]")
 
     @property
     def words(self) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from one_peace.configuration import build_dataclass
+from one_peace.configuration import build_dataclass, within
 from one_peace.modalities import get_modality
 
 
@@ -26,7 +26,7 @@ class DecoderConfig:
     mask_padding: bool = True
 
     def __post_init__(self) -> None:
-        check_blocks(self)
+        check_blocks(self, "decoder")
 
 
 Pooling = Literal["attention", "cls", "mean"]
@@ -52,14 +52,9 @@ class HeadConfig:
     pictures: int = 1
 
     def __post_init__(self) -> None:
-        if self.outputs < 1:
-            raise ValueError(f"a head needs at least one output, got {self.outputs}")
+        within(self, "head", outputs="[1, inf)", hidden="[1, inf)", pictures="[1, 2]")
         if self.pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}")
-        if self.pictures not in (1, 2):
-            raise ValueError(f"a head reads one or two pictures, got {self.pictures}")
-        if self.hidden is not None and self.hidden < 1:
-            raise ValueError(f"hidden must be at least 1 or None, got {self.hidden}")
 
 
 @dataclass(frozen=True)
@@ -84,9 +79,8 @@ class OnePeaceConfig:
     head: HeadConfig | None = None
 
     def __post_init__(self) -> None:
-        check_blocks(self)
-        if self.layer_scale is not None and self.layer_scale < 0:
-            raise ValueError(f"layer_scale must be at least 0 or None, got {self.layer_scale}")
+        check_blocks(self, "config")
+        within(self, "config", layer_scale="[0, inf)", drop_path="[0, 1)")
 
     @property
     def bias_tables(self) -> int:
@@ -126,12 +120,21 @@ class OnePeaceConfig:
         return config
 
 
-def check_blocks(config: Any) -> None:
-    """`ValueError` for the config of a stack of transformer blocks that cannot be built."""
-    for name in ("width", "layers", "heads", "ffn_width"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+class Blocks(Protocol):
+    """The config of a stack of transformer blocks."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def layers(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def ffn_width(self) -> int: ...
+
+
+def check_blocks(config: Blocks, where: str) -> None:
+    """`ValueError` for blocks that cannot be built."""
+    within(config, where, width="[1, inf)", layers="[1, inf)", heads="[1, inf)", ffn_width="[1, inf)")
     if config.width % config.heads:
-        raise ValueError(f"width {config.width} is not a multiple of heads {config.heads}")
-    if not 0 <= getattr(config, "drop_path", 0.0) < 1:
-        raise ValueError(f"drop_path must be at least 0 and below 1, got {config.drop_path}")
+        raise ValueError(f"{where}: width {config.width} is not a multiple of heads {config.heads}")

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from one_peace.configuration import build_dataclass, within
+
+SIZES = ("codes", "code_width", "width", "multipliers", "blocks", "groups")
+
 
 @dataclass(frozen=True)
 class VqganConfig:
@@ -28,9 +32,9 @@ class VqganConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
         object.__setattr__(self, "attention", tuple(self.attention))
-        sizes = self.codes, self.code_width, self.width, self.blocks, self.groups, *self.multipliers
-        if not self.multipliers or min(sizes) < 1:
-            raise ValueError(f"all sizes of a VQGAN must be at least 1, and there must be a level: {self}")
+        if not self.multipliers:
+            raise ValueError("config: multipliers are empty; a VQGAN has one level at least")
+        within(self, "config", **dict.fromkeys(SIZES, "[1, inf)"))
         if self.width % self.groups:
             raise ValueError(f"width must be a multiple of {self.groups} (the norms' groups), got {self.width}")
         if any(not 0 <= level < len(self.multipliers) for level in self.attention):
@@ -46,8 +50,5 @@ class VqganConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> VqganConfig:
-        """Inverse of `to_dict`. `ValueError` for an unknown key."""
-        unknown = sorted(set(values) - set(cls.__dataclass_fields__))
-        if unknown:
-            raise ValueError(f"unknown key {unknown[0]!r}; known: {', '.join(cls.__dataclass_fields__)}")
-        return cls(**values)
+        """Inverse of `to_dict`. `ValueError` names unknown keys and the nearest known one."""
+        return build_dataclass(cls, values, "config")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from one_peace.configuration import build_dataclass
+from one_peace.configuration import build_dataclass, within
 from one_peace.objectives.sequence import SequenceLossSettings
 
 
@@ -37,13 +37,9 @@ class SequenceRecipe:
     words: int = 3000
 
     def __post_init__(self) -> None:
-        for name in ("dropout", "noise"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"sequence: {name} is at least 0 and below 1, not {getattr(self, name)}")
+        within(self, "sequence", dropout="[0, 1)", noise="[0, 1)", patches="[1, inf)")
         if self.beams < 2:
             raise ValueError(f"sequence: captions are weighed against others: beams is at least 2, not {self.beams}")
-        if self.patches is not None and self.patches < 1:
-            raise ValueError(f"sequence: patches is at least 1, or null for all, not {self.patches}")
         if self.self_critical and self.loss != SequenceLossSettings():
             raise ValueError("sequence: loss is of given targets, which self_critical has none of; leave it out")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from one_peace.configuration import build_dataclass
+from one_peace.configuration import build_dataclass, within
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,11 @@ class CodingRecipe:
     cooling: float = 0.6
 
     def __post_init__(self) -> None:
-        if self.crop is not None and self.crop < 1:
-            raise ValueError(f"coding: crop is at least 1, or null for whole pictures, not {self.crop}")
+        within(self, "coding", crop="[1, inf)", uncoded="[0, inf)", usage="[0, inf)", cooling="(0, 1]")
         if not 0 < self.coldest <= self.temperature:
             raise ValueError(
                 f"coding: temperature={self.temperature} falls to coldest={self.coldest}, which is above 0"
             )
-        if self.uncoded < 0 or self.usage < 0:
-            raise ValueError(f"coding: uncoded={self.uncoded} and usage={self.usage} are at least 0")
-        if not 0 < self.cooling <= 1:
-            raise ValueError(f"coding: cooling={self.cooling} is a share above 0")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CodingRecipe:
