@@ -9,40 +9,27 @@ from typing import Annotated, Any
 
 import typer
 
-from one_peace.cli.written import (
-    Beams,
-    Device,
-    Dtype,
-    Json,
-    Model,
-    Pictures,
-    Skip,
-    Vocabulary,
-    answered,
-    open_ofa,
-    pictures_in,
-    print_lines,
-)
+from one_peace.cli import written
 
 
 def locate(
     phrase: Annotated[str, typer.Argument(help="What to look for in each picture.")],
-    pictures: Pictures,
-    model: Model,
+    pictures: written.Pictures,
+    model: written.Model,
     draw: Annotated[Path | None, typer.Option(help="Also draw the boxes on copies in this folder.")] = None,
-    as_json: Json = False,
-    beams: Beams = 5,
-    tokenizer: Vocabulary = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    skip: Skip = False,
+    as_json: written.Json = False,
+    beams: written.Beams = 5,
+    tokenizer: written.Vocabulary = None,
+    device: written.Device = "cpu",
+    dtype: written.Dtype = "float32",
+    skip: written.Skip = False,
 ) -> None:
     """Find the box of what a phrase means, with an OFA model: left, top, right and bottom in pixels."""
     from one_peace.tasks.drawn_boxes import draw_box
 
-    files = pictures_in(pictures)
-    ofa = open_ofa(model, device, dtype, tokenizer)
-    made = answered(files, partial(ofa.locate, phrases=phrase, beams=beams), skip)
+    files = written.pictures_in(pictures)
+    ofa = written.open_ofa(model, device, dtype, tokenizer)
+    made = written.answered(files, partial(ofa.locate, phrases=phrase, beams=beams), skip)
 
     def lines() -> Iterator[tuple[Path, dict[str, Any], str]]:
         for number, (file, found) in enumerate(made, 1):
@@ -55,4 +42,4 @@ def locate(
                 values["drawn"] = str(place)
             yield file, values, " ".join(f"{side:g}" for side in box)
 
-    print_lines(lines(), as_json, len(files) == 1)
+    written.print_lines(lines(), as_json, len(files) == 1)

@@ -13,6 +13,7 @@ LOWEST = 20.0  # Hz; the highest filter ends at half the rate
 FRAME, SHIFT = 0.025, 0.010  # seconds
 PREEMPHASIS = 0.97
 SILENCE = torch.finfo(torch.float32).eps  # energies are not below this before the logarithm
+_SCALAR = 16  # last values of a window, whose power is the scalar one
 
 FrameWindow = Literal["povey", "hann"]
 
@@ -79,6 +80,3 @@ def _window(kind: FrameWindow, length: int) -> Tensor:
     # many values are left to the scalar one depends on the processor: with AVX-512, where our reference numbers come
     # from, the last 16.
     return torch.cat([hann[:-_SCALAR].pow(0.85), hann[-_SCALAR:].double().pow(0.85).float()])
-
-
-_SCALAR = 16

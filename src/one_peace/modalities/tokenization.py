@@ -25,6 +25,8 @@ from one_peace.media.sources import describe
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = range(4)
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 EXPRESSION_WORDS = 70  # of a referring expression, at most
+_END_OF_RUN = re.compile(r"[^\W_](?=[\W_])|\S(?= \S)")
+_CUT_ANYWHERE = 8  # times what the tokens asked for could hold
 
 
 class Tokenizer:
@@ -125,10 +127,6 @@ class Tokenizer:
 
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, max_tokens={self.max_tokens})"
-
-
-_END_OF_RUN = re.compile(r"[^\W_](?=[\W_])|\S(?= \S)")
-_CUT_ANYWHERE = 8  # times what the tokens asked for could hold
 
 
 def _restore(table: str, max_tokens: int) -> Tokenizer:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from one_peace.configuration import within
 from one_peace.errors import InputError
 from one_peace.media.cropping import STORED_FRAMES, STORED_MARGIN, cut_square
 from one_peace.media.frame_choice import even_frames, frames_at, repeated_frames
@@ -24,7 +25,7 @@ from one_peace.media.videos import Clip, open_video
 from one_peace.modalities.base import SMALL_WIDTH, Adapter, Embedded, Example, Modality, Processor
 from one_peace.modalities.image import PATCH, ImageAdapter, complementary_patch_mask, patch_mask, patch_stem
 from one_peace.nn.initialization import truncated_normal_
-from one_peace.nn.relative_position import CLS_ROWS, RelativeBias, grid_buckets, grid_rows
+from one_peace.nn.relative_position import CLS_ROWS, RelativeBias, grid_buckets, grid_rows, with_cls
 
 MAX_CHOSEN = 7200  # frames of a video by time: two hours of one a second, and 350 MiB prepared for a small model
 
@@ -44,10 +45,7 @@ class VideoConfig:
     def __post_init__(self) -> None:
         if self.frame_size < PATCH or self.frame_size % PATCH:
             raise ValueError(f"frame_size must be a positive multiple of {PATCH}, got {self.frame_size}")
-        if self.frames < 1:
-            raise ValueError(f"frames must be at least 1, got {self.frames}")
-        if self.frames_per_second is not None and not 0 < self.frames_per_second <= 1000:
-            raise ValueError(f"frames_per_second must be above 0 and at most 1000, got {self.frames_per_second}")
+        within(self, "modalities.video", frames="[1, inf)", frames_per_second="(0, 1000]")
 
     @property
     def grid(self) -> int:
@@ -155,11 +153,7 @@ def video_buckets(frames: int, grid: int, most_frames: int) -> Tensor:
     offsets = grid_rows(grid) - CLS_ROWS  # in place, per offset in time
     time = torch.arange(frames)[:, None] - torch.arange(frames) + most_frames - 1
     patches = time[:, None, :, None] * offsets + plane[None, 1:, None, 1:]  # (frames, patches, frames, patches)
-    table = torch.empty(1 + frames * grid**2, 1 + frames * grid**2, dtype=torch.int64)
-    table[1:, 1:] = patches.reshape(frames * grid**2, -1)
-    cls_row = (2 * most_frames - 1) * offsets
-    table[0, :], table[:, 0], table[0, 0] = cls_row, cls_row + 1, cls_row + 2
-    return table
+    return with_cls(patches.reshape(frames * grid**2, -1), first_row=(2 * most_frames - 1) * offsets)
 
 
 class VideoAdapter(Adapter):

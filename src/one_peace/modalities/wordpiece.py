@@ -21,6 +21,9 @@ from one_peace.modalities.tokenization import checked_text
 PAD, UNKNOWN, FIRST, LAST, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 FILE, VOCABULARY = "tokenizer.json", "vocab.txt"
 _REACH = 64  # characters for a token that a text is first cut to
+_BLANK = re.compile(r"\s")
+_JOINED = [(f" {sign}", sign) for sign in ".?!,"] + [(" ' ", "'")]
+_JOINED += [(f" {ending}", ending) for ending in ("n't", "'m", "'s", "'ve", "'re")]
 
 
 class WordPieces:
@@ -111,11 +114,6 @@ def train_word_pieces(texts: Iterable[str], size: int) -> WordPieces:
         texts, trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, show_progress=False)
     )
     return WordPieces(table.to_str())
-
-
-_BLANK = re.compile(r"\s")
-_JOINED = [(f" {sign}", sign) for sign in ".?!,"] + [(" ' ", "'")]
-_JOINED += [(f" {ending}", ending) for ending in ("n't", "'m", "'s", "'ve", "'re")]
 
 
 class WordPieceProcessor(Processor):

@@ -23,8 +23,9 @@ def grid_rows(grid: int) -> int:
     return (2 * grid - 1) ** 2 + CLS_ROWS
 
 
-def _with_cls(tokens: Tensor, first_row: int) -> Tensor:
-    """Puts the cls row and column (position 0) around the buckets of the other tokens."""
+def with_cls(tokens: Tensor, first_row: int) -> Tensor:
+    """Puts the cls row and column (position 0), whose table rows begin at `first_row`, around the buckets of the other
+    tokens."""
     size = tokens.shape[0] + 1
     table = torch.empty(size, size, dtype=torch.int64)
     table[1:, 1:] = tokens
@@ -56,7 +57,7 @@ def offset_buckets(buckets: int, positions: int) -> Tensor:
 @torch.inference_mode(False)  # what encoding leaves in the cache must serve training too
 def sequence_buckets(buckets: int, positions: int) -> Tensor:
     """Buckets of a sequence of `positions` positions (cls first) -> (positions, positions) int64, row = query."""
-    return _with_cls(offset_buckets(buckets, positions)[1:, 1:], first_row=2 * buckets - 1)
+    return with_cls(offset_buckets(buckets, positions)[1:, 1:], first_row=2 * buckets - 1)
 
 
 @lru_cache(maxsize=64)
@@ -69,7 +70,7 @@ def grid_buckets(height: int, width: int, grid: int) -> Tensor:
     y, x = y.flatten(), x.flatten()
     span = 2 * grid - 1
     tokens = (y[:, None] - y[None, :] + grid - 1) * span + (x[:, None] - x[None, :] + grid - 1)
-    return _with_cls(tokens, first_row=span**2)
+    return with_cls(tokens, first_row=span**2)
 
 
 class RelativeBias(nn.Module):

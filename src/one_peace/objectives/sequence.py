@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from one_peace.configuration import within
 from one_peace.objectives.encouraging import encouragement
+from one_peace.objectives.smoothing import smoothed
 
 SPECIALS = 4  # ids 0 to 3 stay possible under a range: start, padding, end, unknown
-_NOT_ZERO = 1e-6  # published: one allowed token alone has no other to share with
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,7 @@ class SequenceLossSettings:
     skip_end: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("smoothing", "drop_worst", "drop_best"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
-        if self.encourage is not None and not 0 < self.encourage <= 1:
-            raise ValueError(f"encourage must be above 0 and at most 1, got {self.encourage}")
+        within(self, "loss", smoothing="[0, 1)", drop_worst="[0, 1)", drop_best="[0, 1)", encourage="(0, 1]")
         if self.drop_best and self.encourage is None:
             raise ValueError("drop_best belongs to the encouraging loss: set encourage")
 
@@ -112,7 +109,7 @@ def token_loss(
     """`sequence_loss` of single tokens: log_probs (tokens, vocabulary), target (tokens,), both without padding; allowed
     (tokens or 1, vocabulary) bool."""
     nll = -log_probs.gather(1, target[:, None]).squeeze(1)
-    losses = _smoothed(log_probs, nll, settings.smoothing, allowed)
+    losses = smoothed(log_probs, nll, settings.smoothing, allowed)
     places = torch.arange(len(target), device=target.device)
     if settings.drop_worst > 0 and update > settings.drop_worst_after:
         places = _keep(losses, places, settings.drop_worst, largest=False, paired=settings.consistency > 0)
@@ -154,18 +151,6 @@ def divergence(first: Tensor, second: Tensor) -> Tensor:
     impossible = torch.isneginf(first) & torch.isneginf(second)
     p, q = first.masked_fill(impossible, 0.0), second.masked_fill(impossible, 0.0)
     return 0.5 * ((p.exp() - q.exp()) * (p - q)).sum()
-
-
-def _smoothed(log_probs: Tensor, nll: Tensor, smoothing: float, allowed: Tensor | None) -> Tensor:
-    if smoothing == 0.0:
-        return nll
-    if allowed is None:
-        share: Tensor | float = smoothing / (log_probs.shape[1] - 1)
-        others = -log_probs.sum(dim=1)
-    else:
-        share = smoothing / (allowed.sum(dim=1) - 1 + _NOT_ZERO)
-        others = -log_probs.masked_fill(~allowed, 0.0).sum(dim=1)
-    return (1.0 - smoothing - share) * nll + share * others
 
 
 def _keep(losses: Tensor, places: Tensor, dropped: float, *, largest: bool, paired: bool) -> Tensor:

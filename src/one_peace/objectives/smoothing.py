@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+_NOT_ZERO = 1e-6  # published: one allowed class alone has no other to share with
+
 
 def smoothed_cross_entropy(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
     """Mean over rows of the cross entropy of logits (rows, classes) with target (rows,) int64, in float32.
@@ -14,10 +16,23 @@ def smoothed_cross_entropy(logits: Tensor, target: Tensor, smoothing: float = 0.
     """
     log_probs = F.log_softmax(logits.float(), dim=-1)
     nll = -log_probs.gather(1, target[:, None]).squeeze(1)
+    return smoothed(log_probs, nll, smoothing).mean()
+
+
+def smoothed(log_probs: Tensor, nll: Tensor, smoothing: float, allowed: Tensor | None = None) -> Tensor:
+    """The smoothed losses (rows,) of log-probabilities (rows, classes), given the negative ones of the targets (rows,).
+
+    `allowed` (rows or 1, classes) bool are the classes that smoothing is spread over, all by default.
+    """
     if smoothing == 0.0:
-        return nll.mean()
-    share = smoothing / (logits.shape[1] - 1)
-    return ((1.0 - smoothing - share) * nll - share * log_probs.sum(dim=-1)).mean()
+        return nll
+    if allowed is None:
+        share: Tensor | float = smoothing / (log_probs.shape[1] - 1)
+        others = -log_probs.sum(dim=1)
+    else:
+        share = smoothing / (allowed.sum(dim=1) - 1 + _NOT_ZERO)
+        others = -log_probs.masked_fill(~allowed, 0.0).sum(dim=1)
+    return (1.0 - smoothing - share) * nll + share * others
 
 
 def count_correct(logits: Tensor, target: Tensor) -> Tensor:

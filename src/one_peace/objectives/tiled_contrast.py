@@ -17,6 +17,7 @@ from torch import Tensor
 from one_peace.objectives.contrast import ContrastResult
 
 TILE = 1024
+LEFT_OUT = -1e9  # a logit that adds nothing to any sum of exponentials; finite, so that no sum of rows becomes NaN
 
 Gather = Callable[[Tensor], Tensor]
 """(rows, ...) of this process -> (all rows, ...) of all processes, in the order of their ranks, without gradient."""
@@ -118,9 +119,6 @@ class _Alike(NamedTuple):
         places = torch.arange(start, min(stop, len(self.every)), device=self.rows.device)
         own = torch.arange(len(self.rows), device=self.rows.device) + self.offset
         return (self.rows[:, None] == self.every[places]) & (own[:, None] != places)
-
-
-LEFT_OUT = -1e9  # a logit that adds nothing to any sum of exponentials; finite, so that no sum of rows becomes NaN
 
 
 def _scan(

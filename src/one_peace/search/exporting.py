@@ -14,7 +14,7 @@ from one_peace.atomic_files import replacing
 from one_peace.errors import MissingExtraError
 from one_peace.search.filters import Filters
 from one_peace.search.library import Library
-from one_peace.search.records import COLUMNS, Entry, Space
+from one_peace.search.records import COLUMNS, Entry, Space, arrow_columns
 
 SUFFIXES = (".parquet", ".npz")
 
@@ -48,13 +48,7 @@ def rows_schema(space: Space) -> Any:
         import pyarrow
     except ImportError as error:
         raise MissingExtraError("writing Parquet", "search") from error
-    types = {
-        str: pyarrow.string(),
-        int: pyarrow.int64(),
-        float | None: pyarrow.float64(),
-        tuple[str, ...]: pyarrow.list_(pyarrow.string()),
-    }
-    columns = [pyarrow.field(name, types[kind]) for name, kind in COLUMNS.items()]
+    columns = arrow_columns()
     columns.append(pyarrow.field("vector", pyarrow.list_(pyarrow.float32(), space.dim)))
     return pyarrow.schema(columns, metadata={"model": space.model, "fingerprint": space.fingerprint})
 

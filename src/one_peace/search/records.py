@@ -49,6 +49,19 @@ COLUMNS: dict[str, Any] = get_type_hints(Entry)
 _LAST_MOMENT = 2**63 - 1
 
 
+def arrow_columns() -> list[Any]:
+    """The fields of an `Entry` as those of an Arrow schema. `ImportError` without PyArrow."""
+    import pyarrow
+
+    types: dict[Any, Any] = {
+        str: pyarrow.string(),
+        int: pyarrow.int64(),
+        float | None: pyarrow.float64(),
+        tuple[str, ...]: pyarrow.list_(pyarrow.string()),
+    }
+    return [pyarrow.field(name, types[kind]) for name, kind in COLUMNS.items()]
+
+
 def stored_moment(nanoseconds: int) -> int:
     """A time in nanoseconds since 1970 as a column of 64 bits holds it: nothing is before 1677 or after 2262."""
     return max(-_LAST_MOMENT, min(nanoseconds, _LAST_MOMENT))

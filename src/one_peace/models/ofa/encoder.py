@@ -20,6 +20,9 @@ from one_peace.nn.relative_position import offset_buckets
 
 TEXT_TYPE, IMAGE_TYPE = 0, 1
 
+LayerBias = Callable[[int], Tensor]
+"""The relative bias of a layer, (1 or batch, heads, n, n)."""
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -145,10 +148,6 @@ class OfaEncoder(nn.Module):
             cells = image_buckets(ids, ids, self.config.image_grid)
             blocks.insert(0, lambda layer: of_layer(self.relative.image, layer, cells, patches))
         return LayerBiases(absolute, blocks)
-
-
-LayerBias = Callable[[int], Tensor]
-"""The relative bias of a layer, (1 or batch, heads, n, n)."""
 
 
 class LayerBiases:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from one_peace.search.filters import Condition, Filter
-from one_peace.search.records import COLUMNS, Entry, Space
+from one_peace.search.records import COLUMNS, Entry, Space, arrow_columns
 from one_peace.search.stores.base import space_from_json, space_to_json
 
 _SPACE = b"one-peace"  # key in the table's metadata
@@ -20,13 +20,7 @@ def schema(space: Space) -> Any:
     """Of a table of rows with vectors of `space`."""
     import pyarrow
 
-    types: dict[Any, Any] = {
-        str: pyarrow.string(),
-        int: pyarrow.int64(),
-        float | None: pyarrow.float64(),
-        tuple[str, ...]: pyarrow.list_(pyarrow.string()),
-    }
-    columns = [pyarrow.field(name, types[kind]) for name, kind in COLUMNS.items()]
+    columns = arrow_columns()
     # By this LanceDB sees that two writers add the same row at the same time, and lets one of them try again.
     columns[0] = pyarrow.field("id", pyarrow.string(), nullable=False, metadata={_KEY: "true"})
     columns.append(pyarrow.field("revision", pyarrow.int64()))
