@@ -32,7 +32,7 @@ class DivergenceError(OnePeaceError, FloatingPointError):
 
 
 class LostProcessError(OnePeaceError):
-    """A run over several processes of which another one has ended, for a reason that it has told itself."""
+    """Another process of a distributed run has exited; its own output says why."""
 
 
 class DownloadError(OnePeaceError):

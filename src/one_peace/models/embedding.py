@@ -40,7 +40,7 @@ class EmbeddingResult:
 
 
 class Options(TypedDict, total=False):
-    """Those of `EmbeddingModel.encode_modality`, as the other `encode_*` methods pass them on."""
+    """Options of `EmbeddingModel.encode_modality`, which the other `encode_*` methods pass on."""
 
     batch_size: int | None
     progress: bool | None

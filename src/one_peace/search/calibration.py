@@ -53,8 +53,8 @@ class Moments:
 class Calibration:
     """Statistics of the branches of a library of `rows` rows.
 
-    What a branch with few rows is like is not known well; its mean and covariance are drawn towards those of all rows,
-    by which a library of a few files is ranked by plain cosine similarity.
+    The mean and covariance of a branch with few rows are uncertain and are drawn towards those of all rows, so that a
+    library of a few files is ranked by plain cosine similarity.
     """
 
     def __init__(self, branches: dict[str, Moments], rows: int) -> None:
@@ -152,7 +152,8 @@ class KeptCalibration:
     def renew(self, store: VectorStore) -> None:
         """After writing to `store`: measures again if much has changed.
 
-        What was written stays so where this file cannot be (the disk is full): the next writer measures again.
+        If this file cannot be written (the disk is full), the library's rows stay as written, and the next writer
+        measures again.
         """
         rows, known = store.count(), Calibration.load(self.path)
         if known is None or abs(rows - known.rows) > _DRIFT * known.rows:

@@ -34,8 +34,8 @@ def load_encoder(name: str, device: str) -> Encoder:
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """The pieces of a file that could be encoded, with their vectors (dim,) of unit length, and what is wrong, if
-    anything is, with one of the others or with what could not even be read."""
+    """The encoded pieces of a file, each with its unit-length vector (dim,); and what is wrong with a piece that could
+    not be encoded, or with what could not even be read, "" if nothing is."""
 
     pieces: list[tuple[Piece, np.ndarray]]
     problem: str

@@ -129,7 +129,7 @@ class Filters:
         for low, high in (("min_size", "max_size"), ("min_duration", "max_duration"), ("after", "before")):
             least, most = getattr(self, low), getattr(self, high)
             if least is not None and most is not None and least > most:
-                raise ValueError(f"nothing is between {low} {least} and {high} {most}; exchange them")
+                raise ValueError(f"no value lies between {low} {least} and {high} {most}; exchange them")
         self.conditions()
 
     def conditions(self) -> tuple[Condition, ...]:

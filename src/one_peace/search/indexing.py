@@ -276,14 +276,14 @@ class Indexing:
 
 
 def _tags(file: Found, before: Sequence[Entry] | None) -> tuple[str, ...]:
-    """Those of a file whose rows were these: its own, or where nothing speaks of any those that it had."""
+    """The tags of a file whose rows were these: its own, or if nothing names any, those that it had."""
     if file.tags is not None:
         return file.tags
     return before[0].tags if before else ()
 
 
 def _caption(row: Entry, caption: str) -> str:
-    """What a row of a file with this caption shows: a passage of a text what it says."""
+    """The caption of a row of a file with this caption; a passage of a text shows its own words."""
     return row.caption if not caption or (row.modality == "text" and row.label) else caption
 
 

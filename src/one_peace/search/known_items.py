@@ -70,7 +70,7 @@ class KnownItems:
         self.by_path[rows[0].path] = self.by_contents[rows[0].modality, rows[0].digest] = rows
 
     def new_id(self, path: str) -> str:
-        """Unlike that of any other item; made of the path, so that equal folders give equal ids, if all are known."""
+        """An id that no other item has; made from the path, so that equal folders give equal ids, if all are known."""
         if not self._all:
             return secrets.token_hex(12)
         attempt = 0
@@ -102,7 +102,7 @@ def by_item(entries: Iterable[Entry]) -> list[list[Entry]]:
 
 
 def _is_gone(path: str) -> bool:
-    """Not where a folder cannot be read: a file may be there."""
+    """False where a folder cannot be read: the file may be there."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -63,7 +63,7 @@ class Walk:
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
-    """The name that a library calls a place by, however it was spelled: without `~`, `.` and `..`; links stay."""
+    """The path by which a library knows a place, however it was spelled: without `~`, `.` and `..`; links stay."""
     return Path(os.path.abspath(Path(path).expanduser()))
 
 

@@ -23,7 +23,7 @@ _SLOWEST = 0.01  # seconds a token that are assumed of a modality before its fir
 
 
 class OverloadedError(OnePeaceError):
-    """The service has more to do than it can within the waiting time that it promises."""
+    """The service cannot answer within the waiting time that it promises."""
 
     def __init__(self, seconds: float) -> None:
         self.retry_after = max(1, math.ceil(seconds))
@@ -79,7 +79,7 @@ class Batcher:
             raise OverloadedError(seconds - self._max_wait / 2)
 
     def delay(self) -> float:
-        """How long what waits now will take, in seconds."""
+        """Seconds that the inputs now waiting will take."""
         with self._changed:
             waiting = [(name, tokens) for name, tokens in self._tokens.items() if tokens]
             return sum((tokens + OVERHEAD) * self._pace.get(name, _SLOWEST) for name, tokens in waiting)

@@ -48,7 +48,7 @@ class Catalogue:
 
 
 class _Kept(Generic[Found]):
-    """What `look` finds, until `state` is another one."""
+    """What `look` finds, kept until `state` changes."""
 
     def __init__(self, state: Callable[[], object], look: Callable[[], Found]) -> None:
         self._current, self._look = state, look
@@ -56,7 +56,7 @@ class _Kept(Generic[Found]):
         self._kept: tuple[object, float, Found] | None = None
 
     def latest(self) -> Found:
-        """It, as it is now; of several threads one looks and the others wait for it."""
+        """The current value; of several threads one finds it out and the others wait."""
         with self._lock:
             state, now = self._current(), time.monotonic()
             if self._kept is None or self._kept[0] != state or now - self._kept[1] > _SECONDS:

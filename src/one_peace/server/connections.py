@@ -38,6 +38,7 @@ class YieldingConnection(H11Protocol):
 
 
 def most_connections(wanted: int) -> int:
-    """How many there may be: `wanted`, or half of what this process may open, for its files are to be opened too."""
+    """How many connections there may be: `wanted`, or half of the files that this process may open, since it has others
+    to open."""
     open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return wanted if open_files == resource.RLIM_INFINITY else min(wanted, open_files // 2)

@@ -43,13 +43,13 @@ class Metrics:
         self.added = Counter("one_peace_added_items", "Items that uploads added.", registry=self._registry)
 
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
-        """An answer."""
+        """Counts an answer."""
         known = method if method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS") else "other"
         self._requests.labels(route, known, str(status)).inc()
         self._latency.labels(route).observe(seconds)
 
     def observe_batch(self, modality: str, size: int, seconds: float) -> None:
-        """A batch that the model ran."""
+        """Counts a batch that the model ran."""
         self._batches.labels(modality).observe(size)
         self._model.labels(modality).inc(seconds)
 

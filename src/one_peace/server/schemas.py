@@ -17,7 +17,7 @@ Id = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class Model(BaseModel):
-    """An unknown field is an error: it is a misspelt one."""
+    """An unknown field is an error: most likely it is misspelt."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 

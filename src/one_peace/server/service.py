@@ -152,7 +152,7 @@ class Service:
         return str(folder.relative_to(base)) if folder.is_relative_to(base) else str(folder)
 
     def path_of(self, folder: str) -> str:
-        """The other way round. Links are left as they are, as in the paths that the library keeps."""
+        """The inverse of `folder_of`. Links are left as they are, as in the paths that the library keeps."""
         return os.path.normpath(self.library.path.parent / folder)
 
     def close(self) -> None:

@@ -43,7 +43,7 @@ class Uploads:
             left.unlink(missing_ok=True)
 
     def keep(self, stream: BinaryIO, name: str) -> tuple[Path, str]:
-        """Copies a file to where it stays, and has it on the disk when this returns: its path, its kind.
+        """Copies a file to where it stays, synced to disk -> its path, its kind.
 
         The ending of the name fits the contents. Equal contents are kept once.
 

@@ -21,10 +21,10 @@ RECORD = "evaluation.json"
 
 
 class BestModel:
-    """Keeps the model with the highest value of the figure `by`. `save(folder)` writes the present one.
+    """Keeps the model with the highest value of the figure `by`. `save(folder)` writes the current model.
 
-    Every process has one and calls it with the same; the first one moves files. `value` and `step` are those of the
-    kept model, minus infinity and 0 when there is none.
+    Every process has its own instance and makes the same calls; the first one moves files. `value` and `step` are those
+    of the kept model, minus infinity and 0 when there is none.
     """
 
     def __init__(self, out: Path, by: str, save: Callable[[Path], Any], processes: Processes) -> None:
@@ -36,14 +36,15 @@ class BestModel:
         processes.wait()
 
     def restore(self, value: float, step: float) -> None:
-        """Goes on from what a saved state says, if the folder is still there and was chosen by the same figure."""
+        """Takes over the best value and step of a saved state, if the folder is still there and was chosen by the same
+        figure."""
         if self.processes.share(self._recorded().get("best_by") == self.by):
             self.value, self.step = value, int(step)
 
     def offer(self, step: int, figures: Mapping[str, float]) -> str | None:
-        """Keeps the present model if its figures are better -> what went wrong, if it could not be written.
+        """Keeps the current model if its figures are better -> the problem, if it could not be written.
 
-        A figure that is not finite is never better. After a failure the one before is still there.
+        A figure that is not finite is never better. After a failure the previous one is still there.
         """
         value = figures[self.by]
         if not self.processes.share(math.isfinite(value) and value > self.value):

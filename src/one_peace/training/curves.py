@@ -36,7 +36,7 @@ STYLES = ("-", "--", ":", "-.")
 
 
 def draw_curves(runs: Sequence[Path], out: Path) -> Path:
-    """Draws the logs of some runs (their folders, or the files) to a picture; its ending tells the format.
+    """Draws the logs of some runs (folders or log files) as a picture, whose ending decides the format.
 
     A run is a colour, a figure a panel; recall at different ranks shares one. Steps without a number (a gradient
     that was not finite) are gaps.

@@ -40,7 +40,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes files and talks."""
+        """Whether this is the process that writes files and reports."""
         return self.rank == 0
 
     def divide(self, batch_size: int, micro_batch: int | None = None) -> tuple[int, int]:
@@ -64,7 +64,7 @@ class Processes:
         return bool(value.item())
 
     def share(self, value: T) -> T:
-        """What the first process calls this with, on every process; the others' own values do not matter."""
+        """The first process's value, on every process; what the others pass is ignored."""
         if self.group is None:
             return value
         box = [value if self.first else None]
@@ -72,7 +72,7 @@ class Processes:
         return cast(T, box[0])
 
     def wait(self) -> None:
-        """Returns when all processes have come here."""
+        """Returns once all processes have called it."""
         if self.group is not None:
             dist.barrier(group=self.group)
 
@@ -86,7 +86,7 @@ class Processes:
         return gathered
 
     def gather_trained(self, rows: Tensor) -> Tensor:
-        """As `gather`, with gradient: each row gets the sum of what it is worth to all processes."""
+        """As `gather`, with gradient: the gradient of a row is the sum over all processes."""
         gathered: Tensor = rows if self.group is None else _Gathered.apply(rows, self)
         return gathered
 
@@ -156,7 +156,9 @@ def join_processes(device: str = "cpu") -> Iterator[tuple[Processes, str]]:
     except RuntimeError as error:
         if not any(sign in str(error) for sign in _LOST):
             raise
-        raise LostProcessError(f"process {dist.get_rank()} stops too: another one has ended, and said why") from error
+        raise LostProcessError(
+            f"process {dist.get_rank()} stops too: another one of the run has exited; its output says why"
+        ) from error
     finally:
         dist.destroy_process_group()
 
@@ -280,6 +282,6 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:
-    """The values on the CPU, detached; of a sharded tensor all of it, so every process has to ask."""
+    """The values on the CPU, detached. A sharded tensor is gathered, so every process has to call this."""
     tensor = tensor.detach()
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()

@@ -32,7 +32,7 @@ MAY_CHANGE = {
 
 
 def keep_recipe(out: Path, values: Mapping[str, Any], processes: Processes) -> None:
-    """Writes the recipe that a run in `out` has, as plain values. Every process calls it, before anything else is
+    """Writes the recipe of the run in `out`, given as plain values. Every process calls it, before anything else is
     written there.
 
     Raises:
@@ -47,7 +47,8 @@ def keep_recipe(out: Path, values: Mapping[str, Any], processes: Processes) -> N
 
 
 def unfinished(model: Path) -> str | None:
-    """How far the run is whose folder `model/` this is, if it is not over: until then that is what it began with."""
+    """How far the run in the folder above `model` has come, if it is unfinished: until the end, `model` is what it
+    began with."""
     path, done = model.parent / KEPT, max(complete_states(model.parent / "state"), default=None)
     if model.name != "model" or done is None or not path.is_file():
         return None
@@ -60,7 +61,7 @@ def unfinished(model: Path) -> str | None:
 
 
 def _other_run(out: Path, values: dict[str, Any]) -> str | None:
-    """What to tell of a run in `out` that is another one, None where there is none."""
+    """The error message if `out` holds a run of another recipe, else None."""
     path = out / KEPT
     if not path.is_file() or not (has_state(out / "state") or is_native(out / "model")):
         return None

@@ -21,7 +21,8 @@ Row = dict[str, Any]
 
 
 class RunLog:
-    """The log file, whoever reports, and the trackers. What a killed run wrote after its last state is taken back."""
+    """Writes rows to the log file, the report and the trackers. Rows that a killed run wrote after its last state are
+    removed."""
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class RunLog:
             tracker.log(row["step"], {k: v for k, v in clean.items() if k != "step" and v is not None})
 
     def _append(self) -> str | None:
-        """Writes what is pending -> what kept it from that, if anything did: the rest waits for the next row."""
+        """Writes what is pending -> the problem, if there was one: the rest then waits for the next row."""
         assert self.file is not None
         try:
             while self.pending:
@@ -71,7 +72,7 @@ class RunLog:
         return None
 
     def warn(self, step: int, problem: str | None) -> None:
-        """Tells of a save that failed; training goes on."""
+        """Reports a failed save; training goes on."""
         if problem and self.file is not None and self.report:
             self.report({"step": step, "warning": problem})
 

@@ -35,8 +35,8 @@ them."""
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """What the loop needs of a recipe. `values` is all of it, for trackers; `counts` are the losses that are sums over
-    processes and not means; `groups` those of parameters, where a family of models has its own."""
+    """What the loop needs of a recipe. `values` is the whole recipe, for trackers; `counts` names the losses that are
+    summed over processes, not averaged; `groups` are groups of parameters, where a family of models has its own."""
 
     steps: int
     optimizer: OptimizerRecipe
@@ -60,9 +60,9 @@ class Pace(Protocol):
 
 @dataclass(frozen=True)
 class Judge:
-    """Evaluation during a run: when it is due, its figures, by which of them the best model is chosen, how it is saved.
+    """Evaluation during a run: when it is due, its figures, which of them chooses the best model, how that is saved.
 
-    `patience` ends the run after so many evaluations in a row without a better one.
+    The run ends after `patience` evaluations in a row without a better model.
     """
 
     due: Callable[[int], bool]
@@ -72,7 +72,7 @@ class Judge:
     patience: int | None = None
 
     def tired(self, best_step: int, done: int) -> bool:
-        """Whether the last better model is too many evaluations ago."""
+        """Whether too many evaluations have passed without a better model."""
         if self.patience is None:
             return False
         return sum(self.due(step) for step in range(best_step + 1, done + 1)) >= self.patience
@@ -162,7 +162,8 @@ def run_updates(
 class Updates:
     """The updates of a model in training, one after the other: gradients, learning rate, clipping, average.
 
-    `skipped` counts those whose gradient was not finite and which changed nothing, `in_a_row` the last ones of them.
+    `skipped` counts those whose gradient was not finite and which changed nothing, `in_a_row` those since the last good
+    one.
     """
 
     def __init__(self, model: nn.Module, settings: LoopSettings, gradients: Gradients, processes: Processes) -> None:

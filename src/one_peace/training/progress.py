@@ -21,7 +21,7 @@ WIDTH = 24  # of the bar
 class Progress:
     """Takes a run's reports and the number of its steps. On a terminal the newest figures stay at the bottom.
 
-    `seconds` tells the time of day, for tests.
+    `seconds` is the clock, which tests replace.
     """
 
     def __init__(self, steps: int, console: Console | None = None, seconds: Any = time.time) -> None:
@@ -38,14 +38,14 @@ class Progress:
             self.live.stop()
 
     def tick(self, done: int) -> None:
-        """So many steps are done."""
+        """This many steps are done."""
         self.done = done
         if self.console.is_terminal and self.live is None:
             self.live = Live(self, console=self.console, refresh_per_second=2)
             self.live.start()
 
     def report(self, row: Row) -> None:
-        """A row of the log, or of anything else that there is to say."""
+        """Shows a row of the log, or anything else that there is to report."""
         if not self.console.is_terminal:
             print(plain_line(row), flush=True)
         elif "total" in row:

@@ -101,9 +101,9 @@ class RunState:
         return int(state["step"]), int(state["skipped"])
 
     def save(self, step: int, skipped: int = 0) -> str | None:
-        """Copies the state and starts to write it -> what went wrong with the write before, if anything.
+        """Copies the state and starts to write it -> the problem of the previous write, if there was one.
 
-        Returns as soon as the copy is made; waits for the write before.
+        Returns as soon as the copy is made; waits for the previous write.
         """
         problem = self.wait()
         if step == self.saved_step:
@@ -123,7 +123,8 @@ class RunState:
         return problem
 
     def wait(self) -> str | None:
-        """Waits for the running write and makes it current -> what went wrong, if anything; the state before stays."""
+        """Waits for the running write and makes its state current -> the problem, if it failed: the previous state
+        stays."""
         if self._writing is None:
             return None
         (step, future), self._writing = self._writing, None
@@ -155,7 +156,7 @@ class RunState:
             self._stager.close()
 
     def poll(self) -> str | None:
-        """As `wait` when the running write has ended on all processes, else nothing."""
+        """As `wait` once the running write has ended on all processes; until then it does nothing."""
         if self._writing is None or self.processes.any(not self._writing[1].done()):
             return None
         return self.wait()

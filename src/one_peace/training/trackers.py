@@ -17,7 +17,8 @@ RUN_ID = "tracker-id"  # a file in the run folder: under which name a service kn
 
 
 class Tracker(Protocol):
-    """Takes figures by step. A run that goes on after a crash may bring steps again: the later ones count."""
+    """Takes figures by step. A run that continues after a crash may report some steps again: the later figures
+    count."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Figures of one step, all finite."""

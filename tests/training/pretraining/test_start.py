@@ -69,7 +69,7 @@ def test_what_a_run_began_with_is_no_model_of_it(plain: Path, tmp_path: Path) ->
     shutil.copytree(plain, tmp_path / "model")
     (tmp_path / "state" / "step-00000002").mkdir(parents=True)
     (tmp_path / "recipe.yaml").write_text("steps: 5\n")
-    with pytest.raises(ValueError, match=r"model is what its run began with, which has done 2 of 5 updates"):
+    with pytest.raises(ValueError, match=r"model is the initial model of an unfinished run \(2 of 5 updates\)"):
         start_model(recipe(tmp_path / "model"), [])
     (tmp_path / "recipe.yaml").write_text("steps: [5")
     start_model(recipe(tmp_path / "model"), [])

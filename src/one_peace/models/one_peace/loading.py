@@ -100,7 +100,7 @@ def load_for_prediction(
 ) -> tuple[OnePeaceForPrediction, dict[str, Processor]]:
     """A fine-tuned model with its head, and the processors of its modalities: arguments as for `from_pretrained`.
 
-    `CheckpointError` for a model without a head, and with the name of every tensor that does not fit.
+    `CheckpointError` for a model without a head, or naming every tensor that does not fit.
     """
     source = open_saved(resolve(name_or_path))
     if source.config.head is None:
@@ -135,7 +135,8 @@ def load_predictor(
 
 @dataclasses.dataclass(frozen=True)
 class SavedModel:
-    """A saved model: its configuration, and its tensors under our names, unread. `unknown` are tensors of none."""
+    """A saved model: its configuration, and its tensors under our names, unread. `unknown` are those that have no such
+    name."""
 
     path: Path
     config: OnePeaceConfig
@@ -169,7 +170,8 @@ def open_saved(path: Path) -> SavedModel:
 
 
 def open_processor(name: str, settings: Any, path: Path, tokenizer: str | os.PathLike[str] | None) -> Processor:
-    """The processor of one modality of a saved model; one that only says so for a text whose vocabulary is missing."""
+    """The processor of one modality of a saved model; for texts whose vocabulary is missing, one that raises when it is
+    used."""
     if not isinstance(settings, TextConfig):
         return get_modality(name).processor(settings, path if path.is_dir() else None)
     if tokenizer is not None:

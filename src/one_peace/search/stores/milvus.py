@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 def is_address(address: str) -> bool:
-    """Whether it speaks of Milvus."""
+    """Whether this is an address of Milvus."""
     return address.startswith(("milvus://", "milvus+https://"))
 
 

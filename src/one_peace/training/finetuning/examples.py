@@ -45,11 +45,11 @@ class Reader(Protocol[Made]):
 
 
 class DrawingReader(ABC, Generic[Made]):
-    """A reader whose examples differ from time to time."""
+    """A reader with a random part: an example differs each time it is drawn."""
 
     @abstractmethod
     def draw(self, row: Row, key: str, generator: torch.Generator) -> Made:
-        """A row as an example of this time. Errors as of `Reader`."""
+        """A row as an example, drawn anew. Errors as of `Reader`."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Examples(Generic[Made]):
     """Examples of a table by update: every epoch has its own order, which the seed and the epoch decide.
 
     A row that cannot be used is replaced by the next one of the order, counted, and kept in `unusable` by its number.
-    With `workers` so many threads decode the next update while the model learns from this one; decoders leave the
-    interpreter free meanwhile.
+    `workers` threads, if any, decode the next update's examples while the model learns from the current ones; decoders
+    release the interpreter lock meanwhile.
     """
 
     def __init__(

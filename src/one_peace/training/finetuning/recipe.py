@@ -177,7 +177,7 @@ class FinetuneRecipe:
         return read_settings(values, Path(self.tables.root))
 
     def _labels_that_occur(self, values: Mapping[str, Any], cache: Path) -> set[str]:
-        """The labels or answers of all rows that can be used; the others are told of when it is their turn."""
+        """The labels or answers of all usable rows; the others are reported when training comes to them."""
         asked = values["kind"] == "visual-question-answering"
         column, multiple = values.get("label_column", "label"), bool(values.get("multiple"))
         rows = self.tables.open_training(() if asked else (column,), cache, media=())

@@ -29,7 +29,7 @@ from one_peace.training.saving import save_for_training
 
 
 def open_retrieval(recipe: FinetuneRecipe, device: str, processes: Processes) -> FinetuneJob:
-    """The encoder of text and one other modality, trained so that what belongs together is alike.
+    """The encoder of text and one other modality, trained so that matching pairs have similar embeddings.
 
     The best model is the one whose first text is right for most of the validation's pictures or sounds, as published.
 
@@ -84,7 +84,7 @@ def start_retrieval(recipe: FinetuneRecipe, modality: str) -> tuple[OnePeaceForP
 
 
 def _contrast_recipe(recipe: FinetuneRecipe, settings: RetrievalSettings, examples: int) -> PretrainRecipe:
-    """The same run in the words of pretraining: its contrast and nothing else."""
+    """The run as a recipe of pretraining: the contrast and nothing else."""
     updates, partner = recipe.updates(examples), settings.modality
     every = 0 if recipe.tables.validation is None else recipe.evaluation_interval(examples)
     return PretrainRecipe(

@@ -56,8 +56,8 @@ from one_peace.training.vqgan.job import open_coding
 def finetune(
     recipe: FinetuneRecipe, out: Path, device: str, report: Report, processes: Processes | None = None
 ) -> dict[str, float]:
-    """Trains and leaves the run folder `out`; run again after an interruption, it continues -> what `best/`
-    says of itself: its step and figures, nothing without a validation table or after a SIGTERM.
+    """Trains and leaves the run folder `out`; run again after an interruption, it continues -> step and figures of the
+    model in `best/`, empty without a validation table or after a SIGTERM.
 
     Every one of several `processes` calls it, with a folder that all of them see.
 

@@ -55,7 +55,7 @@ class MiCoEvaluator:
         self.examples, self.relevant = distinct.media, distinct.relevant()
         if len(distinct.texts) < 2:
             why = f"; the last one: {self.unusable[-1]}" if self.unusable else ""
-            raise InputError(str(rows.path), f"has less than two held-out clips of different texts{why}")
+            raise InputError(str(rows.path), f"has fewer than two held-out clips with different texts{why}")
         first = self.relevant.int().argmax(dim=0).tolist()  # clip of each text
         self.texts = [self.examples[number].captions["caption"] for number in first]
 
@@ -109,7 +109,7 @@ class MiCoEvaluator:
 def open_mico_evaluator(
     recipe: MiCoRecipe, plan: MiCoPlan, items: Sequence[Item], device: str, processes: Processes
 ) -> MiCoEvaluator | None:
-    """What the recipe's `evaluation` asks for, if it does."""
+    """The evaluator that the recipe's `evaluation` asks for, None without one."""
     asked = recipe.evaluation
     if asked is None or not asked.every:
         return None

@@ -188,7 +188,7 @@ class MiCoRecipe:
         return values
 
     def groups(self) -> Groups:
-        """The published groups: the tower has a rate of its own; what decays says `mico_decays`."""
+        """The published groups of parameters: the tower has its own learning rate; `mico_decays` says what decays."""
         own = {"tower": self.tower_lr}
         if self.temperature_lr is not None:
             own["temperature"] = self.temperature_lr
@@ -197,7 +197,7 @@ class MiCoRecipe:
 
     @property
     def needs_library(self) -> bool:
-        """Whether some of it comes of the sample library."""
+        """Whether any of its clips are from the sample library."""
         places = [source.path for source in self.sources.values()]
         return SAMPLE_LIBRARY in places or (self.evaluation is not None and self.evaluation.path == SAMPLE_LIBRARY)
 

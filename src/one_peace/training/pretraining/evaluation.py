@@ -79,7 +79,7 @@ class Evaluator:
             raise ValueError(f"evaluation.best_by={self.schedule.best_by!r} is none of the figures: {known}")
 
     def due(self, done: int) -> bool:
-        """Whether to look at the model after so many updates."""
+        """Whether an evaluation is due after this many updates."""
         return done % self.schedule.every == 0 or done == self.last
 
     def __call__(self, losses: PretrainingPass, average: WeightAverage | None = None) -> dict[str, float]:

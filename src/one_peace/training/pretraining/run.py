@@ -57,7 +57,7 @@ def run_pretraining(
 ) -> OnePeaceForPretraining:
     """Trains and leaves the run folder `out`; run again after an interruption, it continues.
 
-    `library` is the root of the sample library's cache, for what the stage fetches besides; None: the usual one.
+    `library` is the root of the sample library's cache, for what else the stage downloads; None for the default.
 
     Every one of several `processes` calls it, with a folder that all of them see; the first one writes and reports,
     and tells `tick` how many updates are done.

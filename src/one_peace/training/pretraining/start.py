@@ -128,7 +128,7 @@ def _saved_path(recipe: PretrainRecipe) -> Path:
     except ValueError as error:
         raise ValueError(f"{error}; presets are {', '.join(list_presets())}") from None
     if done := unfinished(path):
-        raise ValueError(f"model: {path} is what its run began with, which has done {done}; let it end first")
+        raise ValueError(f"model: {path} is the initial model of an unfinished run ({done}); finish that run first")
     return path
 
 
