@@ -23,7 +23,7 @@ from one_peace.checkpoints.native import write_folder
 from one_peace.errors import InputError
 from one_peace.modalities.base import Example, Processor
 from one_peace.models.batching import batch_by_length
-from one_peace.models.inputs import Decoded, are_several, decode_in_parts
+from one_peace.models.inputs import Decoded, are_several, check_modalities, decode_in_parts
 
 CHUNK = 512  # inputs that are batched together at most
 _LARGEST_WEIGHT = 1e9  # far more than makes sense; squares of it still fit float32
@@ -267,10 +267,7 @@ class EmbeddingModel(ABC):
         return self._move(processor.collate(examples))
 
     def _processor(self, name: str) -> Processor:
-        if name not in self.processors:
-            raise ValueError(
-                f"model {self.config.name!r} has no modality {name!r}; it has {', '.join(self.modalities)}"
-            )
+        check_modalities([name], self.modalities, self.config.name)
         return self.processors[name]
 
 

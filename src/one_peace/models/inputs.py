@@ -31,6 +31,14 @@ def list_inputs(inputs: Any) -> list[Any]:
     return list(inputs) if are_several(inputs) else [inputs]
 
 
+def check_modalities(asked: Iterable[str], known: Iterable[str], model: str) -> None:
+    """`ValueError` for the first name that the model of this name has not, with those that it has."""
+    known = tuple(known)
+    for name in asked:
+        if name not in known:
+            raise ValueError(f"model {model!r} has no modality {name!r}; it has {', '.join(known)}")
+
+
 @dataclass(frozen=True)
 class Decoded:
     """What became of an input: its views, or its error. `name` is for messages."""

@@ -200,7 +200,7 @@ def recipe_with(evaluation: dict[str, Any], **more: Any) -> PretrainRecipe:
         ({"pairs": {"pth": "x"}}, {}, "evaluation.pairs: unknown key 'pth'; the nearest is 'path'"),
         ({"every": 5}, {"files": {"a": {"path": "a.tsv"}}}, "set evaluation.pairs"),
         ({"prompts": ["a picture"]}, {}, "where the label stands"),
-        ({"every": -1}, {}, "every=-1"),
+        ({"every": -1}, {}, "every is at least 0, not -1"),
         ({}, {"trackers": ["tensorbord"]}, "unknown 'tensorbord'; a list of some of tensorboard, wandb, trackio"),
     ],
 )

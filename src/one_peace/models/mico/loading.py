@@ -19,6 +19,7 @@ from one_peace.modalities.base import Processor
 from one_peace.modalities.frames import FrameProcessor
 from one_peace.modalities.slices import SliceConfig, SliceProcessor
 from one_peace.modalities.wordpiece import FILE, VOCABULARY, WordPieceProcessor, WordPieces
+from one_peace.models.inputs import check_modalities
 from one_peace.models.mico.config import MiCoConfig
 from one_peace.models.mico.interface import MiCo
 from one_peace.models.mico.model import TEXT, MiCoModel
@@ -50,10 +51,7 @@ def from_pretrained(
         model = build_mico(values, tensors, parse_device(device), parse_dtype(dtype))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    known = (TEXT, *model.config.modalities)
-    for name in modalities or ():
-        if name not in known:
-            raise ValueError(f"model {model.config.name!r} has no modality {name!r}; it has {', '.join(known)}")
+    check_modalities(modalities or (), (TEXT, *model.config.modalities), model.config.name)
     pieces = find_pieces(path, tokenizer)
     try:
         processors = open_processors(model.config, pieces)

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from one_peace.configuration import build_dataclass, within
 from one_peace.modalities import get_modality
+from one_peace.models.inputs import check_modalities
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,7 @@ class OnePeaceConfig:
         names = list(names)
         if not names:
             raise ValueError(f"name at least one modality; model {self.name!r} has {', '.join(self.modalities)}")
-        for name in names:
-            if name not in self.modalities:
-                raise ValueError(f"model {self.name!r} has no modality {name!r}; it has {', '.join(self.modalities)}")
+        check_modalities(names, self.modalities, self.name)
         kept = {name: config for name, config in self.modalities.items() if name in names}
         return dataclasses.replace(self, modalities=kept)
 

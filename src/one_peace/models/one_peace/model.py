@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from one_peace.modalities import get_modality
 from one_peace.modalities.base import Adapter, Embedded, Tokens
+from one_peace.models.inputs import check_modalities
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.encoder import FusionEncoder
 from one_peace.nn.initialization import initialize_linear_layers
@@ -57,9 +58,7 @@ class Backbone(nn.Module):
 
     def embeddings(self, inputs: Inputs) -> dict[str, Embedded]:
         """Each modality's token features, in the model's order of concatenation."""
-        unknown = [name for name in inputs if name not in self.adapters]
-        if unknown:
-            raise ValueError(f"this model has no modality {unknown[0]!r}; it has {', '.join(self.adapters)}")
+        check_modalities(inputs, self.adapters, self.config.name)
         return {name: self.adapter(name).embed(inputs[name]) for name in self.adapters if name in inputs}
 
     def arrange(

@@ -103,8 +103,7 @@ class MiCoEvaluation:
     size: int = 1000
 
     def __post_init__(self) -> None:
-        if self.every < 0 or self.size < 2:
-            raise ValueError(f"evaluation: every={self.every} and size={self.size}; at least 0 and 2 are needed")
+        within(self, "evaluation", every="[0, inf)", size="[2, inf)")
         object.__setattr__(self, "modalities", tuple(self.modalities))
         object.__setattr__(self, "only", tuple(self.only))
         made = MiCoTask("retrieval", tuple((p,) if isinstance(p, str) else tuple(p) for p in self.tuples))

@@ -36,8 +36,7 @@ class EvaluationSchedule:
     best_by: str | None = None
 
     def __post_init__(self) -> None:
-        if self.every < 0 or self.size < 2:
-            raise ValueError(f"evaluation: every={self.every} and size={self.size}; at least 0 and 2 are needed")
+        within(self, "evaluation", every="[0, inf)", size="[2, inf)")
         prompts = (self.prompts,) if isinstance(self.prompts, str) else tuple(self.prompts)
         object.__setattr__(self, "prompts", prompts)
         wrong = [prompt for prompt in prompts if prompt.count("{}") != 1]
