@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from one_peace.errors import InputError
-from one_peace.modalities.wordpiece import WordPieceProcessor, WordPieces
+from one_peace.modalities.wordpiece import WordPieceProcessor, WordPieces, train_word_pieces
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "##s", "run", "'", "s", "."]
 
@@ -61,3 +61,13 @@ def test_what_is_no_vocabulary(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"tokenizer\.json"):
         WordPieces("{}")
     assert WordPieces.find(tmp_path / "nothing") is None
+
+
+def test_training_is_repeatable() -> None:
+    texts = ["a red cow", "two green dogs run", "one blue bird", "a dog that sings a song", "##x is no piece"]
+    first = train_word_pieces(texts, 60)
+    assert all(train_word_pieces(iter(texts), 60).to_json() == first.to_json() for _ in range(5))
+    assert first.vocab_size <= 60
+    assert first.decode(first.encode("bored dogs", 20)) == "bored dogs"  # of pieces that stand inside words
+    assert first.encode("##e", 20) == first.encode("# # e", 20)  # their names in a text are only characters
+    assert min(first.encode("red", 20)[1:-1]) >= 5

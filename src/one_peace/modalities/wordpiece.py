@@ -5,6 +5,7 @@ In a text, the names of special tokens (`[MASK]`) are those tokens, as in the pu
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -104,16 +105,25 @@ class WordPieces:
 
 
 def train_word_pieces(texts: Iterable[str], size: int) -> WordPieces:
-    """A vocabulary of at most `size` pieces made of the words of some texts, read as bert-base-uncased reads texts."""
+    """A vocabulary of at most `size` pieces made of the words of some texts, read as bert-base-uncased reads texts.
+
+    The same texts give the same vocabulary.
+    """
     table = tokenizers.Tokenizer(models.WordPiece({UNKNOWN: 0}, unk_token=UNKNOWN, max_input_chars_per_word=100))
-    table.normalizer = normalizers.BertNormalizer(lowercase=True)
-    table.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    table.normalizer = normalizer = normalizers.BertNormalizer(lowercase=True)
+    table.pre_tokenizer = splitter = pre_tokenizers.BertPreTokenizer()
     table.decoder = decoders.WordPiece(cleanup=False)
+    texts = list(texts)
+    words = {word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))}
     special = [PAD, UNKNOWN, FIRST, LAST, MASK]
-    table.train_from_iterator(
-        texts, trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, show_progress=False)
-    )
-    return WordPieces(table.to_str())
+    # The trainer numbers characters inside words in the order of a hash table, another one each time, and takes merges
+    # of equal counts by these numbers. Those of special tokens it keeps, so the characters are given as such.
+    inner = sorted({f"##{character}" for word in words for character in word[1:]})
+    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=[*special, *inner], show_progress=False)
+    table.train_from_iterator(texts, trainer)
+    form = json.loads(table.to_str())
+    form["added_tokens"] = [token for token in form["added_tokens"] if token["content"] in special]
+    return WordPieces(json.dumps(form))
 
 
 class WordPieceProcessor(Processor):
