@@ -84,6 +84,40 @@ def test_tables_that_settings_switch_off_stay_out(tmp_path: Path) -> None:
     assert model.memory["audio"].frames is not None
 
 
+def test_only_adaptive_tables_are_resized(tmp_path: Path) -> None:
+    changes = {"frame_embedding_type": "none", "max_audio_sample_num": 7}
+    found = read_mico(golden.write_official(GOLDEN, tmp_path / "none", **changes))
+    assert found.config["frames"]["audio"] == found.tensors["memory.audio.frames"][0].shape[1] == 3
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ("visual.blocks.2.", "layers of the tower: 3 by .*, 2 by the tensors"),
+        ("encoder.layer.1.", "layers of the text model: 2 by .*, 1 by the tensors"),
+    ],
+)
+def test_a_file_without_its_last_blocks_is_no_smaller_model(official: Path, block: str, message: str) -> None:
+    rewrite(official, {name: None for name in golden.state_dict(GOLDEN) if block in name})
+    with pytest.raises(CheckpointError, match=message):
+        read_mico(official)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"contra_dim": 48}, "contra_dim: 48 by .*, 32 by the tensors"),
+        ({"eva": None}, "64 has no heads of 88"),  # of the type alone
+        ({"bert": None}, "layers of the text model: 12 by"),
+        ({"itm_ratio": None}, "itm_ratio in .* is a number, not None"),
+        ({"max_vision_sample_num": "x"}, "max_vision_sample_num in .* is a number, not 'x'"),
+    ],
+)
+def test_settings_that_the_tensors_deny(tmp_path: Path, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        read_mico(golden.write_official(GOLDEN, tmp_path / "other", **settings))
+
+
 def test_what_does_not_fit_is_named(official: Path) -> None:
     state = golden.state_dict(GOLDEN)
     name = "multimodal_encoder.bert.encoder.layer.1.attention.self.key.weight"
@@ -144,6 +178,7 @@ def test_conversion_keeps_bits_dtypes_and_what_has_no_place(official: Path, tmp_
 def test_settings_of_our_own_models_come_back(kind: str) -> None:
     values = preset("mico-tiny").to_dict()
     values["tower"] |= {"kind": kind, "rotary_grid": 8}
+    values["text"]["dropout"] = 0.0
     config = MiCoConfig.from_dict(values)
     with torch.device("meta"):
         model = MiCoModel(config)
@@ -156,6 +191,19 @@ def test_settings_of_our_own_models_come_back(kind: str) -> None:
         official = to_official(native, eva02=kind == "eva02")
         assert official
         assert {t.name for name in official if isinstance(t := to_native(name), Target)} == {native}
+
+
+def test_the_published_sizes_go_without_saying() -> None:
+    """Published settings have no entries `eva` and `bert`."""
+    with torch.device("meta"):
+        model = MiCoModel(preset("mico-giant"))
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    settings = {"vision_encoder_type": "evaclip01_giant"}
+    found = MiCoConfig.from_dict(infer_config("giant", shapes, settings))
+    assert (found.tower, found.text) == (model.config.tower, model.config.text)
+    for block, message in (("tower.blocks.39.", "tower: 40 by .*, 39"), ("text.blocks.11.", "model: 12 by .*, 11")):
+        with pytest.raises(CheckpointError, match=message):
+            infer_config("less", {name: shape for name, shape in shapes.items() if block not in name}, settings)
 
 
 @pytest.mark.parametrize("kind", ["beats", "ast"])
