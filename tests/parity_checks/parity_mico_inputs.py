@@ -6,18 +6,20 @@ ours sees them: the published code drops it, ours shows what is transparent on w
 
 from __future__ import annotations
 
+import math
 import random
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from PIL import Image
 
-from one_peace.media.filter_bank import log_mel, mel_filters
+from one_peace.media.filter_bank import SILENCE, log_mel, mel_filters
 from one_peace.media.frame_choice import frame_runs, repeated_frames
 from one_peace.media.resampling import resample
 from one_peace.media.sounds import SAMPLE_RATE
 from one_peace.modalities import get_modality
-from one_peace.modalities.frames import FrameConfig, FrameProcessor
+from one_peace.modalities.frames import FrameConfig, FrameProcessor, prepare_frame
 from one_peace.modalities.slices import SliceConfig, SliceProcessor
 
 if TYPE_CHECKING:
@@ -33,11 +35,13 @@ def check_image(fixture: Fixture, comparison: Comparison) -> None:
         _, case, *form = name.split(".")
         if form == ["uint8"]:
             continue
-        if form[0].startswith("dataset_mapper_"):
-            form = [form[0].removeprefix("dataset_mapper_"), "none"]
-        statistics, transform = form
         picture = Image.fromarray(fixture[f"image.{case}.uint8"].numpy()).convert("RGB")
-        ours = frames("image", picture, expected, statistics, transform)
+        if form[0].startswith("dataset_mapper_"):  # calculates in float64, unlike the processor of pictures
+            config = FrameConfig(expected.shape[-1], 1, statistics=form[0].removeprefix("dataset_mapper_"))  # type: ignore[arg-type]
+            pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).double() / 255
+            ours = prepare_frame(pixels, config)[None].float()
+        else:
+            ours = frames("image", picture, expected, *form)
         comparison.feature(name, ours, expected)
 
 
@@ -55,9 +59,11 @@ def frames(modality: str, source: Any, expected: torch.Tensor, statistics: str, 
     return FrameProcessor(get_modality(modality), config)(source)["frames"]
 
 
+# A rounding of float32 of the mel axis, which ends at 2840 mel, over the width of a band; some more for what follows.
+PER_BAND = 1.5e-7
 # The logarithm of a weak band shows the rounding of the Fourier transform, which every processor does its own way: in
-# float64 the same steps are up to 5.4e-5 from the reference.
-WEAKEST_BAND = 1e-4
+# float32 it is up to 1e-6 times the root of the frame's loudest energy over the band's. Two ways differ by twice that.
+PER_LOUDEST = 4e-6
 
 
 def check_audio(fixture: Fixture, comparison: Comparison) -> None:
@@ -65,7 +71,8 @@ def check_audio(fixture: Fixture, comparison: Comparison) -> None:
     for name, expected in fixture.tensors.items():
         case, _, form = name.partition(".")
         if name.startswith("mel_filterbank"):
-            comparison.feature(name, mel_filters(expected.shape[0], 2 * expected.shape[1]), expected)
+            bins, half = expected.shape
+            comparison.feature(name, mel_filters(bins, 2 * half), expected, max(1e-5, PER_BAND * (bins + 1)))
             continue
         if form == "waveform_int16":
             continue
@@ -76,7 +83,8 @@ def check_audio(fixture: Fixture, comparison: Comparison) -> None:
             comparison.feature(name, torch.stack(channels), expected)
         elif form == "fbank_raw":
             samples = resample(waveform[0].float() / 2**15, rate, SAMPLE_RATE) * 2.0**15
-            comparison.feature(name, log_mel(samples, expected.shape[1]), expected, 1e-5 * expected.abs().max().item())
+            ours = log_mel(samples, expected.shape[1])
+            compare_bands(comparison, name, ours, expected, 1e-5 * expected.abs().max().item())
         else:
             count, length, size = expected.shape
             if form == "spectrogram":
@@ -84,8 +92,29 @@ def check_audio(fixture: Fixture, comparison: Comparison) -> None:
             else:
                 config = SliceConfig(size, length, count, **(AST if form == "dataset_mapper_ast" else {}))  # type: ignore[arg-type]
             ours = SliceProcessor(config)((waveform, rate))["slices"]
-            comparison.feature(name, ours, expected, WEAKEST_BAND)
+            compare_bands(comparison, name, ours, expected, 1e-4, config.mean, 2 * config.deviation)
             comparison.feature(f"{name}, on average", (ours - expected).abs().mean(), torch.zeros(()), 1e-6)
+
+
+def compare_bands(
+    comparison: Comparison,
+    name: str,
+    ours: torch.Tensor,
+    expected: torch.Tensor,
+    least: float,
+    mean: float = 0.0,
+    spread: float = 1.0,
+) -> None:
+    """Log energies (..., bands), less a mean and over a spread: `least` apart at most, weak bands by their rounding.
+
+    Silence, also that of a band between two frequencies, is silence exactly.
+    """
+    below = (expected.amax(dim=-1, keepdim=True) - expected) * spread
+    heard = torch.minimum(ours, expected) * spread + mean > math.log(SILENCE) + 1e-4
+    room = least + torch.where(heard, PER_LOUDEST * (below / 2).exp() / spread, 0.0)
+    comparison.feature(name, ours, expected, room.max().item())
+    beyond = ((ours - expected).abs() - room).clamp_min(0)
+    comparison.feature(f"{name}, beyond rounding", beyond, torch.zeros_like(beyond), 0.0)
 
 
 def check_sampling(fixture: Fixture, comparison: Comparison) -> None:

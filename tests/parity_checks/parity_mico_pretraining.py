@@ -107,15 +107,23 @@ def gradient(model: MiCoModel, official: str) -> Tensor:
     return part(target, found)
 
 
+# A norm in float32 depends on the order of its sum: of the million gradients of the words, in the fourth digit.
+PER_NUMBER = 2e-10
+
+
 def check_gradients(compare: Comparison, key: str, model: MiCoModel, norms: dict[str, float]) -> None:
-    whole = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+    found = {name: gradient(model, name) for name in norms if name != "__global__"}
+    ours = {name: one.norm() for name, one in found.items()}  # in float32, as there
+    counts = {name: one.numel() for name, one in found.items()}
+    every = [p.grad for p in model.parameters() if p.grad is not None]
+    ours["__global__"] = torch.stack([one.norm() for one in every]).norm()
+    counts["__global__"] = sum(one.numel() for one in every)
     for name, expected in norms.items():
-        ours = whole if name == "__global__" else gradient(model, name).norm()  # in float32, as there
         if expected < 1e-6 * norms["__global__"]:  # key biases change nothing: what is left is rounding
-            compare.exact(f"{key} {name} is rounding", bool(ours < 1e-6 * norms["__global__"]), True)
+            compare.exact(f"{key} {name} is rounding", bool(ours[name] < 1e-6 * norms["__global__"]), True)
         else:
-            tolerance = 2e-5 * expected + 1e-7 * norms["__global__"]
-            compare.feature(f"{key} norm of {name}", ours, torch.tensor(expected), tolerance)
+            tolerance = (2e-5 + PER_NUMBER * counts[name]) * expected + 1e-7 * norms["__global__"]
+            compare.feature(f"{key} norm of {name}", ours[name], torch.tensor(expected), tolerance)
 
 
 def check_updates(fixture: Fixture, compare: Comparison, model: MiCoModel) -> None:
@@ -166,7 +174,8 @@ def check_groups(recipe: dict[str, Any], compare: Comparison, model: MiCoModel) 
         kind, _, decay = group.partition(" ")
         for name in names:
             target = to_native(name)
-            if isinstance(target, Target) and kind in rates:
+            # the settings may switch off a table of frames, which is in no model then
+            if isinstance(target, Target) and target.name in named and kind in rates:
                 rate, decays = found[id(named[target.name])]
                 compare.exact(f"rate of {name}", math.isclose(rate, rates[kind]), True)
                 compare.exact(f"decay of {name}", decays, run["weight_decay"] if decay == "decay" else 0.0)

@@ -44,7 +44,8 @@ def check_renames(fixture: Fixture, compare: Comparison) -> None:
             compare.feature(name, tensor.float(), wanted[names[name]].float())
     patch = given[next(name for name in given if name.endswith("patch_embed.proj.weight"))].shape[-1]
     sizes = {"image_size": config["vision_resolution"], "patch": patch}
-    frames = {branch: config[f"max_{branch}_sample_num"] for branch in ("vision", "audio")}
+    resized = ("vision", "audio") if config["frame_embedding_type"] == "adaptive" else ()
+    frames = {branch: config[f"max_{branch}_sample_num"] for branch in resized}
     fitted = fit_tables(tensors, {"tower": sizes, "frames": frames})
     for name, expected in wanted.items():
         target = to_native(name)
@@ -54,10 +55,11 @@ def check_renames(fixture: Fixture, compare: Comparison) -> None:
 
 @torch.no_grad()
 def check_eva02(fixture: Fixture, compare: Comparison) -> None:
-    """A tower with rotary positions, by the official names; its angles."""
+    """A tower of any kind, by the official names; the angles of one with rotary positions."""
     config = facts(fixture)["vision_cfg"]
+    eva02 = bool(config.get("rope"))
     state = {f"vision_encoder.visual.{name}": tensor for name, tensor in fixture.group("w.").items()}
-    weights = sort_pieces(state, to_native, lambda native: len(to_official(native, eva02=True)))
+    weights = sort_pieces(state, to_native, lambda native: len(to_official(native, eva02=eva02)))
     compare.exact("unknown names", weights.unknown, ())
     tower = Tower(
         TowerConfig(
@@ -67,7 +69,7 @@ def check_eva02(fixture: Fixture, compare: Comparison) -> None:
             ffn_width=int(config["width"] * config["mlp_ratio"]),
             patch=config["patch_size"],
             image_size=fixture["input"].shape[-1],
-            kind="eva02" if config.get("rope") else "post_norm" if config.get("postnorm") else "eva01",
+            kind="eva02" if eva02 else "post_norm" if config.get("postnorm") else "eva01",
             rotary_grid=config.get("pt_hw_seq_len", 16),
         )
     )

@@ -92,7 +92,7 @@ class FrameProcessor(Processor):
 
 
 def prepare_frame(frame: Tensor, config: FrameConfig) -> Tensor:
-    """(3, height, width) uint8, or float32 in [0, 1] -> (3, size, size) float32, normalised.
+    """(3, height, width) uint8, or floats in [0, 1] -> (3, size, size), normalised: float32 of uint8, else as given.
 
     The resize is bilinear without a filter against aliasing, as published.
     """
