@@ -167,6 +167,8 @@ def test_what_cannot_be_is_refused() -> None:
     for wrong in ({"beams": 0}, {"min_tokens": 9}, {"temperature": 0.0}, {"max_tokens": 0}, {"no_repeat_ngram": -1}):
         with pytest.raises(ValueError, match="must"):
             settings(**wrong)
+    with pytest.raises(ValueError, match="beams must be a whole number, got 2.5"):
+        settings(beams=2.5)
     for prefix in ([[3, END]], [[PAD, 3]], [[3, 3, 3, 3]], [[3], [3]]):
         with pytest.raises(ValueError, match="prefix"):
             beam_search(ToyDecoder(1), start(1), settings(), prefix=torch.tensor(prefix))

@@ -203,9 +203,25 @@ def test_captions_do_not_depend_on_company(mico: MiCo) -> None:
     for wrong in ({"beams": 0}, {"max_tokens": 0}):  # none of them stands for the default
         with pytest.raises(ValueError, match="at least 1|must lie between"):
             mico.caption(image=pictures, **wrong)
-    drawn = mico.caption(image=pictures, samples=2, max_tokens=4, generator=torch.Generator().manual_seed(0))
-    assert [len(captions) for captions in drawn] == [2, 2, 2]
+    for wrong in (-1, 1.5):
+        with pytest.raises(ValueError, match="samples must"):
+            mico.caption(image=pictures, samples=wrong)
     assert len(mico.answer("what is it?", image=pictures[0], max_tokens=3)) == 1
+
+
+def test_samples_differ_and_depend_on_the_seed(mico: MiCo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("one_peace.models.mico.interface.FRAMES_AT_ONCE", 1)  # each picture is read on its own
+
+    def draw(generator: torch.Generator | None = None) -> list[str] | list[list[str]]:
+        return mico.caption(image=[picture(0)] * 3, samples=2, max_tokens=6, generator=generator)
+
+    torch.manual_seed(0)
+    first, second = draw(), draw()
+    assert [len(captions) for captions in first] == [2, 2, 2]
+    assert first[0] != first[1] and first != second
+    torch.manual_seed(0)
+    assert draw() == first
+    assert draw(torch.Generator().manual_seed(3)) == draw(torch.Generator().manual_seed(3))
 
 
 class WholeText:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class GenerationSettings:
     exhaustive: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("max_tokens", "min_tokens", "beams", "no_repeat_ngram"):
+            if not isinstance(value := getattr(self, name), Integral):
+                raise ValueError(f"{name} must be a whole number, got {value!r}")
         if self.beams < 1:
             raise ValueError(f"beams must be at least 1, got {self.beams}")
         if not 0 <= self.min_tokens <= self.max_tokens:

@@ -7,6 +7,8 @@ once per input, whatever the number of beams.
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -78,12 +80,20 @@ def write_captions(
     top_k: int = 10,
     generator: torch.Generator | None = None,
 ) -> list[list[Hypothesis]]:
-    """Captions of each input of a memory, best first: of a beam search, or with `samples` so many drawn at random."""
+    """Captions of each input of a memory, best first: of a beam search, or with `samples` so many drawn by `generator`.
+
+    Raises:
+        ValueError: a setting that cannot be, or samples without a generator.
+    """
+    if not isinstance(samples, Integral) or samples < 0:
+        raise ValueError(f"samples must be a whole number, 0 for a beam search, got {samples!r}")
+    if samples and generator is None:
+        raise ValueError("samples are drawn by a generator, and there is none")
     start = torch.full((memory[0][0].shape[0], 1), pieces.first_id, device=memory[0][0].device)
     decoder = TextDecoder(text, memory, pieces.mask_id)
-    if samples:
+    if generator is not None and samples:
         settings = search_settings(pieces.last_id, max_tokens, samples, CAPTION_PENALTY)
-        return sample(decoder, start, settings, generator or torch.Generator(start.device), top_k=top_k)
+        return sample(decoder, start, settings, generator, top_k=top_k)
     return beam_search(decoder, start, search_settings(pieces.last_id, max_tokens, beams, CAPTION_PENALTY))
 
 
