@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import golden_mico as golden
-import parity_mico_pretraining
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import golden_mico as golden
 import parity
+import parity_mico_pretraining
 from one_peace.checkpoints.mico_names import to_official
 from one_peace.media.filter_bank import mel_filters
 from one_peace.modalities.frames import STATISTICS

@@ -28,6 +28,7 @@ from one_peace.tasks.mico.clips import ClipReader
 from one_peace.tasks.mico.pretraining import parse_tasks
 from one_peace.training.mico.recipe import MiCoRecipe
 from one_peace.training.mico.run import run_mico
+from one_peace.training.mico.start import plan_mico
 from one_peace.training.mico.update import draw_by
 from tiny_mico import tiny_mico, write_clips, write_recipe
 from training_runs import run_mico_slowly, wait_for
@@ -121,6 +122,26 @@ def test_tower_and_temperature_have_rates_of_their_own(tmp_path: Path) -> None:
     assert slow("text.words.weight", scalar) == (True, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "warmup"), [({}, 60), ({"lr": 1e-3}, 60), ({"warmup_steps": 7}, 7), ({"warmup_steps": 0}, 0)]
+)
+def test_a_tenth_of_the_updates_warms_up_unless_a_recipe_says_otherwise(optimizer: Any, warmup: int) -> None:
+    values = {"model": "mico-nano", "steps": 600, "batch_size": 4, "optimizer": optimizer}
+    values["sources"] = {"a": {"path": "a.csv", "modalities": ["image"], "tasks": "ret%tv"}}
+    recipe = MiCoRecipe.from_dict(values)
+    assert recipe.optimizer.warmup_steps == warmup
+    assert MiCoRecipe.from_dict(recipe.values()) == recipe
+
+
+def test_a_name_that_is_no_model_is_named_whatever_else_is_set(tmp_path: Path) -> None:
+    recipe = MiCoRecipe.from_dict(read_recipe("pretrain", "mico-nano", ["model=mico-nano-typo"]))
+    with pytest.raises(ValueError, match=r"mico-nano-typo.*presets are .*mico-nano"):
+        plan_mico(recipe, {})
+    saved = MiCoRecipe.from_dict(read_recipe("pretrain", str(write_recipe(tmp_path)), ["caption_tokens=8"]))
+    with pytest.raises(ValueError, match="caption_tokens are those of presets"):
+        plan_mico(saved, {})
+
+
 def test_negatives_are_drawn_by_weight_and_never_the_own_one() -> None:
     weights = torch.tensor([[0.0, 3.0, 1.0], [1.0, 0.0, 0.0]])
     drawn = [draw_by(weights, torch.full((2,), (n + 0.5) / 1000)) for n in range(1000)]
@@ -200,6 +221,9 @@ def test_three_captions_and_answers(tmp_path: Path) -> None:
             "objective is one of retrieval, captioning, answering",
         ),
         ({"batch_size": 1}, "batch_size"),
+        ({"caption_tokens": 2}, "caption_tokens is at least 3, not 2"),
+        ({"image_size": 0}, "image_size"),
+        ({"steps": "many"}, "steps"),
         ({"tower_rate": 1.0}, "tower_lr"),
         ({"engine": {"compile": True}}, "compile"),
         ({"optimizer": {"schedule": "steps"}}, "linear-from-zero"),

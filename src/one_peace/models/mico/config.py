@@ -159,7 +159,7 @@ class MiCoConfig:
             raise ValueError(f"frames must be given for vision and may be for audio and depth, got {list(self.frames)}")
         within(self, "config", contrast_width="[1, inf)", frames="[0, inf)", beams="[1, inf)")
         lengths = ("max_caption_tokens", "max_joint_caption_tokens", "max_subtitle_tokens")
-        within(self, "config", **dict.fromkeys(lengths, "[2, inf)"))
+        within(self, "config", **dict.fromkeys(lengths, "[3, inf)"))
         for name in self.modalities:
             if branch_of(name) not in self.frames:
                 raise ValueError(f"modality {name!r} needs the branch {branch_of(name)!r}, which frames does not have")

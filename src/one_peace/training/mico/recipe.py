@@ -29,6 +29,7 @@ VAST_ADAM: dict[str, Any] = {
     "schedule": "linear-from-zero",
     "clip_norm": 0.0,
 }
+WARMUP = 0.1  # of all updates
 """What the published training code has where nothing else is said."""
 
 
@@ -117,18 +118,18 @@ class MiCoRecipe:
 
     tokenizer: the place of a vocabulary (vocab.txt of bert-base-uncased, or a tokenizer.json); without one a preset
     gets one of `vocabulary` word pieces, trained on the captions. frames, image_size, caption_tokens: of a preset, how
-    many frames and slices of each branch the model takes, their size in pixels, and the length of captions. drop_path,
-    dropout: while training; by default the model's own. tower_lr: the learning rate of the tower, where `optimizer.lr`
-    is that of all else; temperature_lr: that of the temperature, which at the rates of small models would run away
-    before there is anything to tell apart. workers: threads that decode the next batch. augmentation: its strength, 0
-    for none.
+    many frames and slices of each branch the model takes, their size in pixels, and the length of captions, with their
+    first and last token. drop_path, dropout: while training; by default the model's own. tower_lr: the learning rate of
+    the tower, where `optimizer.lr` is that of all else; temperature_lr: that of the temperature, which at the rates of
+    small models would run away before there is anything to tell apart. workers: threads that decode the next batch.
+    augmentation: its strength, 0 for none.
     """
 
     model: str
     sources: dict[str, ClipSource]
     steps: int
     batch_size: int
-    optimizer: OptimizerRecipe = field(default_factory=lambda: OptimizerRecipe(**VAST_ADAM))
+    optimizer: OptimizerRecipe
     tower_lr: float = 5e-7
     temperature_lr: float | None = None
     engine: EngineRecipe = field(default_factory=EngineRecipe)
@@ -153,6 +154,7 @@ class MiCoRecipe:
         within(
             self, "recipe", log_every="[1, inf)", save_every="[1, inf)", batch_size="[2, inf)", vocabulary="[10, inf)"
         )
+        within(self, "recipe", caption_tokens="[3, inf)", frames="[0, inf)", image_size="[1, inf)")
         within(self, "recipe", drop_path="[0, 1)", dropout="[0, 1)", augmentation="[0, 10]", seed=f"[0, {2**48})")
         if self.family != FAMILY:
             raise ValueError(f"recipe: this is of the family {FAMILY}, not {self.family!r}")
@@ -164,12 +166,17 @@ class MiCoRecipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MiCoRecipe:
-        """Inverse of `values`; a `ValueError` names an unknown key and the nearest known one."""
+        """Inverse of `values`; what the optimizer is not told is as published.
+
+        Raises:
+            ValueError: names what is wrong; of an unknown key also the nearest known one.
+        """
         fields = dict(values)
-        optimizer = fields.get("optimizer", {})
-        fields["optimizer"] = build_dataclass(
-            OptimizerRecipe, VAST_ADAM | optimizer if isinstance(optimizer, dict) else optimizer, "optimizer"
-        )
+        steps, optimizer = fields.get("steps"), fields.get("optimizer", {})
+        if isinstance(optimizer, dict):
+            warmup = {"warmup_steps": round(WARMUP * steps)} if isinstance(steps, int) and steps > 0 else {}
+            optimizer = VAST_ADAM | warmup | optimizer
+        fields["optimizer"] = build_dataclass(OptimizerRecipe, optimizer, "optimizer")
         if "engine" in fields:
             fields["engine"] = build_dataclass(EngineRecipe, fields["engine"], "engine")
         if fields.get("evaluation") is not None:

@@ -55,12 +55,12 @@ def plan_mico(recipe: MiCoRecipe, rows: Mapping[str, Rows], saved: Path | None =
     if saved is None and recipe.model in list_presets():
         pieces = _vocabulary(recipe, rows)
         return MiCoPlan(_fresh(recipe, pieces), pieces, None)
-    if saved is None and (recipe.frames or recipe.caption_tokens):
-        raise ValueError(f"frames and caption_tokens are those of presets; {recipe.model} has its own")
     try:
         path = saved or resolve(recipe.model)
     except ValueError as error:
         raise ValueError(f"{error}; presets are {', '.join(list_presets())}") from None
+    if saved is None and (recipe.frames or recipe.caption_tokens):
+        raise ValueError(f"frames and caption_tokens are those of presets; {recipe.model} has its own")
     if family_of(path) != FAMILY:
         raise CheckpointError(f"{path}: is no MiCo model")
     values, _ = open_saved(path)
