@@ -142,6 +142,14 @@ def test_a_name_that_is_no_model_is_named_whatever_else_is_set(tmp_path: Path) -
         plan_mico(saved, {})
 
 
+def test_no_clip_is_a_negative_of_itself(tmp_path: Path) -> None:
+    path = str(write_recipe(tmp_path, evaluation=None, steps=1))
+    with pytest.raises(ValueError, match=r"batch_size=13 is more than the 12 clips of sources\.both"):
+        run_mico(MiCoRecipe.from_dict(read_recipe("pretrain", path, ["batch_size=13"])), [], tmp_path, "cpu", print)
+    tasks = ["sources.both.tasks=cap%ta", "sources.sounds.tasks=cap%ta", "batch_size=13"]
+    run_mico(MiCoRecipe.from_dict(read_recipe("pretrain", path, tasks)), [], tmp_path / "out", "cpu", lambda _: None)
+
+
 def test_negatives_are_drawn_by_weight_and_never_the_own_one() -> None:
     weights = torch.tensor([[0.0, 3.0, 1.0], [1.0, 0.0, 0.0]])
     drawn = [draw_by(weights, torch.full((2,), (n + 0.5) / 1000)) for n in range(1000)]

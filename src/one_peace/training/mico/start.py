@@ -49,9 +49,16 @@ def plan_mico(recipe: MiCoRecipe, rows: Mapping[str, Rows], saved: Path | None =
     """What the recipe trains; `saved` is a run's own model, which it goes on with.
 
     Raises:
-        ValueError: settings of presets for a saved model, or no such model.
+        ValueError: settings of presets for a saved model, or no such model; a batch larger than a source.
         CheckpointError: the saved model is of another family, damaged, or has no vocabulary.
     """
+    for name, clips in rows.items():
+        contrasted = any(task.objective == "retrieval" for task in recipe.sources[name].tasks)
+        if contrasted and len(clips) < recipe.batch_size:
+            raise ValueError(
+                f"batch_size={recipe.batch_size} is more than the {len(clips)} clips of sources.{name}: retrieval "
+                "would have a clip as a negative of itself"
+            )
     if saved is None and recipe.model in list_presets():
         pieces = _vocabulary(recipe, rows)
         return MiCoPlan(_fresh(recipe, pieces), pieces, None)
