@@ -87,6 +87,30 @@ def test_longer_than_the_first_room(model: OfaModel) -> None:
     torch.testing.assert_close(logits, model.decode(previous, encoded)[:, -1], atol=2e-5, rtol=1e-4)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("first", [1, 65, 300, 520])
+def test_as_long_as_the_positions_reach(first: int) -> None:
+    """Room is doubled up to there, however many tokens come first."""
+    model = tiny_model(text_positions=1026)
+    previous = torch.randint(4, 300, (1, 1024), generator=torch.Generator().manual_seed(5))
+    encoded = model.encode(TOKENS[:1])
+    cache = model.start(encoded)
+    cache.step(previous[:, :first])
+    for part in previous[:, first:].split(8, dim=1):
+        logits = cache.step(part)
+    assert cache.kept.shape[4] == 1024
+    torch.testing.assert_close(logits, model.decode(previous, encoded)[:, -1], atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_fewer_positions_than_the_first_room() -> None:
+    model = tiny_model(text_positions=7)
+    encoded = model.encode(TOKENS)
+    torch.testing.assert_close(
+        model.start(encoded).step(PREVIOUS), model.decode(PREVIOUS, encoded)[:, -1], atol=2e-5, rtol=1e-4
+    )
+
+
 def test_a_wrong_number_of_rows_is_refused(model: OfaModel) -> None:
     cache = model.start(model.encode(TOKENS))
     with pytest.raises(ValueError, match="2 rows of tokens for 3 sequences"):

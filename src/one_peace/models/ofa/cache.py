@@ -10,7 +10,7 @@ from one_peace.models.ofa.decoder import OfaDecoder
 from one_peace.models.ofa.encoder import Encoded
 from one_peace.models.ofa.layers import KeysValues
 
-FIRST_CAPACITY = 32  # tokens; doubled when full
+FIRST_CAPACITY = 32  # tokens; doubled when full, as far as there are positions
 
 
 class OfaCache:
@@ -36,7 +36,8 @@ class OfaCache:
         self.cross_bias: Tensor
         self.buckets: Tensor
         self.table = torch.cat(list(decoder.tables(codes).tables), dim=1)  # of all layers: one look-up a step
-        self._grow(decoder.config.code_grid**2 + 1 if codes else FIRST_CAPACITY)
+        self.longest = decoder.longest(codes)
+        self._grow(self.longest if codes else min(FIRST_CAPACITY, self.longest))
 
     @property
     def rows(self) -> int:
@@ -50,7 +51,7 @@ class OfaCache:
             raise ValueError(f"{tokens.shape[0]} rows of tokens for {self.rows} sequences")
         start, stop = self.length, self.length + tokens.shape[1]
         if stop > self.kept.shape[4]:
-            self._grow(max(stop, 2 * self.kept.shape[4]))
+            self._grow(max(stop, min(2 * self.kept.shape[4], self.longest)))
         decoder = self.decoder
         x = decoder.embed(F.embedding(tokens, self.tokens), (self.codes,), None, start)
         biases = self._self_biases(start, stop)

@@ -14,7 +14,7 @@ from one_peace.models.ofa.encoder import Encoded, LayerBiases
 from one_peace.models.ofa.layers import DecoderLayer, KeysValues
 from one_peace.models.ofa.positions import PositionBias, Positions, RelativeTables, of_layer
 from one_peace.nn.grid_positions import code_positions, image_buckets
-from one_peace.nn.relative_position import RelativeBias, offset_buckets
+from one_peace.nn.relative_position import MAX_POSITIONS, RelativeBias, offset_buckets
 
 
 class OfaDecoder(nn.Module):
@@ -84,6 +84,12 @@ class OfaDecoder(nn.Module):
                 x = x + self.position_rows(start + x.shape[1], kind)[:, start:]
             rows.append(self.code_norm(x) if kind and self.code_norm is not None else self.text_norm(x))
         return _by_row(rows, codes)
+
+    def longest(self, kind: bool) -> int:
+        """Tokens of a sequence: codes with their start token, or as many of a text as there are positions for."""
+        if kind:
+            return self.config.code_grid**2 + 1
+        return min(self.config.text_positions, MAX_POSITIONS)
 
     def position_rows(self, length: int, kind: bool) -> Tensor:
         """Position features of tokens 0.., (1, length, width), not normalised."""
