@@ -154,8 +154,11 @@ def test_questions_without_words_are_refused(ofa: Ofa, nothing: str) -> None:
         with pytest.raises(InputError, match="has no words to ask with"):
             ask(PICTURES[0], nothing)
     assert list(ofa.locate(PICTURES[0], ["a dog", nothing], beams=1, on_error="skip").errors) == [1]
+
+
+def test_captions_without_words_are_refused() -> None:
     with pytest.raises(InputError, match="has no words"):
-        prompts.draw(nothing)
+        prompts.draw(" \n")
 
 
 def test_without_a_vocabulary() -> None:
@@ -185,6 +188,10 @@ def test_prompts_and_cleaning() -> None:
         == ' which region does the text " the red haired person " describe?'
     )
     assert prompts.ask("Is it a <person>") == " is it a <person>?" and prompts.ask("who?") == " who?"
+    assert (
+        prompts.draw(" A Red-Bus  parked,\t(NYC)\n") == " what is the complete image? caption: A Red-Bus parked, (NYC)"
+    )
+    assert prompts.draw("A " * 65) == " what is the complete image? caption:" + " A" * 64
     assert clean_text(" a  b\t\tc\n", 2) == "a b"
 
 

@@ -87,16 +87,31 @@ def test_answers_of_another_form_are_refused(words: OfaVocabulary, refs: str) ->
 
 
 def test_texts_of_punctuation_alone_ask_nothing(words: OfaVocabulary) -> None:
-    picture, codes = {"image": IMAGE}, " ".join(["3"] * 4)
+    picture = {"image": IMAGE}
     for task, row in (
         (Referring(words, FORM), picture | {"text": "!!!"}),
         (Answering(words, FORM), picture | {"question": "???"}),
         (Entailment(words, FORM), picture | {"hypothesis": "...", "caption": "a dog"}),
-        (Drawing(words, 4), {"caption": "?", "codes": codes}),
         (Summarization(words), {"source": "#"}),
     ):
         with pytest.raises(BadRow, match="nothing in it but punctuation"):
             task.example(row, "r")
+
+
+def test_captions_to_draw_keep_their_case_and_punctuation(words: OfaVocabulary) -> None:
+    task = Drawing(words, 4)
+    example = task.example({"caption": 'A Red-Bus  parked,\t(NYC) w/ "STOP"' + " and" * 60}, "r")
+    told = 'A Red-Bus parked, (NYC) w/ "STOP"' + " and" * 58
+    assert text(words, example.source) == f" what is the complete image? caption: {told}"
+    with pytest.raises(BadRow, match="'caption' is empty"):
+        task.example({"caption": " "}, "r")
+
+
+def test_sentences_have_single_blanks(words: OfaVocabulary) -> None:
+    row = {"sentence": " A fine   film\tindeed. " + "so " * 600}
+    example = SentenceAnswering(words, QUESTIONS["sst2"]).example(row, "r")
+    told = "a fine film indeed." + " so" * 508
+    assert text(words, example.source) == f' is the sentiment of text " {told} " positive or negative?'
 
 
 def test_prompts_of_each_kind(words: OfaVocabulary) -> None:

@@ -40,12 +40,16 @@ def with_mark(question: str) -> str:
 
 
 def draw(caption: str) -> str:
-    """A picture of what a caption says."""
-    return DRAW.format(_words(caption, DRAW_WORDS))
+    """A picture of what a caption says; of captions only the blanks are cleaned here, as published."""
+    return DRAW.format(_some(caption, " ".join(caption.split()[:DRAW_WORDS])))
 
 
 def _words(text: str, most: int, *, caption: bool = True) -> str:
-    cleaned = clean_text(text, most, caption=caption)
-    if not cleaned:
+    return _some(text, clean_text(text, most, caption=caption))
+
+
+def _some(text: str, words: str) -> str:
+    """The words that were left of a text, of which there must be some."""
+    if not words:
         raise InputError(repr(text)[:60], "has no words to ask with")
-    return cleaned
+    return words

@@ -6,8 +6,7 @@ from one_peace.models.ofa import prompts
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.ofa.codes import CodeTask
 from one_peace.tasks.ofa.example import SequenceExample, with_target
-from one_peace.tasks.ofa.task import cleaned
-from one_peace.tasks.task import Row
+from one_peace.tasks.task import Row, text_of
 
 
 class Drawing(CodeTask):
@@ -19,7 +18,6 @@ class Drawing(CodeTask):
         super().__init__(vocabulary, count)
 
     def example(self, row: Row, key: str) -> SequenceExample:
-        caption = cleaned(row, "caption", key, prompts.DRAW_WORDS)
-        source = self.vocabulary.encode(prompts.DRAW.format(caption))
-        parts = with_target(source, self.ids(self.codes_of(row, key)))
+        caption = text_of(row, "caption", key)
+        parts = with_target(self.vocabulary.encode(prompts.draw(caption)), self.ids(self.codes_of(row, key)))
         return SequenceExample(key, codes=True, facts={"caption": caption}, **parts)

@@ -73,7 +73,7 @@ class SentenceAnswering(SequenceTask):
 
     def example(self, row: Row, key: str) -> SequenceExample:
         texts = [text_of(row, name, key).lower() for name in self.question.columns]
-        texts = [" ".join(text.split(" ")[:MAX_WORDS]) for text in texts]
+        texts = [" ".join(text.split()[:MAX_WORDS]) for text in texts]
         label = text_of(row, "label", key) if has(row, "label") else None
         if label is not None and label not in self.question.answers:
             raise BadRow(key, f"column 'label': {label!r:.60} is none of {', '.join(self.question.answers)}")
