@@ -234,6 +234,36 @@ def test_what_is_no_ofa_model() -> None:
         infer_config("x", {}, {})
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("activation_fn", "relu"),
+        ("encoder_normalize_before", False),
+        ("decoder_normalize_before", False),
+        ("no_scale_embedding", False),
+        ("share_all_embeddings", False),
+    ],
+)
+def test_settings_of_another_model_are_refused(
+    setting: str, value: object, tmp_path: Path, state: dict[str, Tensor]
+) -> None:
+    cfg = official_settings(CONFIG.to_dict())
+    other = official_file(tmp_path / "other.pt", state, cfg=cfg | {"model": cfg["model"] | {setting: value}})
+    with pytest.raises(CheckpointError, match=f"other: its setting {setting} is {value!r}"):
+        read_ofa(other)
+    untold = official_file(tmp_path / "untold.pt", state, cfg=cfg | {"model": cfg["model"] | {setting: None}})
+    assert read_ofa(untold).config["width"] == CONFIG.width
+
+
+def test_another_activation_of_the_transformers_layout_is_refused(file: Path, tmp_path: Path) -> None:
+    convert(file, tmp_path / "folder")
+    convert(tmp_path / "folder", tmp_path / "port", form="transformers")
+    config = tmp_path / "port" / "config.json"
+    config.write_text(config.read_text().replace('"gelu"', '"relu"'))
+    with pytest.raises(CheckpointError, match="activation_fn is 'relu'"):
+        read_ofa(tmp_path / "port")
+
+
 def test_small_tables_grow(tmp_path: Path, state: dict[str, Tensor]) -> None:
     small = state | {"encoder.embed_image_positions.weight": state["encoder.embed_image_positions.weight"][:40]}
     model = load_model(open_saved(official_file(tmp_path / "small.pt", small)))

@@ -26,7 +26,17 @@ RESNETS = {
 }
 """Blocks of a trunk -> the published name; all of them are made of bottleneck blocks."""
 
+_FIXED = {
+    "activation_fn": "gelu",
+    "encoder_normalize_before": True,
+    "decoder_normalize_before": True,
+    "no_scale_embedding": True,
+    "share_all_embeddings": True,
+}
+"""Settings with one value in every published model, the only one that the model here has."""
+
 _PORT_SETTINGS = {  # transformers-style key -> that of the original settings
+    "activation_function": "activation_fn",
     "attention_dropout": "attention_dropout",
     "attn_scale_factor": "attn_scale_factor",
     "code_image_size": "code_image_size",
@@ -68,9 +78,13 @@ def infer_config(name: str, shapes: Shapes, settings: Mapping[str, Any]) -> dict
     Shapes win over settings: fine-tuning scripts stored the values they started from.
 
     Raises:
-        CheckpointError: tensors that every OFA model has are missing or of no OFA shape.
+        CheckpointError: tensors that every OFA model has are missing or of no OFA shape, or a setting has a value that
+            no OFA model here has.
     """
     model, task = _mapping(settings.get("model")), _mapping(settings.get("task"))
+    for setting, value in _FIXED.items():
+        if model.get(setting, value) not in (value, None):
+            raise CheckpointError(f"{name}: its setting {setting} is {model[setting]!r}; OFA here has {value!r} alone")
     needed = (
         "tokens.weight",
         "encoder.layers.0.ffn.up.weight",
@@ -140,10 +154,8 @@ def official_settings(config: Mapping[str, Any]) -> dict[str, Any]:
             ("drop_path_rate", "drop_path"),
         )
     }
-    model |= {f"{side}_normalize_before": True for side in ("encoder", "decoder")}
-    model |= {f"{side}_learned_pos": True for side in ("encoder", "decoder")}
+    model |= _FIXED | {f"{side}_learned_pos": True for side in ("encoder", "decoder")}
     model |= {
-        "share_all_embeddings": True,
         "share_decoder_input_output_embed": True,
         "layernorm_embedding": config["text_norm"],
         "patch_layernorm_embedding": config["image_norm"],
@@ -165,9 +177,7 @@ def official_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         "patch_image_size": config["image_size"],
         "orig_patch_image_size": (config["interpolate_positions"] or 16) * CELL_PIXELS,
         "interpolate_position": config["interpolate_positions"] is not None,
-        "activation_fn": "gelu",
         "dropout": config["dropout"],
-        "no_scale_embedding": True,
     }
     task = {
         "patch_image_size": config["image_size"],
