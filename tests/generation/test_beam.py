@@ -117,17 +117,17 @@ def test_prefixes_of_different_lengths_are_kept_and_scored() -> None:
             assert one.token_scores == pytest.approx(log_probabilities(ToyDecoder(3), index, one.tokens), rel=1e-4)
 
 
-def test_lengths_are_those_of_each_input_whatever_prefixes_the_others_have() -> None:
-    prefix = torch.tensor([[3, 4, 5], [3, PAD, PAD], [6, 7, PAD]])
-    rules = settings(beams=3, max_tokens=5, min_tokens=3)
-    together = beam_search(ToyDecoder(3), start(3), rules, prefix=prefix)
-    for index, hypotheses in enumerate(together):
-        alone = ToyDecoder(3)
-        alone.reorder(torch.tensor([index]))
-        given = prefix[index : index + 1, : int((prefix[index] != PAD).sum())]
-        (expected,) = beam_search(alone, start(1), rules, prefix=given)
-        assert [h.tokens for h in hypotheses] == [h.tokens for h in expected]
-        assert all(len(h.tokens) > 3 for h in hypotheses)
+@pytest.mark.parametrize("fewest", [0, 2, 4])
+def test_fewest_tokens_hold_behind_the_longest_prefix(fewest: int) -> None:
+    rules = settings(beams=300, max_tokens=4, min_tokens=fewest, exhaustive=True)
+
+    def lengths(*prefixes: list[int]) -> list[set[int]]:
+        found = beam_search(ToyDecoder(len(prefixes)), start(len(prefixes)), rules, prefix=torch.tensor(prefixes))
+        return [{len(one.tokens) - 1 for one in hypotheses} for hypotheses in found]
+
+    behind = set(range(max(3, fewest), 5))
+    assert lengths([3, 4, 5], [3, PAD, PAD]) == [behind, {1, 2} | behind]
+    assert lengths([3]) == [set(range(max(1, fewest), 5))]
 
 
 def test_a_prefix_may_be_all_that_is_written() -> None:

@@ -19,7 +19,7 @@ class NextToken:
         self, settings: GenerationSettings, start: Tensor, constraint: Constraint | None, prefix: Tensor | None
     ) -> None:
         """`start` (inputs, n) int64 comes before all tokens. `prefix` (inputs, m) int64, padded on the right: tokens
-        that sequences begin with, scored as if they had been chosen."""
+        that sequences begin with, scored as if they had been chosen. `min_tokens` holds from token m on, for all."""
         if start.ndim != 2 or not start.shape[1]:
             raise ValueError(f"start is (inputs, at least 1 token), got {tuple(start.shape)}")
         prefix = start.new_empty(len(start), 0) if prefix is None else prefix
@@ -56,10 +56,10 @@ class NextToken:
         if last:
             end = scores[:, settings.end].clone()
             scores.fill_(-math.inf)[:, settings.end] = end
-        if length < settings.min_tokens:
-            scores[:, settings.end] = -math.inf
         if length < self.prefix.shape[1] and not last:
             self._keep_prefix(scores, self.prefix[inputs, length])
+        elif length < settings.min_tokens:  # as published: not before the longest prefix ends
+            scores[:, settings.end] = -math.inf
         if settings.no_repeat_ngram:
             forbid_repetition(scores, torch.cat([self.start[inputs], tokens], dim=1), settings.no_repeat_ngram)
         return scores

@@ -24,7 +24,8 @@ class GenerationSettings:
     """Settings of one decoding; the defaults are greedy.
 
     end, pad: ids of the end token and of padding, which is never generated.
-    max_tokens: tokens before the end token. min_tokens: fewer do not count.
+    max_tokens: tokens before the end token. min_tokens: fewer do not count, but where prefixes are given: an input
+        may end before the longest of them does (as published).
     beams: hypotheses kept, in sampling the number of samples per input.
     length_penalty: exponent of the length that the sum of log-probabilities is divided by; 0 leaves the sum. The length
         counts start and prefix, but not the end token.
