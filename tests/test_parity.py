@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import golden_ofa
 import parity
 import parity_files
 import parity_one_peace_tokens
+import tiny_ofa
+from one_peace.models.ofa.layers import CrossAttention
+from one_peace.objectives.sequence import SequenceLoss
+from parity_ofa import attention_weights
+from parity_ofa_losses import compare_case
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = parity_files.fixtures(GOLDEN)
@@ -96,7 +103,21 @@ FACTS: list[tuple[str, tuple[str | int, ...], object]] = [
     ("one_peace/fixture_x_metrics.json", ("recall", "r_mean"), 85.0),
     ("one_peace/fixture_x_optim.json", ("param_groups", "classify_al_0.9", 0, "params", 0), "head_unknown"),
     ("ofa/state_dict_tiny.json", ("param_groups", "encoder.embed_tokens"), 15220993),
+    ("ofa/state_dict_tiny.json", ("args", "image_bucket_size"), 43),
+    ("ofa/state_dict_tiny.json", ("entries", 23, "dtype"), "float16"),
     ("ofa/tokenizer.json", ("vocab", "dict_txt_lines"), 50261),
+    ("ofa/dataset_items.json", ("boxes", "num_bins"), 999),
+    ("ofa/dataset_items.json", ("boxes", "patch_image_size"), 480),
+    ("ofa/dataset_items.json", ("boxes", "cases", 0, "bins", 0), 70),
+    ("ofa/generation.json", ("cases", "beam5_caption", "strategy"), "DiverseBeamSearch"),
+    ("ofa/generation.json", ("cases", "beam5_caption", "opts", "unk_penalty"), -9.0),
+    ("ofa/generation.json", ("code_first_id",), 201),
+    ("ofa/losses.json", ("cases", "pretrain_v1_v2", "nll_loss"), 24.137),
+    ("ofa/losses.json", ("trie_answers", 4, 1), 12),
+    ("ofa/metrics.json", ("bleu_per", 0, 0), 0.99999999),
+    ("ofa/scst.json", ("model_step", "nsentences"), 16),
+    ("ofa/transforms.json", ("cases", 9, "args", 1, 2), 129),
+    ("ofa/transforms.json", ("cases", 8, "op"), "RandomAugment Contrast"),
     ("mico/state_dict_vitg.json", ("n_parameters_unique",), 1287555263),
     ("mico/state_dict_vitg.json", ("parameters_by_group", "itm_head"), 593667),
 ]
@@ -155,6 +176,40 @@ def test_settings_are_those_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None
         }
 
     assert not failures(monkeypatch, "one_peace/fixture_x_optim.json", change)
+
+
+def test_losses_whose_terms_cancel_are_held_to_the_size_of_the_terms() -> None:
+    """What is left of a sum after rounding is no part of it; beyond that a loss fails."""
+    for name, nll, off, good in (
+        ("caption_ls0.1", 30.0, 3e-5, True),
+        ("caption_ls0.1", 30.0, 3e-4, False),
+        ("el_stub_log_end_0.5", 0.1, 9e-6, True),
+        ("el_stub_log_end_0.5", 0.1, 3e-5, False),
+    ):
+        compare = parity.Comparison()
+        loss = SequenceLoss(torch.tensor(1e-3 + off), torch.tensor(nll), 7)
+        compare_case(compare, name, loss, {"loss": 1e-3, "nll_loss": nll, "sample_size": 7.0})
+        assert bool(compare.failures) != good
+
+
+def test_the_weights_of_attention_are_those_that_it_uses() -> None:
+    """Whatever a head's width is multiplied by."""
+    attention = CrossAttention(dataclasses.replace(tiny_ofa.CONFIG, position_scale=3.0, head_scale=False))
+    x, features = torch.randn(2, 2, 3, 32, generator=torch.Generator().manual_seed(0))
+    keys, values = attention.keys_values(features)
+    weights = attention_weights(attention, 3.0, x, (keys, values), torch.zeros(1))
+    torch.testing.assert_close(
+        attention.out((weights @ values).transpose(1, 2).flatten(2)), attention(x, (keys, values), None)
+    )
+
+
+def test_position_buffers_of_settings_that_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = golden_ofa.manifest(GOLDEN / "ofa")
+    for name in ("image_bucket_size", "token_bucket_size"):
+        del facts["args"][name]
+    monkeypatch.setattr(golden_ofa, "manifest", lambda _: facts)
+    path = GOLDEN / "ofa" / "position_buffers.json"
+    assert not parity.run_check(path, parity.find_check(path.stem)).failures
 
 
 def test_optimizer_of_another_shape(tmp_path: Path) -> None:

@@ -105,6 +105,15 @@ def test_temperature_divides_the_logits() -> None:
     assert warm.token_scores == pytest.approx(log_probabilities(decoder, 0, warm.tokens, 2.5), rel=1e-5)
 
 
+def test_what_is_unknown_may_be_made_less_probable() -> None:
+    ((plain,),) = search(1)
+    token = plain.tokens[0]
+    ((other,),) = search(1, unknown=token, unknown_penalty=50.0)
+    assert token in plain.tokens[:-1] and token not in other.tokens
+    ((same,),) = search(1, unknown=token, unknown_penalty=-1.0)
+    assert same.tokens[0] == token and same.token_scores[0] == pytest.approx(plain.token_scores[0] + 1)
+
+
 def test_prefixes_of_different_lengths_are_kept_and_scored() -> None:
     prefix = torch.tensor([[3, 4, 5], [6, PAD, PAD], [7, 7, PAD]])
     decoder = ToyDecoder(3)

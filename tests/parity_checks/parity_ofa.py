@@ -16,6 +16,7 @@ from torch import Tensor
 import golden_ofa
 from one_peace.checkpoints.name_table import Target
 from one_peace.checkpoints.names import Kind
+from one_peace.checkpoints.ofa_config import official_settings
 from one_peace.checkpoints.ofa_names import TIED, from_port, to_native, to_official, to_port
 from one_peace.checkpoints.ofa_official import published_buffer
 from one_peace.generation.beam import beam_search
@@ -94,7 +95,10 @@ def check_decoder(fixture: Fixture, compare: Comparison) -> None:
     previous, codes = fixture["prev_output_tokens"], fixture.tensors.get("code_masks")
     weights: list[Tensor] = []
     attention = model.decoder.layers[-1].cross
-    hook = attention.register_forward_pre_hook(lambda _, args: weights.append(attention_weights(attention, *args)))
+    factor = model.config.position_scale
+    hook = attention.register_forward_pre_hook(
+        lambda _, args: weights.append(attention_weights(attention, factor, *args))
+    )
     results: list[Tensor] = []
     seen = states(model.decoder, lambda: results.append(model.decode(previous, encoded, codes)))
     hook.remove()
@@ -106,10 +110,13 @@ def check_decoder(fixture: Fixture, compare: Comparison) -> None:
     check_steps(compare, model, encoded, previous, codes, fixture["logits"])
 
 
-def attention_weights(attention: CrossAttention, x: Tensor, keys_values: KeysValues, bias: Tensor) -> Tensor:
-    """What a cross-attention weighs its inputs with, (batch, heads, tokens, inputs), by the formula."""
+def attention_weights(
+    attention: CrossAttention, factor: float, x: Tensor, keys_values: KeysValues, bias: Tensor
+) -> Tensor:
+    """What a cross-attention weighs its inputs with, (batch, heads, tokens, inputs), by the formula; `factor` is the
+    model's `position_scale`."""
     (q,) = attention.split(attention.query(x), 1)
-    logits = q * (2 * q.shape[-1]) ** -0.5 @ keys_values[0].transpose(2, 3) + bias
+    logits = q * (factor * q.shape[-1]) ** -0.5 @ keys_values[0].transpose(2, 3) + bias
     return logits.softmax(dim=-1)
 
 
@@ -171,9 +178,10 @@ def check_full(fixture: Fixture, compare: Comparison) -> None:
 def check_buffers(fixture: Fixture, compare: Comparison) -> None:
     """Buckets and code positions, as values and as the published buffers' checksums."""
     facts = golden_ofa.manifest(fixture.path.parent)["args"]
-    grid, window = facts["image_bucket_size"], facts["code_image_size"] // 8
+    config = golden_ofa.model(fixture.path.parent).config
+    grid, window = facts.get("image_bucket_size", config.image_grid), config.code_grid
     by_offset = fixture.meta["token_bucket_of_relpos_minus1023_to_1023"]
-    ours = offset_buckets(facts["token_bucket_size"], (len(by_offset) + 1) // 2)
+    ours = offset_buckets(facts.get("token_bucket_size", config.text_buckets), (len(by_offset) + 1) // 2)
     compare.exact("text buckets", torch.cat([ours[0].flip(0), ours[1:, 0]]).tolist(), by_offset)
     compare.exact("by offsets alone", torch.equal(ours[1:, 1:], ours[:-1, :-1]), fixture.meta["toeplitz"])
     positions = fixture.meta["decoder_image_position_idx"]
@@ -184,7 +192,7 @@ def check_buffers(fixture: Fixture, compare: Comparison) -> None:
     for a, b, bucket in fixture.meta["image_rp_bucket_samples"]:
         compare.exact(f"cells {a}, {b}", int(image_buckets(torch.tensor([a]), torch.tensor([b]), grid)), bucket)
     for name, theirs in fixture.meta["buffers"].items():
-        buffer = published_buffer(name, golden_ofa.model(fixture.path.parent).config.to_dict())
+        buffer = published_buffer(name, config.to_dict())
         compare.exact(f"shape of {name}", list(buffer.shape), theirs["shape"])
         compare.exact(f"type of {name}", str(buffer.dtype), theirs["dtype"])
         compare.exact(f"values of {name}", hashlib.sha256(buffer.numpy().tobytes()).hexdigest(), theirs["sha256"])
@@ -208,6 +216,11 @@ def official_tensors(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def plain_type(tensor: Tensor) -> str:
+    """The type of a tensor's values, such as `float32`."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 def check_state_dict(fixture: Fixture, compare: Comparison) -> None:
     """Every entry of an official state dict: its name and shape in our model of that size, and back."""
     facts = fixture.meta
@@ -216,8 +229,14 @@ def check_state_dict(fixture: Fixture, compare: Comparison) -> None:
     compare.exact("parameters", sum(p.numel() for p in model.parameters()), facts["unique_params"])
     compare.exact("trunk parameters", sum(p.numel() for p in model.encoder.trunk.parameters()), facts["resnet_params"])
     compare.exact("entries", len(facts["entries"]), facts["state_dict_entries"])
-    ours = {official: list(piece.shape) for official, piece in official_tensors(model.state_dict()).items()}
+    ours = {
+        official: [list(piece.shape), plain_type(piece)]
+        for official, piece in official_tensors(model.state_dict()).items()
+    }
     parameters = official_tensors(dict(model.named_parameters()))
+    settings = official_settings(model.config.to_dict())["model"]
+    for name in settings.keys() & facts["args"].keys() - {"patch_image_size"}:  # that is a recipe's
+        compare.exact(f"setting {name}", settings[name], facts["args"][name])
     groups: Counter[str] = Counter()
     for name, piece in parameters.items():
         groups[".".join(name.split(".")[:2])] += piece.numel()
@@ -228,10 +247,11 @@ def check_state_dict(fixture: Fixture, compare: Comparison) -> None:
         compare.exact(f"elements of {name}", math.prod(shape), entry["numel"])
         compare.exact(f"{name} is a parameter", TIED.get(name, name) in parameters, entry["kind"] == "param")
         if isinstance(target, Kind):
-            compare.exact(name, list(published_buffer(name, model.config.to_dict()).shape), shape)
+            buffer = published_buffer(name, model.config.to_dict())
+            compare.exact(name, [list(buffer.shape), plain_type(buffer)], [shape, entry["dtype"]])
             continue
         source = TIED.get(name, name)
-        compare.exact(name, ours.get(source), shape)
+        compare.exact(name, ours.get(source), [shape, entry["dtype"]])
         if source == name and isinstance(target, Target):
             compare.exact(f"{name} and back", to_official(target.name)[target.part or 0], name)
     named = {entry["name"] for entry in facts["entries"]}

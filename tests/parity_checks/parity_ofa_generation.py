@@ -14,7 +14,7 @@ from one_peace.generation.candidates import score_candidates
 from one_peace.generation.constraints import Constraint, TokenRange, Trie
 from one_peace.generation.sampling import sample
 from one_peace.generation.settings import GenerationSettings, Hypothesis
-from one_peace.modalities.tokenization import BOS_ID, EOS_ID, PAD_ID
+from one_peace.modalities.tokenization import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 from one_peace.models.ofa.encoder import Encoded
 from one_peace.models.ofa.model import OfaModel
 from parity import Check, Comparison
@@ -22,7 +22,12 @@ from parity_files import Fixture
 from parity_ofa import close
 
 TEXT_ONLY = ("_text", "maxlen_a", "_codes")  # in the names of the cases that see no picture
-OPTIONS = {"min_len": "min_tokens", "no_repeat_ngram_size": "no_repeat_ngram", "len_penalty": "length_penalty"}
+OPTIONS = {
+    "min_len": "min_tokens",
+    "no_repeat_ngram_size": "no_repeat_ngram",
+    "len_penalty": "length_penalty",
+    "unk_penalty": "unknown_penalty",
+}
 
 
 def inputs(fixture: Fixture) -> dict[str, Tensor]:
@@ -46,7 +51,7 @@ def settings_of(case: dict[str, Any], source_length: int) -> GenerationSettings:
     values = {OPTIONS.get(name, name): value for name, value in options.items()}
     if not normalised:
         values["length_penalty"] = 0.0
-    return GenerationSettings(EOS_ID, PAD_ID, limit, beams=case["beam"], **values)
+    return GenerationSettings(EOS_ID, PAD_ID, limit, beams=case["beam"], unknown=UNK_ID, **values)
 
 
 def constraint_of(case: dict[str, Any], answers: list[list[int]]) -> Constraint | None:
@@ -71,6 +76,8 @@ def check_hypotheses(compare: Comparison, name: str, ours: list[Hypothesis], the
 def check_generation(fixture: Fixture, compare: Comparison) -> None:
     """Every case, through the cache."""
     model, source = golden_ofa.model(fixture.path.parent), inputs(fixture)
+    words = golden_ofa.manifest(fixture.path.parent)["vocab"]
+    compare.exact("first code", words["code0"], fixture.meta["code_first_id"])
     start = torch.full((len(source["src_tokens"]), 1), BOS_ID)
     with torch.no_grad():
         seen = {pictures: encode(model, source, pictures=pictures) for pictures in (True, False)}
@@ -79,6 +86,7 @@ def check_generation(fixture: Fixture, compare: Comparison) -> None:
         prefix = None if case["prefix_tokens"] is None else torch.tensor(case["prefix_tokens"])
         constraint = constraint_of(case, fixture.meta["trie_answers"])
         decoder = model.start(seen[not any(word in name for word in TEXT_ONLY)], codes="_codes" in name)
+        compare.exact(f"{name}: a strategy that is known", case["strategy"] in ("BeamSearch", "Sampling"), True)
         if case["strategy"] == "Sampling":  # among the one most probable: the fixtures hold no random numbers
             found = sample(decoder, start, settings, torch.Generator(), top_k=1, prefix=prefix, constraint=constraint)
         else:

@@ -120,12 +120,15 @@ def check_items(fixture: Fixture, compare: Comparison) -> None:
             compare.feature(f"{name}: pixels", ours.pixels, fixture[item["patch_image"]])
     boxes = fixture.meta["boxes"]
     words = vocabulary(box_size=boxes["max_image_size"])
+    words.bins = boxes["num_bins"]
     for index, case in enumerate(boxes["cases"]):
         width, height = case["image_wh"]
         tall, wide = case["resized_hw"]
         ratios = torch.tensor([wide / width, tall / height] * 2)
         ids = words.boxes_to_ids(torch.tensor(case["box"]) * ratios)
         compare.exact(f"box {index}", ids.tolist(), case["token_ids"])
+        compare.exact(f"bins of box {index}", (ids - words.first_bin).tolist(), case["bins"])
+        compare.exact(f"picture of box {index}", [tall, wide], [boxes["patch_image_size"]] * 2)
         back = words.ids_to_boxes(ids) / ratios
         compare.feature(f"box {index} back", back, torch.tensor(case["decoded_box"]), 1e-3)
 

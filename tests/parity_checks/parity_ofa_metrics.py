@@ -26,7 +26,8 @@ def check_metrics(fixture: Fixture, compare: Comparison) -> None:
     references = [[text.split() for text in facts["ref_tokens"][key]] for key in keys]
 
     def close(name: str, ours: object, theirs: object) -> None:
-        compare.feature(name, torch.tensor(ours).double(), torch.tensor(theirs).double(), 1e-9)
+        both = (torch.tensor(values, dtype=torch.float64) for values in (ours, theirs))
+        compare.feature(name, *both, 1e-9)
 
     together, single = bleu(hypotheses, references)
     close("BLEU", together, facts["bleu"])

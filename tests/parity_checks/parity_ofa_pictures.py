@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from one_peace.data.boxed_pictures import BoxedPicture, crop_around, jitter_scale, mirror
+from one_peace.data.rand_augment import FILL
 from parity import Check, Comparison
 from parity_files import Fixture
 from parity_rand_augment import BACKWARDS, compare_operation
@@ -35,7 +36,9 @@ def check_transforms(fixture: Fixture, compare: Comparison) -> None:
         elif name == "hflip":
             compare_boxed(compare, fixture, case, mirror(picture))
         else:
-            operation, strength = name.removeprefix("ra."), (case["args"] or [0.0])[0]
+            operation, (strength, *fill) = name.removeprefix("ra."), case["args"] or [0.0]
+            compare.exact(f"{name}: what comes in over the edge", fill, [[FILL] * 3] if fill else [])
+            compare.exact(f"{name}: operation", case["op"], f"RandomAugment {operation}")
             sign = int(math.copysign(1, strength)) * (-1 if operation in BACKWARDS else 1)
             compare_operation(compare, operation, pixels, fixture[name], abs(strength), (sign,))
 

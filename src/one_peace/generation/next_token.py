@@ -50,6 +50,8 @@ class NextToken:
         norm = scores.logsumexp(dim=1, keepdim=True).clamp_(min=torch.finfo(torch.float32).min)
         scores = scores.sub_(norm)
         scores[:, settings.pad] = -math.inf
+        if settings.unknown is not None:
+            scores[:, settings.unknown] -= settings.unknown_penalty
         last = length >= settings.max_tokens
         if isinstance(self.constraint, TokenRange) and self.constraint.specials_at_end and not last:
             scores[:, :SPECIALS] = -math.inf

@@ -30,6 +30,7 @@ class GenerationSettings:
     length_penalty: exponent of the length that the sum of log-probabilities is divided by; 0 leaves the sum. The length
         counts start and prefix, but not the end token.
     temperature: what logits are divided by.
+    unknown_penalty: what the log-probability of the token `unknown` loses.
     no_repeat_ngram: no n tokens in a row occur twice; 0 allows all.
     force_end: at max_tokens the end token is appended and its log-probability counts (OFA). Without it max_tokens
         includes the end token, and sequences that have not ended by then count as they are (MiCo).
@@ -45,6 +46,8 @@ class GenerationSettings:
     beams: int = 1
     length_penalty: float = 1.0
     temperature: float = 1.0
+    unknown: int | None = None
+    unknown_penalty: float = 0.0
     no_repeat_ngram: int = 0
     force_end: bool = True
     exhaustive: bool = False
