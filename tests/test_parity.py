@@ -16,12 +16,12 @@ from torch import Tensor
 import golden_ofa
 import parity
 import parity_files
+import parity_ofa_losses
 import parity_one_peace_tokens
 import tiny_ofa
 from one_peace.models.ofa.layers import CrossAttention
 from one_peace.objectives.sequence import SequenceLoss
 from parity_ofa import attention_weights
-from parity_ofa_losses import compare_case
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = parity_files.fixtures(GOLDEN)
@@ -188,8 +188,23 @@ def test_losses_whose_terms_cancel_are_held_to_the_size_of_the_terms() -> None:
     ):
         compare = parity.Comparison()
         loss = SequenceLoss(torch.tensor(1e-3 + off), torch.tensor(nll), 7)
-        compare_case(compare, name, loss, {"loss": 1e-3, "nll_loss": nll, "sample_size": 7.0})
+        parity_ofa_losses.compare_case(compare, name, loss, {"loss": 1e-3, "nll_loss": nll, "sample_size": 7.0})
         assert bool(compare.failures) != good
+
+
+def test_a_small_gradient_that_is_changed_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "trie_ls0.1/grad/decoder.layers.1.encoder_attn.q_proj.bias"
+
+    def changed(path: Path) -> dict[str, Tensor]:
+        tensors = load_file(path)
+        if name in tensors:
+            tensors[name][-1] += 5e-6
+        return tensors
+
+    monkeypatch.setattr(parity_ofa_losses, "load_file", changed)
+    path = GOLDEN / "ofa" / "losses.json"
+    (failure,) = parity.run_check(path, parity.find_check(path.stem)).failures
+    assert "q_proj.bias" in failure
 
 
 def test_the_weights_of_attention_are_those_that_it_uses() -> None:

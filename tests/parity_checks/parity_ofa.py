@@ -234,7 +234,7 @@ def check_state_dict(fixture: Fixture, compare: Comparison) -> None:
         for official, piece in official_tensors(model.state_dict()).items()
     }
     parameters = official_tensors(dict(model.named_parameters()))
-    settings = official_settings(model.config.to_dict())["model"]
+    settings = official_settings(model.config.to_dict())["model"] | {"vocab_size": model.config.vocabulary}
     for name in settings.keys() & facts["args"].keys() - {"patch_image_size"}:  # that is a recipe's
         compare.exact(f"setting {name}", settings[name], facts["args"][name])
     groups: Counter[str] = Counter()
