@@ -104,6 +104,7 @@ MODULES = (  # each with its CHECKS, by the beginning of a fixture's name
     "parity_ofa_generation",
     "parity_ofa_losses",
     "parity_ofa_metrics",
+    "parity_ofa_scst",
     "parity_ofa_tokens",
     "parity_ofa_vqgan",
     "parity_ofa_items",
