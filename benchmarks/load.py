@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from one_peace.checkpoints.convert import convert
-from one_peace.checkpoints.names import to_official
+from one_peace.checkpoints.one_peace.names import to_official
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.models.one_peace.model import OnePeaceEncoder

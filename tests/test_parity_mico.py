@@ -14,7 +14,7 @@ from torch import Tensor
 import golden_mico as golden
 import parity
 import parity_mico_pretraining
-from one_peace.checkpoints.mico_names import to_official
+from one_peace.checkpoints.mico.names import to_official
 from one_peace.media.filter_bank import mel_filters
 from one_peace.modalities.frames import STATISTICS
 from one_peace.models.mico.config import TowerConfig

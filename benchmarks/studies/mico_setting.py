@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from one_peace.checkpoints.mico_config import input_settings
+from one_peace.checkpoints.mico.config import input_settings
 from one_peace.data.clips import LibraryClips
 from one_peace.data.manifest import Item
 from one_peace.modalities.base import Processor

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from one_peace.checkpoints.names import (
+from one_peace.checkpoints.one_peace.names import (
     Kind,
     Target,
     bare_name,

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from one_peace.checkpoints.convert import convert
 from one_peace.checkpoints.families import family_of
-from one_peace.checkpoints.ofa_config import infer_config, official_settings
-from one_peace.checkpoints.ofa_growth import fit_tables, grow_rows
-from one_peace.checkpoints.ofa_names import TIED, from_port, to_official, to_port
-from one_peace.checkpoints.ofa_official import native_pieces, published_buffer, read_ofa
+from one_peace.checkpoints.ofa.config import infer_config, official_settings
+from one_peace.checkpoints.ofa.growth import fit_tables, grow_rows
+from one_peace.checkpoints.ofa.names import TIED, from_port, to_official, to_port
+from one_peace.checkpoints.ofa.official import native_pieces, published_buffer, read_ofa
 from one_peace.errors import CheckpointError
 from one_peace.models.loading import from_pretrained
 from one_peace.models.ofa.config import OfaConfig

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from one_peace.checkpoints.families import family_of
-from one_peace.checkpoints.official import read_official
+from one_peace.checkpoints.one_peace.official import read_official
 from one_peace.checkpoints.pickles import load_pickle
 from one_peace.errors import CheckpointError
 

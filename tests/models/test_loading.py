@@ -15,8 +15,8 @@ from torch import Tensor
 
 import one_peace
 from one_peace.checkpoints.convert import convert
-from one_peace.checkpoints.official import read_official
-from one_peace.checkpoints.official_config import infer_config, parse_convolutions
+from one_peace.checkpoints.one_peace.config import infer_config, parse_convolutions
+from one_peace.checkpoints.one_peace.official import read_official
 from one_peace.checkpoints.pickles import load_pickle
 from one_peace.errors import CheckpointError, InputError
 from one_peace.modalities.tokenization import Tokenizer, train_tokenizer

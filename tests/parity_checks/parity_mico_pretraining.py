@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import golden_mico as golden
-from one_peace.checkpoints.mico_names import to_native, to_official
+from one_peace.checkpoints.mico.names import to_native, to_official
 from one_peace.checkpoints.name_table import Target
 from one_peace.models.mico.model import MiCoModel
 from one_peace.objectives.masked_words import hide_words

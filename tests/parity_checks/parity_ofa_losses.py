@@ -12,7 +12,7 @@ from torch import Tensor
 
 import golden_ofa
 from one_peace.checkpoints.name_table import Target
-from one_peace.checkpoints.ofa_names import to_native, to_official
+from one_peace.checkpoints.ofa.names import to_native, to_official
 from one_peace.generation.constraints import Trie
 from one_peace.modalities.tokenization import EOS_ID, PAD_ID
 from one_peace.models.ofa.model import OfaModel

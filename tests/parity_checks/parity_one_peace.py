@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from one_peace.checkpoints.assign import assign_tensors
-from one_peace.checkpoints.official import OfficialCheckpoint, read_official
+from one_peace.checkpoints.one_peace.official import OfficialCheckpoint, read_official
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.loading import SavedModel, load_encoder, load_predictor
 from one_peace.models.one_peace.model import OnePeaceEncoder

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from one_peace.checkpoints.names import Target, prefixed_name, to_native
+from one_peace.checkpoints.one_peace.names import Target, prefixed_name, to_native
 from one_peace.modalities import audio, image, text
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from one_peace.checkpoints.names import Target, to_native
+from one_peace.checkpoints.one_peace.names import Target, to_native
 from one_peace.training.optimizer import BLOCK, build_optimizer, decays, layer_of, learning_rate
 from one_peace.training.recipe import OptimizerRecipe
 from parity import Check, Comparison

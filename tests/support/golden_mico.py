@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from one_peace.checkpoints.mico_official import MiCoCheckpoint, read_mico
+from one_peace.checkpoints.mico.official import MiCoCheckpoint, read_mico
 from one_peace.models.mico.loading import build_mico
 from one_peace.models.mico.model import MiCoModel
 

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from one_peace.checkpoints.assign import assign_tensors
-from one_peace.checkpoints.ofa_config import infer_config
-from one_peace.checkpoints.ofa_names import TIED
-from one_peace.checkpoints.ofa_official import native_pieces
-from one_peace.checkpoints.official import joined_shape
+from one_peace.checkpoints.ofa.config import infer_config
+from one_peace.checkpoints.ofa.names import TIED
+from one_peace.checkpoints.ofa.official import native_pieces
+from one_peace.checkpoints.one_peace.official import joined_shape
 from one_peace.models.ofa.config import OfaConfig
 from one_peace.models.ofa.model import OfaModel
 

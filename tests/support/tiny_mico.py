@@ -12,7 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
-from one_peace.checkpoints.mico_config import input_settings
+from one_peace.checkpoints.mico.config import input_settings
 from one_peace.modalities.wordpiece import train_word_pieces
 from one_peace.models.mico.config import MiCoConfig, TextConfig, TowerConfig
 from one_peace.models.mico.interface import MiCo

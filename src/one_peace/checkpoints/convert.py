@@ -1,50 +1,30 @@
-"""Official files to our format and back, bit for bit, without holding a model in memory."""
+"""Official files of all families to our format and back, bit for bit."""
 
 from __future__ import annotations
 
-import json
-import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-import torch
-from torch import Tensor
+from typing import Literal
 
 from one_peace.checkpoints.families import Family, family_of
-from one_peace.checkpoints.mico_official import find_mico, mico_to_native, native_to_mico
-from one_peace.checkpoints.name_table import Target
-from one_peace.checkpoints.names import Kind as Unused
-from one_peace.checkpoints.names import bare_name, from_vision, prefixed_name, to_native, to_official, to_vision
+from one_peace.checkpoints.mico.official import find_mico, mico_to_native, native_to_mico
 from one_peace.checkpoints.native import (
     MAX_SHARD_BYTES,
-    OFFICIAL_PREFIX,
-    NativeFolder,
     is_native,
-    open_folder,
-    write_folder,
-    write_json,
 )
-from one_peace.checkpoints.ofa_convert import native_to_ofa, ofa_to_native
-from one_peace.checkpoints.ofa_official import is_port
-from one_peace.checkpoints.official import (
-    OWN_CONFIG,
-    Form,
-    OfficialCheckpoint,
-    read_official,
-)
-from one_peace.checkpoints.official_config import official_settings
-from one_peace.checkpoints.origin import ORIGIN, plain, read_origin
-from one_peace.checkpoints.pieces import own_storage
-from one_peace.checkpoints.replacing import replacing_checkpoint
-from one_peace.errors import CheckpointError
-from one_peace.nn.relative_position import MAX_POSITIONS, grid_buckets, sequence_buckets
+from one_peace.checkpoints.ofa.convert import native_to_ofa, ofa_to_native
+from one_peace.checkpoints.ofa.official import is_port
+from one_peace.checkpoints.one_peace.convert import native_to_official, official_to_native
 
-VERSION = 3.0  # of the published fusion model
 FORMS: dict[Family, tuple[str, ...]] = {
     "one_peace": ("native", "official", "vision"),
     "ofa": ("native", "official", "transformers"),
     "mico": ("native", "official"),
+}
+TO_NATIVE: dict[Family, Callable[[Path, Path, Callable[[Path], None] | None, int], Path]] = {
+    "one_peace": official_to_native,
+    "ofa": ofa_to_native,
+    "mico": mico_to_native,
 }
 
 
@@ -85,140 +65,3 @@ def convert(
     if family == "mico":
         return native_to_mico(source, target)
     return native_to_official(source, target, vision=form == "vision")
-
-
-def official_to_native(
-    source: Path,
-    target: Path,
-    write_files: Callable[[Path], None] | None = None,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-) -> Path:
-    """Our folder for an official file; what has no native name is kept aside in it."""
-    checkpoint = read_official(source)
-    if checkpoint.unknown:
-        raise CheckpointError(f"{source}: not tensors of a ONE-PEACE model: {', '.join(checkpoint.unknown)}")
-    tensors: dict[str, list[Tensor]] = dict(checkpoint.tensors)
-    for name, reason in checkpoint.unused.items():
-        tensor = checkpoint.official[name]
-        buffer = _buffer(name, checkpoint.config) if reason is Unused.BUFFER else None
-        if buffer is None or buffer.dtype != tensor.dtype or not torch.equal(buffer, tensor):
-            tensors[OFFICIAL_PREFIX + name] = [tensor]
-
-    def files(folder: Path) -> None:
-        write_json(folder / ORIGIN, _origin(checkpoint))
-        if write_files is not None:
-            write_files(folder)
-
-    return write_folder(target, checkpoint.config, tensors, write_files=files, max_shard_bytes=max_shard_bytes)
-
-
-def native_to_official(source: Path, target: Path, *, vision: bool = False) -> Path:
-    """An official file for a folder of ours."""
-    folder = open_folder(source)
-    origin = read_origin(source, get_args(Form))
-    written: Form = "vision" if vision else origin.get("form", "container")
-    names = _vision_names(folder) if vision else origin.get("names") or _all_names(folder)
-    state = {name: own_storage(_official_tensor(name, folder)) for name in names}
-    container = dict(origin.get("container") or _new_container(folder.config))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_checkpoint(target) as path:
-        if written == "vision":
-            arrays = {n: t if t.dtype is torch.bfloat16 else t.numpy() for n, t in state.items()}
-            marks = {"__author__": "ofa", "matching_heuristics": True}
-            with open(path, "wb") as file:
-                pickle.dump({"model": arrays} | marks, file, protocol=4)
-        elif written == "state_dict":
-            torch.save(state, path)
-        else:
-            order = ["args", "cfg"] if "cfg" in container else []
-            first = {key: container.pop(key, None) for key in order}
-            torch.save(first | {"model": state} | container, path)
-    return target
-
-
-def _origin(checkpoint: OfficialCheckpoint) -> dict[str, Any]:
-    container = {key: value for key, value in checkpoint.container.items() if key != "last_optimizer_state"}
-    return {"form": checkpoint.form, "names": list(checkpoint.official), "container": plain(container)}
-
-
-def _new_container(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "cfg": official_settings(config),
-        "criterion": None,
-        "optimizer_history": [],
-        "task_state": {},
-        "extra_state": {OWN_CONFIG: json.loads(json.dumps(config))},
-    }
-
-
-def _all_names(folder: NativeFolder) -> list[str]:
-    """Official names of a folder's tensors and of the buffers that belong to them."""
-    names = []
-    for native in folder.tensors:
-        official = to_official(bare_name(native))
-        if not official:
-            raise CheckpointError(
-                f"{folder.path}: {native} has no official name; official files hold text, image, audio"
-            )
-        names += official
-    return names + list(folder.leftovers) + _buffer_names(names)
-
-
-def _vision_names(folder: NativeFolder) -> list[str]:
-    """Names in the published vision format: the image adapter and the blocks without other experts or final norm."""
-    official = [name for native in folder.tensors for name in to_official(bare_name(native))]
-    names = [vision for name in official + _buffer_names(official) if (vision := to_vision(name))]
-    if not any(name.startswith("image_adapter.") for name in names):
-        raise CheckpointError(f"{folder.path}: has no image modality, so no vision branch")
-    return names
-
-
-def _buffer_names(names: list[str]) -> list[str]:
-    """The recomputed buffers that the published state dict has for these tensors."""
-    buffers = {name.split(".rel_pos_table")[0] + ".rp_bucket" for name in names if ".rel_pos_table" in name}
-    buffers |= {name.replace("pos_embed", "position_idx") for name in names if name.endswith("image_adapter.pos_embed")}
-    buffers |= {name.split(".layers.")[0] + ".version" for name in names if ".fusion_model.layers." in name}
-    return sorted(buffers - set(names))
-
-
-def _official_tensor(name: str, folder: NativeFolder) -> Tensor:
-    if name in folder.leftovers:
-        return folder.leftovers[name][0]
-    name = from_vision(name)
-    target = to_native(name)
-    native = target.name if isinstance(target, Target) else ""
-    if native and folder.composed:
-        native = prefixed_name(native)
-    if isinstance(target, Target) and native in folder.tensors:
-        tensor = folder.tensors[native][0]
-        return tensor if target.part is None else tensor.chunk(3)[target.part]
-    buffer = _buffer(name, folder.config)
-    if buffer is None:
-        raise CheckpointError(f"{folder.path}: nothing to make {name} from; remove {ORIGIN} to export without it")
-    return buffer
-
-
-def _buffer(name: str, config: Mapping[str, Any]) -> Tensor | None:
-    """The value that the published code gives a buffer."""
-    if name.endswith("fusion_model.version"):
-        return torch.tensor([VERSION])
-    adapter, _, buffer = name.rpartition(".")
-    modality = adapter.rpartition(".")[2].removesuffix("_adapter")
-    settings = config["modalities"].get(modality)
-    if settings is None:
-        return None
-    if buffer == "position_idx":
-        return torch.arange(settings["grid"] ** 2 + 1)
-    if buffer == "rp_bucket" and modality == "image":
-        side = settings["bias_grid"]
-        return grid_buckets(side, side, side)
-    if buffer == "rp_bucket" and "bias_buckets" in settings:
-        return sequence_buckets(settings["bias_buckets"], MAX_POSITIONS)
-    return None
-
-
-TO_NATIVE: dict[Family, Callable[[Path, Path, Callable[[Path], None] | None, int], Path]] = {
-    "one_peace": official_to_native,
-    "ofa": ofa_to_native,
-    "mico": mico_to_native,
-}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from one_peace.checkpoints.name_table import Target
-from one_peace.checkpoints.names import Kind
+from one_peace.checkpoints.one_peace.names import Kind
 from one_peace.errors import CheckpointError
 
 

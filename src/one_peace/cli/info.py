@@ -114,7 +114,7 @@ def _print_counts(sizes: dict[str, int]) -> None:
 
 def parameter_counts(parameters: Iterable[tuple[str, int]]) -> dict[str, int]:
     """Sizes summed by part of the encoder: what all modalities share, then each one's adapter, expert and head."""
-    from one_peace.checkpoints.names import modality_of
+    from one_peace.checkpoints.one_peace.names import modality_of
 
     counts: Counter[str] = Counter()
     for name, count in parameters:

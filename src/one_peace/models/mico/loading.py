@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from one_peace.checkpoints.assign import assign_tensors, build_on_meta, check_depth
-from one_peace.checkpoints.mico_official import fit_tables, read_mico
+from one_peace.checkpoints.mico.official import fit_tables, read_mico
 from one_peace.checkpoints.native import is_native, open_folder
 from one_peace.errors import CheckpointError
 from one_peace.modalities import get_modality

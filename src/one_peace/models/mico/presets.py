@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from one_peace.checkpoints.mico_config import input_settings
+from one_peace.checkpoints.mico.config import input_settings
 from one_peace.modalities.base import SMALL_WIDTH
 from one_peace.models.mico.config import MiCoConfig, TextConfig, TowerConfig
 

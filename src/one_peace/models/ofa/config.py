@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from one_peace.checkpoints.ofa_config import FAMILY
+from one_peace.checkpoints.ofa.config import FAMILY
 from one_peace.configuration import build_dataclass, within
 from one_peace.media.pictures import HALVES
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from one_peace.checkpoints.assign import assign_tensors, build_on_meta, check_depth
 from one_peace.checkpoints.native import STATISTICS, is_native, open_folder, write_folder
-from one_peace.checkpoints.ofa_growth import fit_tables
-from one_peace.checkpoints.ofa_official import is_port, read_ofa
+from one_peace.checkpoints.ofa.growth import fit_tables
+from one_peace.checkpoints.ofa.official import is_port, read_ofa
 from one_peace.errors import CheckpointError
 from one_peace.models.ofa.config import OfaConfig
 from one_peace.models.ofa.interface import Ofa

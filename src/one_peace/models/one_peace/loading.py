@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from one_peace.checkpoints.assign import assign_tensors, build_on_meta, check_depth
-from one_peace.checkpoints.names import bare_name, modality_of
 from one_peace.checkpoints.native import is_native, open_folder
-from one_peace.checkpoints.official import read_official
+from one_peace.checkpoints.one_peace.names import bare_name, modality_of
+from one_peace.checkpoints.one_peace.official import read_official
 from one_peace.checkpoints.registry import resolve
 from one_peace.errors import CheckpointError
 from one_peace.modalities import get_modality

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from one_peace.checkpoints.assign import assign_tensors
-from one_peace.checkpoints.official import read_official
+from one_peace.checkpoints.one_peace.official import read_official
 from one_peace.errors import CheckpointError
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.model import Backbone

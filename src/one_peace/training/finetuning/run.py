@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from one_peace.cache import table_cache
 from one_peace.checkpoints.assign import assign_tensors
-from one_peace.checkpoints.names import prefixed_name
+from one_peace.checkpoints.one_peace.names import prefixed_name
 from one_peace.errors import CheckpointError, InputError
 from one_peace.modalities.base import Processor
 from one_peace.models.one_peace.config import OnePeaceConfig

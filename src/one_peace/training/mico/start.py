@@ -11,7 +11,7 @@ import torch
 
 from one_peace.cache import pair_cache
 from one_peace.checkpoints.families import family_of
-from one_peace.checkpoints.mico_config import input_settings
+from one_peace.checkpoints.mico.config import input_settings
 from one_peace.checkpoints.registry import resolve
 from one_peace.data.clips import ClipShards, LibraryClips
 from one_peace.data.manifest import Item, Split

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from one_peace.checkpoints.names import bare_name, modality_of
+from one_peace.checkpoints.one_peace.names import bare_name, modality_of
 from one_peace.modalities.base import Example, Processor
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining

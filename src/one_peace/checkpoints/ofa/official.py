@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from one_peace.checkpoints.name_table import Target
-from one_peace.checkpoints.names import Kind
 from one_peace.checkpoints.native import CONFIG, INDEX, WEIGHTS, open_weights, read_json
-from one_peace.checkpoints.ofa_config import TAILS, infer_config, settings_of_port
-from one_peace.checkpoints.ofa_names import from_port, to_native, to_official
-from one_peace.checkpoints.official import joined_shape, open_state_dict, own_config, stored_settings
+from one_peace.checkpoints.ofa.config import TAILS, infer_config, settings_of_port
+from one_peace.checkpoints.ofa.names import from_port, to_native, to_official
+from one_peace.checkpoints.one_peace.names import Kind
+from one_peace.checkpoints.one_peace.official import joined_shape, open_state_dict, own_config, stored_settings
 from one_peace.checkpoints.pieces import Pieces, sort_pieces
 from one_peace.errors import CheckpointError
 from one_peace.nn.grid_positions import code_positions

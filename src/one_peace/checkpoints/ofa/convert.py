@@ -10,7 +10,6 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from one_peace.checkpoints.names import Kind
 from one_peace.checkpoints.native import (
     CONFIG,
     MAX_SHARD_BYTES,
@@ -20,10 +19,11 @@ from one_peace.checkpoints.native import (
     write_folder,
     write_json,
 )
-from one_peace.checkpoints.ofa_config import TAILS, official_settings, port_settings
-from one_peace.checkpoints.ofa_names import TIED, from_port, to_native, to_official, to_port
-from one_peace.checkpoints.ofa_official import PORT_WEIGHTS, Form, published_tensor, read_ofa, upgraded
-from one_peace.checkpoints.official import OWN_CONFIG
+from one_peace.checkpoints.ofa.config import TAILS, official_settings, port_settings
+from one_peace.checkpoints.ofa.names import TIED, from_port, to_native, to_official, to_port
+from one_peace.checkpoints.ofa.official import PORT_WEIGHTS, Form, published_tensor, read_ofa, upgraded
+from one_peace.checkpoints.one_peace.names import Kind
+from one_peace.checkpoints.one_peace.official import OWN_CONFIG
 from one_peace.checkpoints.origin import ORIGIN, plain, read_origin
 from one_peace.checkpoints.pieces import own_storage
 from one_peace.checkpoints.replacing import replacing_checkpoint

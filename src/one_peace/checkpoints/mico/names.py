@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from one_peace.checkpoints.name_table import NameTable, Target
-from one_peace.checkpoints.names import Kind
+from one_peace.checkpoints.one_peace.names import Kind
 
 _TOWER: list[tuple[Any, ...]] = [
     ("cls_token", "cls"),

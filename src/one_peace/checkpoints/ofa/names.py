@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from one_peace.checkpoints.name_table import NameTable, Target
-from one_peace.checkpoints.names import Kind
+from one_peace.checkpoints.one_peace.names import Kind
 
 _LAYER: list[tuple[Any, ...]] = [
     ("self_attn.q_proj.{p}", "attention.qkv.{p}", 0),

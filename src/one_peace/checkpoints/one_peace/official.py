@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from one_peace.checkpoints.name_table import Target
-from one_peace.checkpoints.names import Kind as Unused
-from one_peace.checkpoints.names import from_vision, prefixed_name, to_native, to_official
-from one_peace.checkpoints.official_config import infer_config
+from one_peace.checkpoints.one_peace.config import infer_config
+from one_peace.checkpoints.one_peace.names import Kind as Unused
+from one_peace.checkpoints.one_peace.names import from_vision, prefixed_name, to_native, to_official
 from one_peace.checkpoints.pickles import load_pickle
 from one_peace.errors import CheckpointError
 

@@ -1,0 +1,1 @@
+"""Published MiCo checkpoints: their tensor names, their configuration, conversion."""

@@ -1,0 +1,1 @@
+"""Published OFA checkpoints: their tensor names, their configuration, conversion."""

@@ -1,0 +1,1 @@
+"""Official ONE-PEACE checkpoints: their tensor names, their configuration, conversion."""
