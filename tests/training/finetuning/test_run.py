@@ -68,7 +68,7 @@ def test_learns_and_predicts(base: Path, tables: Path, tmp_path: Path) -> None:
     said: list[dict[str, Any]] = []
     figures = finetune(recipe(base, tables), tmp_path, "cpu", said.append)
     counts = {name: said[0].pop(name) for name in ("trained", "parameters")}
-    assert said[0] == {"examples": 18, "updates": 30, "task": "classification"}
+    assert said[0] == {"start": str(base), "examples": 18, "updates": 30, "task": "classification"}
     assert counts["trained"] == counts["parameters"] > 0
     assert figures["accuracy"] == 1.0 and figures["examples"] == 6.0 and figures["best_by"] == "accuracy"
     predictor = Predictor.from_pretrained(tmp_path / "model")

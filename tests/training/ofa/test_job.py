@@ -33,6 +33,7 @@ from one_peace.training.finetuning.recipe import FinetuneRecipe, load_finetune_r
 from one_peace.training.finetuning.run import finetune
 from one_peace.training.ofa import update as sequence_update
 from one_peace.training.ofa.self_critical import score_captions
+from one_peace.training.ofa.start import starts_at_random
 from one_peace.training.optimizer import learning_rate
 from one_peace.training.recipe import OptimizerRecipe
 from run_folders import check_continues, untimed_log
@@ -282,6 +283,32 @@ def test_a_fresh_small_model_learns_its_words(tables: Path, tmp_path: Path) -> N
     ofa = from_pretrained(tmp_path / "model")
     assert ofa.config.name == NANO and ofa.config.vocabulary <= 300 + 1 + 512 + 200
     assert ofa.processor.vocabulary.decode(ofa.processor.vocabulary.encode(" a red left")) == " a red left"
+
+
+def test_the_small_model_is_its_shipped_weights_unless_it_learns_words(tables: Path, tmp_path: Path) -> None:
+    settings = [f"data={tables / 'all.tsv'}", "steps=1", "batch_size=4"]
+    shipped = load_finetune_recipe("ofa-nano-captions", [*settings, f"checkpoint={NANO}", "optimizer.lr=1e-9"])
+    said: list[dict[str, Any]] = []
+    finetune(shipped, tmp_path / "run", "cpu", said.append)
+    assert said[0]["start"] == NANO
+    ours, theirs = from_pretrained(NANO).model.state_dict(), from_pretrained(tmp_path / "run" / "model").model
+    for name, tensor in theirs.state_dict().items():
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            torch.testing.assert_close(tensor, ours[name], rtol=0, atol=1e-6)
+    for fresh in (load_finetune_recipe("ofa-nano-drawings"), load_finetune_recipe("ofa-nano", folder="pretrain")):
+        assert fresh.model == NANO and starts_at_random(fresh)
+    assert not starts_at_random(load_finetune_recipe("ofa-nano-drawings", [f"checkpoint={NANO}"]))
+    assert starts_at_random(load_finetune_recipe("ofa-nano-captions", [f"model={NANO}", "sequence.words=300"]))
+
+
+def test_a_fresh_small_model_learns_the_words_of_sentences(tmp_path: Path) -> None:
+    rows = ["sentence\tlabel", *(f"a red left {n}\t{n % 2}" for n in range(8))]
+    (tmp_path / "cola.tsv").write_text("\n".join(rows) + "\n")
+    settings = [f"data={tmp_path / 'cola.tsv'}", f"model={NANO}", "sequence.words=600", "steps=1", "batch_size=4"]
+    chosen = load_finetune_recipe("ofa-cola", [*settings, "micro_batch=4"])
+    said: list[dict[str, Any]] = []
+    finetune(chosen, tmp_path / "run", "cpu", said.append)
+    assert said[0]["start"] == f"random {NANO}"
 
 
 def test_fine_tuned_models_are_measured_and_predict(base: Path, tables: Path, tmp_path: Path) -> None:

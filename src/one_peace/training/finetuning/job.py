@@ -31,7 +31,8 @@ class FinetuneJob:
     """A model to be trained, ready for its device. `save` writes it to a folder; `counts` as in `LoopSettings`.
 
     `passed_over` holds what the last evaluation could not use of the validation table; `learnt` the task's labels or
-    answers, wherever the recipe has them from. `tokens` counts what an update (from 0) of a pretraining reads, by kind.
+    answers, wherever the recipe has them from. `at_random`: the recipe's model is but a shape. `tokens` counts what an
+    update (from 0) of a pretraining reads, by kind.
     """
 
     model: nn.Module
@@ -42,6 +43,7 @@ class FinetuneJob:
     counts: tuple[str, ...] = ()
     passed_over: list[InputError] = field(default_factory=list)
     learnt: Mapping[str, list[str]] = field(default_factory=dict)
+    at_random: bool = False
     tokens: Callable[[int], Mapping[str, int]] = lambda step: {}
 
 

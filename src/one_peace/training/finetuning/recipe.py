@@ -218,7 +218,8 @@ def load_finetune_recipe(name_or_path: str, settings: Sequence[str] = (), folder
     """A recipe from a file, or a shipped one by name (`folder` of `recipes/`), with `key=value` settings applied.
 
     `data` is a folder of tables, or the training table itself, which then is all there is: what else the recipe itself
-    names beside it, a validation table and a file of labels, is not looked for.
+    names beside it, a validation table and a file of labels, is not looked for. `checkpoint` is weights: a recipe of a
+    small OFA that starts at random then learns no words of its own.
     """
     alone: list[str] = []
     given = []
@@ -236,5 +237,12 @@ def load_finetune_recipe(name_or_path: str, settings: Sequence[str] = (), folder
         and not any(setting.startswith(("task.labels=", "task=")) for setting in given)
     ):
         task = {name: value for name, value in recipe.task.items() if name != "labels"}
-        return dataclasses.replace(recipe, task=task)
+        recipe = dataclasses.replace(recipe, task=task)
+    if (
+        folder == "finetune"
+        and recipe.sequence is not None
+        and any(setting.startswith("model=") for setting in given)
+        and not any(setting.startswith(("sequence.words=", "sequence=")) for setting in given)
+    ):
+        return dataclasses.replace(recipe, sequence=dataclasses.replace(recipe.sequence, words=None))
     return recipe

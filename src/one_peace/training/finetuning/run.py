@@ -75,7 +75,8 @@ def finetune(
     keep_recipe(out, values | {"task": {**values["task"], **job.learnt}}, processes)
     if processes.first:
         trained, parameters = count_trained(job.model)
-        said = {"examples": len(train), "updates": updates, "task": recipe.kind}
+        start = f"random {recipe.model}" if job.at_random else recipe.model
+        said = {"start": start, "examples": len(train), "updates": updates, "task": recipe.kind}
         report(said | {"trained": trained, "parameters": parameters})
     processes.wait()
     done, over = run_updates(job.model, loop, job.gradients, out, processes, report, judge=job.judge)

@@ -33,7 +33,7 @@ from one_peace.training.ofa.forward_pass import OfaPass, norms_of
 from one_peace.training.ofa.mixture import PRETRAINING, SECOND, mixed_examples
 from one_peace.training.ofa.recipe import SequenceRecipe
 from one_peace.training.ofa.self_critical import CaptionPart, count_documents
-from one_peace.training.ofa.start import start_sequence_model
+from one_peace.training.ofa.start import start_sequence_model, starts_at_random
 from one_peace.training.ofa.update import Groups, Part, Prepare, SequenceUpdate, TargetPart
 from one_peace.training.saving import write_sharded
 
@@ -105,7 +105,8 @@ def open_sequence(recipe: FinetuneRecipe, device: str, processes: Processes) -> 
     update = SequenceUpdate(draw, prepare, recipe, processes, place)
     learnt = {"answers": list(settings.answers)} if settings.answers else {}
     tokens = partial(count_tokens, draw, chosen.patches)
-    return FinetuneJob(model, train, update.gradients, save, judge, (), passed_over, learnt, tokens)
+    random = starts_at_random(recipe)
+    return FinetuneJob(model, train, update.gradients, save, judge, (), passed_over, learnt, random, tokens)
 
 
 def _check(recipe: FinetuneRecipe, chosen: SequenceRecipe, settings: SequenceSettings, mixture: object) -> None:

@@ -20,7 +20,8 @@ class SequenceRecipe:
     that the model writes itself by their CIDEr-D, the second stage of captioning; `beams` are the captions per picture
     and `max_tokens` their longest. patches: random cells of each picture in pretraining, None for all. code_grid: side
     of the grid of image codes, None for the model's own. imagenet_statistics: pictures to be labelled are normalised by
-    ImageNet's. words: of the vocabulary that a fresh small model learns, at most.
+    ImageNet's. words: `model: ofa-nano` starts at random, with at most so many words that it learns from the training
+    table; None for the shipped weights.
     """
 
     loss: SequenceLossSettings = field(default_factory=SequenceLossSettings)
@@ -34,7 +35,7 @@ class SequenceRecipe:
     patches: int | None = None
     code_grid: int | None = None
     imagenet_statistics: bool = False
-    words: int = 3000
+    words: int | None = None
 
     def __post_init__(self) -> None:
         within(self, "sequence", dropout="[0, 1)", noise="[0, 1)", patches="[1, inf)")

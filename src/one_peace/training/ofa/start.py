@@ -21,10 +21,16 @@ from one_peace.models.ofa.presets import NANO, list_presets, nano, preset
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.ofa import entailment
 from one_peace.tasks.ofa.kinds import PROMPTS, SequenceSettings
+from one_peace.tasks.ofa.sentences import QUESTIONS
 from one_peace.training.finetuning.recipe import FinetuneRecipe
+from one_peace.training.ofa.mixture import PRETRAINING
 from one_peace.training.ofa.recipe import SequenceRecipe
 
-TEXT_COLUMNS = ("caption", "question", "text", "answer", "source", "target", "hypothesis")
+SENTENCE_COLUMNS = sorted({column for question in QUESTIONS.values() for column in question.columns})
+TEXT_COLUMNS = tuple(
+    dict.fromkeys(("caption", "question", "text", "answer", "source", "target", "hypothesis", *SENTENCE_COLUMNS))
+)
+WORDS = 3000  # of a fresh small model, where a recipe for pretraining says nothing
 ASKED = (  # so that what the model is asked is made of whole words
     *(prompt.replace(" {}", "") for prompt in prompts.PRETRAINED),
     *(f" {answer}" for answer in entailment.ANSWERS.values()),
@@ -36,8 +42,8 @@ def start_sequence_model(
 ) -> tuple[OfaModel, OfaVocabulary]:
     """A model on the CPU with first values, and its vocabulary; seeded by the recipe.
 
-    A saved model's tensors go where they fit, by the published rules; what it lacks is fresh. `model: ofa-nano` is a
-    fresh small model that learns its words from the texts of the training table, the other presets take a published
+    A saved model's tensors go where they fit, by the published rules; what it lacks is fresh. An `ofa-nano` that
+    `starts_at_random` learns its words from the texts of the training table, the other presets take a published
     vocabulary.
 
     Raises:
@@ -45,8 +51,8 @@ def start_sequence_model(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        if recipe.model == NANO:
-            tokenizer = _learned_words(recipe, chosen.words, cache)
+        if recipe.model == NANO and starts_at_random(recipe):
+            tokenizer = _learned_words(recipe, settings, chosen.words or WORDS, cache)
             config = _changed(nano(tokenizer.vocab_size), recipe, chosen, settings)
             return OfaModel(config), OfaVocabulary(tokenizer, config)
         saved = None if recipe.model in list_presets() else open_saved(path := resolve(recipe.model))
@@ -59,6 +65,14 @@ def start_sequence_model(
         if saved is not None:
             start_from(model, saved, torch.Generator().manual_seed(recipe.seed))
     return model, found
+
+
+def starts_at_random(recipe: FinetuneRecipe) -> bool:
+    """Whether the model is but a shape: a published one by its preset's name, or the small one in pretraining and where
+    a number of `words` is to be learnt. Otherwise `ofa-nano` is the shipped weights."""
+    if recipe.model != NANO:
+        return recipe.model in list_presets()
+    return recipe.kind == PRETRAINING or (recipe.sequence is not None and recipe.sequence.words is not None)
 
 
 def _changed(
@@ -77,7 +91,7 @@ def _changed(
     return with_image_size(dataclasses.replace(config, **changes), recipe.image_size)
 
 
-def _learned_words(recipe: FinetuneRecipe, words: int, cache: Path) -> Tokenizer:
+def _learned_words(recipe: FinetuneRecipe, settings: SequenceSettings, most: int, cache: Path) -> Tokenizer:
     """Of the texts in the training table, at most so many words."""
     rows = recipe.tables.open_training((), cache, media=())
     texts: set[str] = set()
@@ -89,4 +103,10 @@ def _learned_words(recipe: FinetuneRecipe, words: int, cache: Path) -> Tokenizer
         texts |= {str(row[name]) for name in TEXT_COLUMNS if row.get(name)}
     if not texts:
         raise InputError(str(rows.path), f"has no words to learn; looked for in {', '.join(TEXT_COLUMNS)}")
-    return Tokenizer(train_tokenizer([*(text.strip() for text in ASKED * 100), *sorted(texts)], words))
+    asked = ASKED
+    if settings.kind == "sentences":
+        asked += (
+            QUESTIONS[settings.question].prompt.replace(" {}", ""),
+            *QUESTIONS[settings.question].answers.values(),
+        )
+    return Tokenizer(train_tokenizer([*(text.strip() for text in asked * 100), *sorted(texts)], most))

@@ -74,7 +74,14 @@ def open_coding(recipe: FinetuneRecipe, device: str, processes: Processes) -> Fi
         judge = _judge(recipe, update, size, save, len(train), cache, passed_over)
     codes = recipe.batch_size * (crop // model.config.patch) ** 2
     return FinetuneJob(
-        model, train, update.gradients, save, judge, passed_over=passed_over, tokens=lambda step: {"code": codes}
+        model,
+        train,
+        update.gradients,
+        save,
+        judge,
+        passed_over=passed_over,
+        at_random=recipe.model in PRESETS,
+        tokens=lambda step: {"code": codes},
     )
 
 
