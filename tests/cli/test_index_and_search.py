@@ -132,6 +132,11 @@ def test_uses_of_a_library(folder: Path, tmp_path: Path) -> None:
     call("tag", folder / ".one-peace", "--labels", "red,green", "-w", "modality=image", "--write")
     tagged = json.loads(call("search", "--library", folder, "-t", "green", "--where", "tag=red", "--json"))
     assert {Path(row["path"]).name for row in tagged} == {"copy.png", "red.png"}
+    call("tag", folder, "--labels", "red,green", "-w", "modality=image", "--least", "1", "--write")
+    call("tag", folder, "--labels", "warm", "-w", "tag=red", "--write")
+    again = json.loads(call("search", "--library", folder, "-t", "green", "--where", "tag=red", "--json"))
+    assert len(again) == 2 and all("warm" in row["tags"] for row in again), "tags are added, and none taken away"
+    assert "no such file" in runner.invoke(app, ["tag", str(folder), "--labels", "nolabels.txt"]).output
     assert "5 rows in" in call("export", tmp_path / "all.npz", "--library", folder)
     assert (tmp_path / "all.jsonl").is_file()
 

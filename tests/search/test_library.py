@@ -479,7 +479,9 @@ def test_tags_are_kept_and_filtered_by(folder: Path, place: Path, encoder: FakeE
     opened = Library(place, encoder)
     items = opened.index(folder).items
     green = items[str(folder / "animals" / "green.jpg")]
-    opened.set_tags({green: ["cold", "wet"], "nothing": ["x"]})
+    red = items[str(folder / "red.png")]
+    assert opened.add_tags({green: ["wet"], red: ["bright"], "nothing": ["x"]}) == 1, "its .txt speaks of tags"
+    assert opened.add_tags({green: ["cold"], red: []}) == 1 and opened.item(red).tags == ("warm",)
     assert paths(opened.search(text="red", filters=Filters(tag=("cold",)))) == ["green.jpg"]
     assert sorted(paths(opened.search(text="red", filters=Filters(tag=("cold", "warm"))))) == ["green.jpg", "red.png"]
     assert str(opened.index(folder)) == "4 unchanged"

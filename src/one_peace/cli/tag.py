@@ -21,7 +21,7 @@ def tag(
     where: Annotated[
         list[str] | None, typer.Option("--where", "-w", help="Only what passes, e.g. modality=image; repeatable.")
     ] = None,
-    write: Annotated[bool, typer.Option("--write", help="Keep them as the tags of the files, to filter by.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Add them to the tags of the files, to filter by.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     imports: Imports = None,
 ) -> None:
@@ -33,7 +33,10 @@ def tag(
     library = indexed(folder)
     tagged = list(tag_items(library, words, best=best, least=least, filters=filters))
     if write:
-        library.set_tags({one.id: [label for label, _ in one.labels] for one in tagged})
+        found = {one.id: [label for label, _ in one.labels] for one in tagged if one.labels}
+        written = library.add_tags(found)
+        if written < len(found):
+            typer.echo(f"{len(found) - written} files keep the tags of the .txt beside them", err=True)
     if json:
         import json as writer
 
@@ -64,6 +67,8 @@ def indexed(folder: Path) -> Library:
 
 def _labels(given: str) -> list[str]:
     path = Path(given)
+    if "," not in given and path.suffix == ".txt" and not path.is_file():
+        raise typer.BadParameter(f"--labels {given}: no such file")
     if "," not in given and path.suffix and path.is_file():
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     return [label.strip() for label in given.split(",") if label.strip()]

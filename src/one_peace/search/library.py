@@ -21,7 +21,7 @@ from one_peace.search.records import Entry, Item, Record, Result, Space
 from one_peace.search.searching import Searcher
 from one_peace.search.stores.base import VectorStore
 from one_peace.search.stores.engines import find_space
-from one_peace.search.walk import Walk, absolute, look_at_all, unique, walk
+from one_peace.search.walk import Walk, absolute, beside, look_at_all, unique, walk
 
 DEFAULT_MODEL = "one-peace-nano"
 
@@ -157,17 +157,22 @@ class Library:
             self._folder.calibration.renew(store)
             return len({row.item for row in rows})
 
-    def set_tags(self, tags: Mapping[str, Iterable[str]]) -> None:
-        """Replaces the tags of items, by id; unknown ids are ignored.
+    def add_tags(self, tags: Mapping[str, Iterable[str]]) -> int:
+        """Adds to the tags of items, by id -> how many items got any; unknown ids are ignored.
 
-        They stay until a file's own (`walk.beside`) replace them.
+        They stay until a file's own (`walk.beside`) replace them. A file that has its own already is left alone: the
+        next `index` would take others away again.
         """
-        if self._folder.store is None or not tags:
-            return
+        wanted = {item: words for item, given in tags.items() if (words := unique(given))}
+        if self._folder.store is None or not wanted:
+            return 0
         with self._folder.writing() as store:
-            rows = store.rows([row.id for row in store.entries((Condition("item", "in", tuple(tags)),))])
-            new = [replace(row, entry=replace(row.entry, tags=unique(tags[row.entry.item]))) for row in rows.values()]
-            store.add(new)
+            rows = store.entries((Condition("item", "in", tuple(wanted)),))
+            own = {path for path in {row.path for row in rows} if beside(Path(path))[1] is not None}
+            records = store.rows([row.id for row in rows if row.modality == "text" or row.path not in own])
+            new = [(record, unique((*record.entry.tags, *wanted[record.entry.item]))) for record in records.values()]
+            store.add([replace(record, entry=replace(record.entry, tags=words)) for record, words in new])
+            return len({record.entry.item for record, _ in new})
 
     @overload
     def search(self, query: Query) -> list[Result]: ...
