@@ -13,6 +13,8 @@ import pytest
 
 from fake_encoder import FakeEncoder, write_picture
 from one_peace.data.lock import FolderBusyError, writer_lock
+from one_peace.errors import InputError
+from one_peace.modalities import imports
 from one_peace.search import bulk
 from one_peace.search.bulk import BulkError, embed_folder
 from one_peace.search.library import Library
@@ -106,6 +108,20 @@ def test_a_lance_table(many: Path, tmp_path: Path) -> None:
     assert run(many, out, format="lance").shards == 1
     entries = open_store(str(out), Space("fake", "fake-1", 16)).entries()
     assert len(entries) == len({entry.path for entry in entries}) == 23
+
+
+def test_workers_have_the_modalities_of_a_users_own(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imports, "_imported", [])
+    asked = "import multiprocessing\nif multiprocessing.parent_process(): raise RuntimeError('imported by a worker')\n"
+    (tmp_path / "only_here.py").write_text(asked)
+    monkeypatch.chdir(tmp_path)
+    imports.import_modality("only_here.py")
+    monkeypatch.delitem(sys.modules, "only_here")
+    monkeypatch.chdir(many)
+    with pytest.raises(InputError, match="imported by a worker"):
+        run(many, tmp_path / "out", workers=2)
 
 
 _TWO_WORKERS = """

@@ -91,6 +91,7 @@ def work_here(load: Load, tasks: Iterable[tuple[int, Any]], workers: int) -> Ite
 
     Raises:
         BulkError: a process was killed. What was written stays; the next run goes on from there.
+        Exception: what `load`, or the work, raised in a process.
     """
     context = get_context("spawn")  # threads and CUDA do not survive a fork
     numbers = context.Value("i", 0)
@@ -116,18 +117,22 @@ def cores() -> int:
 
 
 _work: Worker | None = None  # of a worker process
+_failure: Exception | None = None  # in place of it
 
 
 def _begin(load: Load, numbers: Any, workers: int) -> None:
     import torch
 
-    global _work
+    global _work, _failure
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with numbers.get_lock():
         mine, numbers.value = numbers.value, numbers.value + 1
     cards = torch.cuda.device_count()
     device = f"cuda:{mine % cards}" if cards else "cpu"
-    _work = load(device, max(1, cores() // workers))
+    try:
+        _work = load(device, max(1, cores() // workers))
+    except Exception as error:  # raised here it would end the process, as if somebody had killed it
+        _failure = error
 
 
 def _end_with_parent() -> None:
@@ -139,5 +144,7 @@ def _end_with_parent() -> None:
 
 
 def _do(number: int, content: Any) -> Any:
+    if _failure is not None:
+        raise _failure
     assert _work is not None
     return _work(number, content)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
-from one_peace.data.bulk_work import Load
-from one_peace.errors import MissingExtraError
+from one_peace.data.bulk_work import Load, Worker
+from one_peace.errors import MissingExtraError, OnePeaceError
 
 
 def work_on_ray(load: Load, tasks: Iterable[tuple[int, Any]], workers: int) -> Iterator[Any]:
@@ -19,6 +20,7 @@ def work_on_ray(load: Load, tasks: Iterable[tuple[int, Any]], workers: int) -> I
 
     Raises:
         MissingExtraError: Ray is not installed.
+        OnePeaceError: what `load`, or the work, raised in an actor.
     """
     try:
         import ray
@@ -40,20 +42,38 @@ def work_on_ray(load: Load, tasks: Iterable[tuple[int, Any]], workers: int) -> I
         num_gpus=1 if cards else 0,
     )
     for row in done.iter_rows():
-        yield pickle.loads(row["result"])
+        result = pickle.loads(row["result"])
+        if isinstance(result, OnePeaceError):
+            raise result
+        yield result
 
 
 class _Actor:
-    """Keeps the worker, and what it has loaded, between shards."""
+    """Keeps the worker, and what it has loaded, between shards.
+
+    Our own errors are answers: Ray would start an actor again that raised one, or wrap it in words of its own.
+    """
 
     def __init__(self, load: Load, device: str) -> None:
-        self._work = load(device, 1)
+        self._work: Worker
+        try:
+            self._work = load(device, 1)
+        except OnePeaceError as error:
+            self._work = partial(_fail, error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         import numpy as np
 
-        results = [
-            self._work(int(number), pickle.loads(content))
-            for number, content in zip(batch["number"], batch["content"], strict=True)
-        ]
+        tasks = zip(batch["number"], batch["content"], strict=True)
+        results = [self._do(int(number), pickle.loads(content)) for number, content in tasks]
         return {"result": np.array([pickle.dumps(result) for result in results], dtype=object)}
+
+    def _do(self, number: int, content: Any) -> Any:
+        try:
+            return self._work(number, content)
+        except OnePeaceError as error:
+            return error
+
+
+def _fail(error: OnePeaceError, number: int, content: Any) -> Any:
+    raise error

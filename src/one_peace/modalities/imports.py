@@ -9,6 +9,13 @@ from pathlib import Path
 
 from one_peace.errors import InputError
 
+_imported: list[str] = []
+
+
+def imported_modalities() -> tuple[str, ...]:
+    """What was given to `import_modality` here, files by absolute path, for another process to import as well."""
+    return tuple(_imported)
+
 
 def import_modality(name: str) -> None:
     """Imports a `.py` file, or a module by its dotted name, so that the modalities in it are registered.
@@ -16,6 +23,13 @@ def import_modality(name: str) -> None:
     Raises:
         InputError: it is not there, or fails when it runs.
     """
+    _import(name)
+    place = str(Path(name).resolve()) if name.endswith(".py") else name
+    if place not in _imported:
+        _imported.append(place)
+
+
+def _import(name: str) -> None:
     path = Path(name)
     try:
         if path.suffix != ".py":

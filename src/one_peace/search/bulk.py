@@ -21,6 +21,7 @@ from typing import TypeAlias
 from one_peace.data.bulk_work import BulkError, damaged_plan, kept_plan, work_here
 from one_peace.data.lock import writer_lock
 from one_peace.errors import InputError, MissingExtraError
+from one_peace.modalities.imports import import_modality, imported_modalities
 from one_peace.search.encoding import Encoder, encode_contents, rows_of
 from one_peace.search.file_kinds import Content, kinds_for
 from one_peace.search.manifest import lasting_name
@@ -132,7 +133,7 @@ def embed_folder(
 
 def run_here(plan: Plan, shards: Iterable[tuple[int, list[Found]]], workers: int) -> Iterator[Shard]:
     """As `Runner`: in processes of this machine (`work_here`)."""
-    return work_here(partial(load_worker, plan), shards, workers)
+    return work_here(partial(load_worker, plan, imported_modalities()), shards, workers)
 
 
 def embed_shard(model: Encoder, plan: Plan, number: int, files: Sequence[Found]) -> Shard:
@@ -163,11 +164,12 @@ def embed_shard(model: Encoder, plan: Plan, number: int, files: Sequence[Found])
     return Shard(number, records, problems)
 
 
-def load_worker(plan: Plan, device: str, threads: int) -> Callable[[int, list[Found]], Shard]:
-    """The model in a process that does shards; the result does one.
+def load_worker(plan: Plan, imports: Sequence[str], device: str, threads: int) -> Callable[[int, list[Found]], Shard]:
+    """The model in a process that does shards; the result does one. `imports` are the modalities of a user's own.
 
     Raises:
         BulkError: what is loaded there by the plan's name is another model.
+        InputError: one of the imports fails there.
     """
     import torch
 
@@ -176,6 +178,8 @@ def load_worker(plan: Plan, device: str, threads: int) -> Callable[[int, list[Fo
 
     keep_freed_memory()
     torch.set_num_threads(threads)
+    for name in imports:
+        import_modality(name)
     model = one_peace.from_pretrained(plan.model, device=device)
     if model.fingerprint != plan.fingerprint:
         raise BulkError(f"{plan.model} is another model here ({model.fingerprint}) than planned ({plan.fingerprint})")
