@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ import torch
 
 import one_peace
 from one_peace.errors import InputError
+from one_peace.modalities import imports
 from one_peace.server.decoders import Decoders
 from one_peace.server.settings import Limits
 from server import hostile
@@ -85,6 +87,16 @@ def test_a_codec_that_hangs_or_crashes_is_replaced() -> None:
     with pytest.raises(InputError, match="failed"):
         jobs[2].result(60)
     assert len(jobs[3].result(60).views) == 1
+    decoders.close()
+
+
+def test_processors_of_a_users_own_are_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imports, "_imported", [])
+    (tmp_path / "scents.py").write_text("from server import hostile\nclass Scent(hostile.Slow):\n    pass\n")
+    imports.import_modality(str(tmp_path / "scents.py"))
+    decoders = Decoders({"smell": sys.modules["scents"].Scent()}, LIMITS, count=1)
+    monkeypatch.delitem(sys.modules, "scents")
+    assert len(decoders.submit("smell", b"fine").result(60).views) == 1
     decoders.close()
 
 

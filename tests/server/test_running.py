@@ -201,6 +201,21 @@ def test_a_read_only_service_leaves_the_disk_alone(tmp_path: Path, model: one_pe
         service.close()
 
 
+def test_uploads_of_registered_modalities_are_known_by_their_names(tmp_path: Path) -> None:
+    own = {"cloud": replace(KINDS["text"], endings=".xyz"), "depth": replace(KINDS["image"], endings=".depth.png")}
+    uploads = Uploads(tmp_path, {**KINDS, **own})
+    uploads.prepare()
+    path, kind = uploads.keep(io.BytesIO(b"1.0 2.0 3.0\n" * 20), "a Cloud.XYZ")
+    assert (path.name, kind) == ("a Cloud.xyz", "cloud"), "a text is a file of theirs too"
+    path, kind = uploads.keep(io.BytesIO(hostile.picture()), "room.depth.png")
+    assert (path.name, kind) == ("room.depth.png", "depth")
+    for name in ("a.xyz", "b.depth.jpg.xyz"):
+        with pytest.raises(InputError, match="named like cloud and holds image"):
+            uploads.keep(io.BytesIO(hostile.picture()), name)
+    with pytest.raises(InputError, match="named like depth and holds audio"):
+        uploads.keep(io.BytesIO(hostile.sound()), "song.depth.png")
+
+
 def test_uploads_keep_equal_contents_once_and_sweep_what_a_kill_left(tmp_path: Path) -> None:
     uploads = Uploads(tmp_path, KINDS)
     uploads.prepare()

@@ -12,7 +12,7 @@ from one_peace.search.walk import Found
 
 
 def run_on_ray(plan: Plan, shards: Iterable[tuple[int, list[Found]]], workers: int) -> Iterator[Shard]:
-    """As `bulk.Runner`, by `work_on_ray`; all machines have the model under the plan's name, and the files of the imports.
+    """As `bulk.Runner`, by `work_on_ray`; all machines have the model under the plan's name, and the imports.
 
     Raises:
         MissingExtraError: Ray is not installed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import pickle
 import queue
 import threading
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ import torch
 
 from one_peace.errors import InputError
 from one_peace.modalities.base import Processor
+from one_peace.modalities.imports import imported_modalities
 from one_peace.server.decoding import serve_decoding
 from one_peace.server.encoder import Prepared
 from one_peace.server.settings import Limits
@@ -30,7 +32,8 @@ class Decoders:
     """
 
     def __init__(self, processors: Mapping[str, Processor], limits: Limits, count: int = 2) -> None:
-        self._arguments = dict(processors), limits
+        # Processors of a user's own can be unpickled only where their files have been imported.
+        self._arguments = imported_modalities(), pickle.dumps(dict(processors)), limits
         self._seconds = limits.decode_seconds
         self._jobs: queue.SimpleQueue[tuple[str, bytes | Path, Future[Prepared]] | None] = queue.SimpleQueue()
         self._closed = False

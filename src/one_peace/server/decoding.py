@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import resource
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from one_peace.errors import InputError, OnePeaceError
 from one_peace.media.pictures import decode_picture
 from one_peace.media.sounds import decode_sound
 from one_peace.modalities.base import Processor
+from one_peace.modalities.imports import import_modality
 from one_peace.search.file_kinds import KINDS
 from one_peace.server.settings import Limits
 from one_peace.server.sniffing import refuse_disguise
@@ -24,8 +26,8 @@ from one_peace.server.sniffing import refuse_disguise
 _MEMORY = 4 << 30  # bytes of data a process may hold; a picture within the limits needs a tenth
 
 
-def serve_decoding(connection: Connection, processors: Mapping[str, Processor], limits: Limits) -> None:
-    """Answers jobs until told None.
+def serve_decoding(connection: Connection, imports: Sequence[str], pickled: bytes, limits: Limits) -> None:
+    """Answers jobs until told None, with the pickled processors by modality, once `imports` have been imported.
 
     A job is (modality, contents), answered with ("views", list of dicts of arrays), or (kind of file, path), answered
     with ("views", []); either with ("error", error) instead.
@@ -37,6 +39,9 @@ def serve_decoding(connection: Connection, processors: Mapping[str, Processor], 
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for name in imports:
+        import_modality(name)
+    processors: Mapping[str, Processor] = pickle.loads(pickled)
     with contextlib.suppress(EOFError, BrokenPipeError):  # the service was killed: nobody is left to work for
         while (job := connection.recv()) is not None:
             name, source = job

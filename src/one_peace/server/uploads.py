@@ -64,7 +64,7 @@ class Uploads:
                 place.mkdir(parents=True, exist_ok=True)
                 kept = next(place.iterdir(), None)
                 if kept is None:
-                    kept = place / (harmless_stem(name) + ending)
+                    kept = place / (harmless_stem(name, ending) + ending)
                     os.replace(path, kept)
                     self._fresh.add(kept)
                 self._held[kept] += 1
@@ -81,12 +81,14 @@ class Uploads:
         if not head:
             raise InputError(name, "is empty")
         refuse_disguise(path)
-        own = Path(name).suffix.lower()
+        own = self._ending(name)
         named = kind_of(Path(f"x{own}"), self._kinds)
         found = file_type(head)
-        if found is None and named is not None and named not in KINDS:  # a registered modality knows its own files
-            return named, own
         known = None if found is None else kind_of(Path(f"x{found.ending}"), self._kinds)
+        if named is not None and named not in KINDS:  # a registered modality knows its own files
+            carrier = kind_of(Path(f"x{Path(own).suffix or own}"), self._kinds)  # x.depth.png is to be a PNG
+            if found is None or known in (None, "text", carrier):
+                return named, own
         if found is None or known is None:
             raise InputError(name, "is of a type that this library does not take in")
         if named == known:
@@ -94,6 +96,12 @@ class Uploads:
         if named is not None and not {named, known} <= {"audio", "video"}:  # the same containers hold either
             raise InputError(name, f"is named like {named} and holds {known}")
         return known, found.ending
+
+    def _ending(self, name: str) -> str:
+        """The ending that says of what kind a file is: the last one, or the last two where a kind has both."""
+        double = "".join(Path(name).suffixes[-2:]).lower()
+        endings = (ending for kind in self._kinds.values() for ending in kind.endings.split())
+        return double if double in endings else Path(name).suffix.lower()
 
     def release(self, path: Path, indexed: bool) -> None:
         """Lets go of a file; one that nobody has indexed and nobody holds any more is removed."""
@@ -123,9 +131,10 @@ class Uploads:
         return path.parent.parent.parent == self.folder
 
 
-def harmless_stem(name: str) -> str:
-    """A file's name without folders, control characters, leading dots and ending."""
-    stem = Path(re.split(r"[/\\]", name)[-1]).stem
+def harmless_stem(name: str, ending: str) -> str:
+    """A file's name without folders, control characters, leading dots and `ending`, or whichever it has."""
+    bare = re.split(r"[/\\]", name)[-1]
+    stem = bare[: -len(ending)] if bare.lower().endswith(ending) else Path(bare).stem
     kept = re.sub(r"[^\w .()+-]+", "_", stem).strip(" .")
     while len(kept.encode()) > _LONGEST_NAME:
         kept = kept[:-1]
