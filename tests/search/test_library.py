@@ -443,11 +443,15 @@ def test_another_model_begins_anew_when_told_to(folder: Path, place: Path, encod
     assert Library(place, encoder).index(folder).added == 4
 
 
-def test_vectors_may_be_kept_elsewhere(folder: Path, place: Path, tmp_path: Path, encoder: FakeEncoder) -> None:
+def test_vectors_may_be_kept_elsewhere(
+    folder: Path, place: Path, tmp_path: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     elsewhere = str(tmp_path / "elsewhere")
-    Library(place, encoder, store=elsewhere).index(folder)
+    monkeypatch.chdir(tmp_path)
+    Library(place, encoder, store="elsewhere").index(folder)
     assert not (place / "vectors").exists()
-    assert len(Library(place, encoder)) == 4
+    monkeypatch.chdir(folder)
+    assert len(Library(place, encoder)) == len(Library(place, encoder, store="../elsewhere")) == 4
     with pytest.raises(LibraryError, match="elsewhere"):
         Library(place, encoder, store=str(tmp_path / "third"))
     with pytest.raises(LibraryError, match="index into another place"):

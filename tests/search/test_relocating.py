@@ -9,12 +9,14 @@ from fake_encoder import FakeEncoder, write_picture
 from one_peace.search.library import Library
 
 
-@pytest.mark.parametrize("copied", [False, True])
-def test_a_library_goes_where_its_folder_goes(folder: Path, encoder: FakeEncoder, copied: bool) -> None:
+@pytest.mark.parametrize(("copied", "store"), [(False, None), (True, None), (False, "kept/here")])
+def test_a_library_goes_where_its_folder_goes(
+    folder: Path, encoder: FakeEncoder, copied: bool, store: str | None
+) -> None:
     sent = folder / ".one-peace" / "uploads" / "blue.png"
     sent.parent.mkdir(parents=True)
     write_picture(sent, (0, 0, 250))
-    before = Library(folder / ".one-peace", encoder)
+    before = Library(folder / ".one-peace", encoder, store=store and str(folder / ".one-peace" / store))
     before.index(folder)
     before.add([(sent, "")])
     ids = {item.path.relative_to(folder): item.id for item in before.items()}

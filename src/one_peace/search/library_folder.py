@@ -32,6 +32,20 @@ VECTORS = "vectors"
 _CALIBRATION = "calibration.npz"
 
 
+def kept_address(library: Path, address: str) -> str:
+    """The address of a store as a manifest has it: a folder within the library relative to it, so that they are moved
+    together, any other absolute."""
+    if not address or "://" in address:
+        return address
+    place = absolute(address)
+    return os.path.relpath(place, library) if place.is_relative_to(library) else os.fspath(place)
+
+
+def full_address(library: Path, address: str) -> str:
+    """Where the store is that a manifest in the folder `library` (absolute) has under this address."""
+    return address if "://" in address else os.path.join(library, address or VECTORS)
+
+
 class LibraryFolder:
     """The folder `path`, for vectors of `space`; `address` is where a library made here keeps them, "" for within.
 
@@ -46,7 +60,7 @@ class LibraryFolder:
     def __init__(self, path: Path, space: Space, address: str = "") -> None:
         self.path = path
         self.space = space
-        self.address = address
+        self.address = kept_address(path, address)
         self.calibration = KeptCalibration(path / _CALIBRATION)
         self._opened: tuple[tuple[int, int], VectorStore] | None = None  # with the mark of its manifest
         self._opening = threading.Lock()
@@ -86,7 +100,7 @@ class LibraryFolder:
     def _make(self) -> None:
         """An empty library. The manifest comes last: where there is one, there are vectors."""
         self._remove_leftovers()
-        open_store(self.address or os.fspath(self.path / VECTORS), self.space)
+        open_store(full_address(self.path, self.address), self.space)
         write_manifest(self.path, Manifest(self.space.model, self.space.fingerprint, self.space.dim, self.address))
 
     def _follow(self) -> None:
@@ -97,7 +111,7 @@ class LibraryFolder:
         manifest = read_manifest(self.path)
         if manifest is None or manifest.place == os.fspath(self.path):
             return
-        if manifest.place and not manifest.address:
+        if manifest.place and "://" not in manifest.address and not os.path.isabs(manifest.address):
             relocate(self.opened(), Path(manifest.place).parent, self.path.parent)
         write_manifest(self.path, replace(manifest, place=os.fspath(self.path)))
 
@@ -108,7 +122,7 @@ class LibraryFolder:
                 f"{self.space.model} ({self.space.fingerprint}); vectors of two models cannot be compared. "
                 "Open it with its own model, or index again: one-peace index --rebuild"
             )
-        address = manifest.address or os.fspath(self.path / VECTORS)
+        address = full_address(self.path, manifest.address)
         if find_space(address) is None:
             raise LibraryError(f"{self.path} has lost its vectors in {address}; index again: one-peace index --rebuild")
         return open_store(address, self.space)
