@@ -62,6 +62,16 @@ def read_recipe(kind: str, name_or_path: str, settings: Sequence[str] = ()) -> d
     return values
 
 
+def follow_modality(values: dict[str, Any], settings: Sequence[str]) -> None:
+    """With another `task.modality` among the settings, and no `tables.columns`, the column `path`, which a recipe takes
+    for the media of its own modality, is that of this one. Changes `values`."""
+    if not any(setting.startswith("task.modality=") for setting in settings):
+        return
+    columns = values["tables"].get("columns") if isinstance(values.get("tables"), dict) else None
+    if isinstance(columns, dict) and "path" in columns and not any(s.startswith("tables.columns") for s in settings):
+        columns["path"] = values["task"]["modality"]
+
+
 def _yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, _Loader)

@@ -62,6 +62,8 @@ def test_columns_of_another_name(tmp_path: Path) -> None:
     path.write_text("path,label\nx.png,dog\n")
     rows = TaskRows(path, ("image",), ("image",), tmp_path, renamed={"path": "image"}, root=Path("/media"))
     assert rows.row(0)[1] == {"image": Path("/media/x.png"), "label": "dog"}
+    with pytest.raises(InputError, match=r"no column 'audio'; its columns are path \(read as image\), label"):
+        TaskRows(path, ("audio",), ("audio",), tmp_path, renamed={"path": "image"})
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,9 @@ def predict(
         list[str] | None, typer.Argument(help="One example as column=value: image=cat.jpg question='What is it?'")
     ] = None,
     table: Annotated[Path | None, typer.Option(help="Examples from a .tsv, .csv or .jsonl table.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Every picture or sound of a folder as an example.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Every file of a folder as an example, if the model reads it.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write JSON lines here instead of printing.")] = None,
     draw: Annotated[Path | None, typer.Option(help="Also draw predicted boxes on copies in this folder.")] = None,
     kind: Annotated[str | None, typer.Option("--task", help="Kind of task of a published file.")] = None,
@@ -96,16 +98,17 @@ def _table(path: Path, predictor: Predictor | SequencePredictor) -> Iterator[tup
 
 
 def _folder(path: Path, predictor: Predictor | SequencePredictor) -> Iterator[tuple[str, Any]]:
-    from one_peace.search.file_kinds import kind_of
+    from one_peace.search.file_kinds import kind_of, kinds_for
 
-    if predictor.reads not in ("image", "audio"):
-        raise typer.BadParameter(
-            "--folder is for what reads a picture or a sound alone; give a --table for other tasks"
-        )
     modality = predictor.reads
+    kinds = kinds_for((modality,)) if modality not in (None, "text") else {}
+    if modality not in kinds:
+        raise typer.BadParameter(
+            "--folder is for what reads files of one kind alone, as pictures or sounds; give a --table for other tasks"
+        )
     if not path.is_dir():
         raise typer.BadParameter(f"{path} is no folder")
-    files = sorted(file for file in path.rglob("*") if kind_of(file) == modality)
+    files = sorted(file for file in path.rglob("*") if kind_of(file, kinds) == modality)
     if not files:
         raise typer.BadParameter(f"{path} holds no {modality} file, judged by the endings of their names")
     return ((str(file), {modality: file}) for file in files)

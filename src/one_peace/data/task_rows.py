@@ -75,7 +75,9 @@ class TaskRows:
         known = list(self._values(0)) if self.header is None else [self._name(name) for name in self.header]
         missing = [name for name in columns if name not in known]
         if missing:
-            raise InputError(str(path), f"has no column {missing[0]!r}; its columns are {', '.join(known)}")
+            own = [name.strip() for name in self.header or known]
+            own = [f"{name} (read as {self.renamed[name]})" if name in self.renamed else name for name in own]
+            raise InputError(str(path), f"has no column {missing[0]!r}; its columns are {', '.join(own)}")
         self.id = next((name for name in KEY_COLUMNS if name in known), None)
 
     def __len__(self) -> int:

@@ -58,16 +58,26 @@ def run_evaluation(recipe: EvaluationRecipe, device: str = "cpu", on_error: OnEr
 
 def _report_retrieval(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:
     settings = build_dataclass(RetrievalSettings, recipe.task, "task")
+    columns: Mapping[str, str] = {}
+    if (own := RetrievalSettings.read(resolve(recipe.model))) is not None:
+        columns, recipe = own.columns, _of_modality(recipe, settings.modality, own.modality)
+        settings = dataclasses.replace(settings, modality=own.modality)
     model = _embedding_model(recipe, (settings.modality,), device)
     rows: list[Measurement] = []
     left_out: list[str] = []
     for split in recipe.data.splits:
-        table = recipe.data.open(split, (settings.modality,))
+        table = recipe.data.open(split, (settings.modality,), columns)
         asked = read_retrieval_set(table, settings.modality, _captions(recipe.data, split), on_error)
         found, asked = measure_retrieval(model, asked, settings.modality, on_error, settings.rerank)
         rows += _recall_rows(split, found)
         left_out += asked.left_out
     return EvaluationReport(recipe.model, model.fingerprint, recipe.kind, _with_published(rows, recipe), left_out)
+
+
+def _of_modality(recipe: EvaluationRecipe, before: str, modality: str) -> EvaluationRecipe:
+    """The recipe with the columns that it reads as one modality read as another."""
+    columns = {name: modality if read == before else read for name, read in recipe.data.columns.items()}
+    return dataclasses.replace(recipe, tables=dataclasses.replace(recipe.data, columns=columns))
 
 
 def _report_zero_shot(recipe: EvaluationRecipe, device: str, on_error: OnError) -> EvaluationReport:

@@ -10,7 +10,7 @@ from typing import Any
 from one_peace.cache import table_cache
 from one_peace.configuration import build_dataclass, within
 from one_peace.data.task_rows import SUFFIXES, TaskRows
-from one_peace.recipe_files import read_recipe
+from one_peace.recipe_files import follow_modality, read_recipe
 from one_peace.tasks.kinds import KINDS
 from one_peace.tasks.mico.evaluation import ANSWERING, WRITING
 from one_peace.tasks.mico.retrieval import OMNI_RETRIEVAL
@@ -99,6 +99,7 @@ def load_evaluation(name_or_path: str, settings: Sequence[str] = ()) -> Evaluati
         else:
             given.append(f"{SHORTHANDS.get(key, key)}{equals}{value}")
     values = read_recipe("evaluate", name_or_path, given)
+    follow_modality(values, given)
     if values.get("tables") is not None:
         values["tables"] = build_dataclass(EvaluationTables, values["tables"], "tables")
     if isinstance(values.get("task"), str):

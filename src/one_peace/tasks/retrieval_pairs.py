@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,24 @@ from one_peace.modalities.tokenization import clean_caption
 from one_peace.tasks.distinct_pairs import DistinctPairs, identity_of
 from one_peace.tasks.held_out import HeldOut
 from one_peace.tasks.task import BadRow, OnError, Row, TaskExample, column, prepare, text_of, usable
+from one_peace.tasks.task_file import SavedSettings
 
 RETRIEVAL = "retrieval"  # the kind of task
 
 
 @dataclass(frozen=True)
-class RetrievalSettings:
+class RetrievalSettings(SavedSettings):
     """Retrieval of `modality` by text and back. `contrast` and `repeated_captions` as in `PretrainRecipe`; the
     published runs have "negatives" for the latter. In evaluations of models that match (MiCo) the first `rerank` of
-    each ranking are put in the order of their matching scores; published: 50."""
+    each ranking are put in the order of their matching scores; published: 50. columns: other names of a table's
+    columns, those that the model was fine-tuned with."""
 
     kind: str
     modality: str = "image"
     contrast: str = "published"
     repeated_captions: str = "ignored"
     rerank: int = 0
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.rerank < 0 or self.rerank == 1:

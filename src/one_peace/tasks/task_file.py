@@ -30,4 +30,4 @@ class SavedSettings:
         try:
             return build_dataclass(cls, json.loads(path.read_text(encoding="utf-8")), TASK_FILE)
         except ValueError as error:
-            raise InputError(str(path), f"is damaged, or of another family of models: {error}") from error
+            raise InputError(str(path), f"is damaged, or of a model for something else: {error}") from error

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import typer
 import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
+from fake_encoder import write_sound
 from one_peace.cli.main import app
+from one_peace.cli.predict import _folder
 from one_peace.errors import CheckpointError, InputError
 from one_peace.models.one_peace.encoder import FusionEncoder
 from one_peace.models.one_peace.interface import OnePeace
 from one_peace.models.one_peace.model import OnePeaceEncoder
+from one_peace.tasks.evaluation import run_evaluation
+from one_peace.tasks.evaluation_recipe import load_evaluation
 from one_peace.tasks.predictor import Predictor
 from one_peace.training.finetuning.examples import Examples, NoUsableRows
 from one_peace.training.finetuning.recipe import FinetuneRecipe, load_finetune_recipe
@@ -296,6 +302,34 @@ def test_the_command(base: Path, tables: Path, tmp_path: Path) -> None:
     assert measured.exit_code == 0 and "| val | accuracy |" in measured.stdout, measured.output
     wrong = CliRunner().invoke(app, ["finetune", "clasification", f"data={tables}"])
     assert wrong.exit_code == 1 and "shipped:" in wrong.output and "classification" in wrong.output
+
+
+def test_a_retrieval_model_knows_its_modality_and_columns(base: Path, tmp_path: Path) -> None:
+    for number in range(4):
+        write_sound(tmp_path / f"{number}.wav", 200 * (number + 1))
+    for name in ("path", "file"):
+        lines = [f"{name},caption", *(f"{number}.wav,a tone {number}" for number in range(4))]
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    settings = [f"checkpoint={base}", "task.modality=audio", "steps=1", "batch_size=4"]
+    by_path = load_finetune_recipe("retrieval", [f"data={tmp_path / 'path.csv'}", *settings])
+    own = [f"data={tmp_path / 'file.csv'}", *settings, "tables.columns={file: audio}"]
+    for name, chosen in (("path", by_path), ("file", load_finetune_recipe("retrieval", own))):
+        assert chosen.tables.columns == {name: "audio"}
+        finetune(chosen, tmp_path / name, "cpu", lambda row: None)
+        asked = [f"data={tmp_path / f'{name}.csv'}", f"checkpoint={tmp_path / name / 'model'}"]
+        report = run_evaluation(load_evaluation("retrieval", asked))
+        assert {row.figure.partition("@")[0] for row in report.rows} == {"audio_to_text", "text_to_audio"}
+    assert load_evaluation("retrieval", ["task.modality=audio"]).data.columns == {"path": "audio"}
+
+
+@pytest.mark.parametrize(("reads", "ending"), [("image", ".png"), ("video", ".mp4"), ("depth", ".depth.npy")])
+def test_a_folder_is_for_whatever_has_files(reads: str, ending: str, tmp_path: Path) -> None:
+    (tmp_path / f"a{ending}").touch()
+    (tmp_path / "a.txt").touch()
+    model: Any = SimpleNamespace(reads=reads)
+    assert [row for _, row in _folder(tmp_path, model)] == [{reads: tmp_path / f"a{ending}"}]
+    with pytest.raises(typer.BadParameter, match="files of one kind"):
+        _folder(tmp_path, SimpleNamespace(reads="text"))  # type: ignore[arg-type]
 
 
 PUBLISHED = {  # rate, global batch, epochs, layer decay, drop path

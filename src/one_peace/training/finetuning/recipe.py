@@ -12,7 +12,7 @@ from typing import Any
 from one_peace.configuration import build_dataclass, within
 from one_peace.data.task_rows import SUFFIXES, JoinedRows, TaskRows, WeightedRows
 from one_peace.errors import InputError
-from one_peace.recipe_files import read_recipe
+from one_peace.recipe_files import follow_modality, read_recipe
 from one_peace.tasks.classification import labels_of
 from one_peace.tasks.coding import CODING
 from one_peace.tasks.given_answers import ANSWER_COLUMNS, answer_scores
@@ -230,7 +230,9 @@ def load_finetune_recipe(name_or_path: str, settings: Sequence[str] = (), folder
             given += [f"tables.root={Path(value).parent}", f"tables.train={Path(value).name}"]
         else:
             given.append(f"{SHORTHANDS.get(key, key)}{equals}{value}")
-    recipe = FinetuneRecipe.from_dict(read_recipe(folder, name_or_path, [*alone, *given]))
+    values = read_recipe(folder, name_or_path, [*alone, *given])
+    follow_modality(values, given)
+    recipe = FinetuneRecipe.from_dict(values)
     if (
         alone
         and recipe.kind in NEED_LABELS

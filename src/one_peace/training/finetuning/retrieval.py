@@ -37,7 +37,7 @@ def open_retrieval(recipe: FinetuneRecipe, device: str, processes: Processes) ->
         InputError: a table, or a file of captions, that cannot be used.
         ValueError: settings that retrieval does not have.
     """
-    settings = build_dataclass(RetrievalSettings, recipe.task, "task")
+    settings = build_dataclass(RetrievalSettings, {**recipe.task, "columns": recipe.tables.columns}, "task")
     if recipe.freeze:
         raise ValueError("freeze trains a head on fixed features; retrieval has no head")
     cache = table_cache()
@@ -60,7 +60,7 @@ def open_retrieval(recipe: FinetuneRecipe, device: str, processes: Processes) ->
         drawn = train.batch(size, step, rank, world)
         return [(example.inputs["text"][0], example.inputs[settings.modality][0]) for example in drawn]
 
-    save = partial(save_for_training, model, processors, processes=processes)
+    save = partial(save_for_training, model, processors, processes=processes, also=settings.save)
     judge, passed_over = None, list[InputError]()
     if recipe.tables.validation is not None:
         rows = recipe.tables.open(recipe.tables.validation, reader.columns, cache)
