@@ -44,6 +44,7 @@ def call(*words: object, status: int = 0) -> str:
 def test_index_says_what_it_did(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"broken")
     output = call("index", folder)
+    assert "left out by ending: 1 .py" in output
     assert f"not indexed: {folder / 'broken.png'}: " in output
     assert "4 added, 1 not readable, in " in output and f"4 files in {folder / '.one-peace'}" in output
     assert "4 unchanged" in call("index", folder)

@@ -37,6 +37,14 @@ def test_captions(folder: Path) -> None:
     assert walk(folder, ALL, folder / "x").found[str(folder / "red.png")].caption == "caf\ufffd au lait"
 
 
+def test_files_of_other_kinds_are_counted_by_ending(folder: Path) -> None:
+    for name in ("a.HEIC", "b.heic", "c.pdf", "README"):
+        (folder / name).touch()
+    assert walk(folder, ALL, folder / "x").left_out == {".py": 1, ".heic": 2, ".pdf": 1, "": 1}
+    pictures = {"image": ALL["image"]}
+    assert walk(folder / "animals", pictures, folder / "x").left_out == {".wav": 1}, "a caption is used"
+
+
 def test_tags_are_on_a_line_of_their_own(folder: Path) -> None:
     (folder / "red.txt").write_text("A red thing.\ntags= warm , plain,,warm\ntags=flat\n")
     (folder / "animals" / "tone.txt").write_text("tags=loud")

@@ -63,6 +63,9 @@ def index(
         for path, problem in one.problems.items():
             told = "indexed in part" if path in one.items else "not indexed"
             typer.echo(f"{told}: {path}: {problem}".encode("utf-8", "backslashreplace").decode(), err=True)
+    if report.left_out:
+        counts = ", ".join(f"{count} {ending or 'without any'}" for ending, count in report.left_out.most_common())
+        typer.echo(f"left out by ending: {counts}", err=True)
     opened.close()
     if uploaded.items:
         typer.echo(f"{len(uploaded.items)} uploaded files taken in again")

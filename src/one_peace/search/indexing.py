@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,7 +31,8 @@ class IndexReport:
     """What a run did, in numbers of files; `problems` says by path why a file, or a part of it, is not in the library.
 
     `changed` counts new contents, new captions, new tags and new times of change. `items` has the id of every file of
-    this run that is in the library, by path.
+    this run that is in the library, by path. `left_out` counts files of the folder that are of no kind that the model
+    takes, by the endings of their names.
     """
 
     added: int = 0
@@ -40,6 +42,7 @@ class IndexReport:
     unchanged: int = 0
     problems: dict[str, str] = field(default_factory=dict)
     items: dict[str, str] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
         names = ("added", "changed", "renamed", "removed", "unchanged")
@@ -89,6 +92,7 @@ class Indexing:
         `track` is handed the files as they are read, with their number, and passes them on.
         """
         self.report.problems.update(walk.problems)
+        self.report.left_out = walk.left_out
         self.store.delete(self._known.leftover)
         if folder is not None:
             self._miss(walk, os.path.join(folder, ""))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,10 +36,12 @@ class Found:
 
 @dataclass
 class Walk:
-    """Files to be in the library, by path, and in `problems` what could not be looked at, by path."""
+    """Files to be in the library, by path, and in `problems` what could not be looked at, by path. `left_out` counts
+    files of other kinds by the endings of their names, in small letters, "" for none."""
 
     found: dict[str, Found] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def could_hold(self, path: str) -> bool:
         """Whether a file that was not found may be there all the same, in a place that could not be read."""
@@ -81,6 +84,8 @@ def walk(folder: Path, kinds: dict[str, Kind], skip: Path) -> Walk:
         for path in paths:
             kind = kind_of(path, kinds)
             if kind is None:
+                if path.suffix != ".txt" or path.with_suffix("") not in captioned:
+                    result.left_out[path.suffix.lower()] += 1
                 continue
             if kind != "text":
                 caption, tags = beside(path)
