@@ -17,10 +17,12 @@ from one_peace.data.lock import FolderBusyError, writer_lock
 from one_peace.errors import MissingExtraError
 from one_peace.search import indexing, reading
 from one_peace.search import manifest as manifests
+from one_peace.search.duplicates import find_duplicates
 from one_peace.search.filters import Filters
 from one_peace.search.library import Library
 from one_peace.search.library_folder import erase_library
 from one_peace.search.manifest import LibraryError, locate_library, read_manifest
+from one_peace.search.queries import QueryError
 from one_peace.search.stores import engines
 from one_peace.search.stores.base import OtherModelError
 
@@ -263,6 +265,14 @@ def test_a_folder_is_one_however_it_is_spelled(
     opened = Library(Path("..", ".one-peace"), encoder)
     assert str(opened.index("..")) == "4 unchanged" and opened.path == folder / ".one-peace"
     assert paths(opened.search(text="red", folder="../animals", modality="image")) == ["green.jpg"]
+    for elsewhere in (folder, folder.parent):
+        monkeypatch.chdir(elsewhere)
+        assert paths(opened.search(text="red", folder="animals", modality="image")) == ["green.jpg"]
+        assert len(find_duplicates(opened, Filters(folder="animals"))) == 0
+    for nowhere in ("animal", str(folder / "animal")):
+        with pytest.raises(QueryError, match=r"no file of the library is below"):
+            opened.search(text="red", folder=nowhere)
+    monkeypatch.chdir(folder / "animals")
     assert opened.find("../red.png") is not None
     assert opened.add([("../red.png", "")]).unchanged == 1 and len(opened) == 4
 

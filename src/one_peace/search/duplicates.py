@@ -34,7 +34,7 @@ def find_duplicates(library: Library, filters: Filters | None = None) -> list[li
     Equal files count whatever they hold, others if they are pictures, sounds or texts of one part. In a library of
     n rows it takes n searches.
     """
-    conditions = (*(filters or Filters()).conditions(), Condition("part", "in", (0,)))
+    conditions = (*library.conditions(filters), Condition("part", "in", (0,)))
     groups = _Groups()
     entries: dict[str, Entry] = {}
     by_digest: dict[tuple[str, str], str] = {}

@@ -11,7 +11,6 @@ from typing import Any
 from one_peace.search.filters import Filters
 from one_peace.search.queries import QueryError, check_name, filters_from
 from one_peace.search.records import stored_moment
-from one_peace.search.walk import absolute
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
@@ -45,10 +44,6 @@ def _several(value: str) -> tuple[str, ...]:
     if not parts:
         raise QueryError("filters", f"{value!r} names nothing; write one name or several with commas between them")
     return parts
-
-
-def _folder(value: str) -> str:
-    return str(absolute(value))
 
 
 def _size(value: str) -> int:
@@ -96,7 +91,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "tag": _several,
     "item": _several,
     "exclude": _several,
-    "folder": _folder,
+    "folder": str,
     "caption": str,
     "min_size": _size,
     "max_size": _size,

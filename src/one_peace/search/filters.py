@@ -103,9 +103,10 @@ def passes(where: Filter, entry: Entry) -> bool:
 class Filters:
     """What answers of a library may be restricted by; None and an empty tuple stand for no restriction.
 
-    All have to hold; of a tuple one value has to. `folder` is a path, its subfolders count. `caption` is looked for
-    in the caption, letter case put aside. Sizes are in bytes, durations in seconds, `after` and `before` (of the
-    file's last change, and including that moment) in nanoseconds since 1970.
+    All have to hold; of a tuple one value has to. `folder` is a path, its subfolders count; a library takes a relative
+    one from the working directory, or where nothing is below that from the folder that holds the library. `caption` is
+    looked for in the caption, letter case put aside. Sizes are in bytes, durations in seconds, `after` and `before` (of
+    the file's last change, and including that moment) in nanoseconds since 1970.
 
     Raises:
         ValueError: a value of the wrong kind, or a range that holds nothing.

@@ -96,9 +96,21 @@ class Library:
         return self._row(id).thumbnail
 
     def vectors(self, filters: Filters | None = None) -> Iterator[tuple[list[Entry], np.ndarray]]:
-        """All rows that pass, some thousands at a time: entries and embeddings (n, dim) float32, in any order."""
+        """All rows that pass, some thousands at a time: entries and embeddings (n, dim) float32, in any order.
+
+        Raises:
+            QueryError: as `conditions`.
+        """
         store = self._folder.store
-        return store.vectors((filters or Filters()).conditions()) if store else iter(())
+        return store.vectors(self.conditions(filters)) if store else iter(())
+
+    def conditions(self, filters: Filters | None) -> Filter:
+        """Filters as the store takes them.
+
+        Raises:
+            QueryError: an unknown modality or branch, or a relative folder that nothing here is below.
+        """
+        return self._narrowed(filters or Filters(), None, None).conditions()
 
     def statistics(self) -> dict[str, int]:
         """Number of items by modality."""
@@ -201,7 +213,8 @@ class Library:
 
         Raises:
             TypeError: a `Query` and anything else.
-            QueryError: no query, a bad weight, k < 1, an unknown modality or item, parts that cancel out.
+            QueryError: no query, a bad weight, k < 1, an unknown modality or item, parts that cancel out, a folder that
+                nothing here is below.
             InputError: an input that cannot be used.
             LibraryError: there is no library here yet.
         """
@@ -209,8 +222,11 @@ class Library:
             raise TypeError(f"a Query holds everything that is asked; put {', '.join(asked)} into it")
         query = query or self._query(**asked)
         query.check(self.model.modalities)
-        query = replace(query, filters=self._narrowed(query.filters, None, query.filters.folder))
-        return self._searcher.answer(query)
+        query = replace(query, filters=self._narrowed(query.filters, None, None))
+        results = self._searcher.answer(query)
+        if not results and query.filters.folder is not None and not self._has_below(query.filters.folder):
+            raise QueryError("folder", "no file of the library is below it")  # clients are told no paths of ours
+        return results
 
     def nearest(
         self,
@@ -274,14 +290,27 @@ class Library:
         narrowed = self._narrowed(filters or Filters(), modality, folder)
         return Query.of(inputs, weights, k=k, filters=narrowed, calibrate=calibrate, rerank=rerank)
 
+    def _has_below(self, folder: str | os.PathLike[str]) -> bool:
+        """Whether it has rows of any file in the folder."""
+        inside = Condition("path", "prefix", os.path.join(folder, ""))
+        return any(entries for entries, _ in self.store.vectors((inside,)))
+
     def _narrowed(
         self, filters: Filters, modality: str | Sequence[str] | None, folder: str | os.PathLike[str] | None
     ) -> Filters:
-        """With names that exist, and an absolute folder."""
+        """With names that exist, and an absolute folder: of a relative one that in the working directory, or else that
+        beside the library, whichever has files."""
         if modality is not None:
             filters = replace(filters, modality=(modality,) if isinstance(modality, str) else tuple(modality))
-        if folder is not None:
-            filters = replace(filters, folder=os.fspath(absolute(folder)))
+        given = filters.folder if folder is None else os.fspath(folder)
+        if given is not None:
+            place = absolute(given)
+            if not Path(given).expanduser().is_absolute() and not self._has_below(place):
+                own = absolute(self.path.parent / given)
+                if not self._has_below(own):
+                    raise QueryError("folder", f"no file of the library is below {place} or {own}")
+                place = own
+            filters = replace(filters, folder=os.fspath(place))
         for name in filters.modality:
             check_name("modality", name, list(self._kinds))
         for name in filters.branch:
