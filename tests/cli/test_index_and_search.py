@@ -84,7 +84,8 @@ def test_search_prints_json(folder: Path, tmp_path: Path) -> None:
     assert rows[0]["why"] == [pytest.approx(rows[0]["score"], abs=1e-5)]
 
 
-def test_any_query(folder: Path) -> None:
+def test_any_query(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
     call("index", folder)
     base = ["search", "--library", folder, "--json"]
     like = json.loads(call(*base, "--like", folder / "red.png", "--modality", "image"))
@@ -110,6 +111,11 @@ def test_any_query(folder: Path) -> None:
     assert [row["modality"] for row in small] == ["audio"]
     given = json.loads(call(*base, "--input", f"image={folder / 'red.png'}", "-k", 1))
     assert Path(given[0]["path"]).name == "red.png"
+    (folder / "words.txt").write_text("red")
+    same = [json.loads(call(*base, *query, "-k", 3)) for query in (("-t", "red"), ("--input", "text=words.txt"))]
+    assert same[0] == same[1]
+    less = [json.loads(call(*base, "-t", "green", "--minus", words)) for words in ("red", "text=red", "text=words.txt")]
+    assert less[0] == less[1] == less[2]
     for wrong, problem in (
         (["--where", "tga=x"], "did you mean 'tag'"),
         (["--weight", "text=much"], "MODALITY=NUMBER"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -69,7 +70,7 @@ def search(
         name, equals, file = one.partition("=")
         if not equals or not file:
             raise typer.BadParameter(f"--input takes MODALITY=FILE, got {one!r}")
-        inputs.setdefault(name, []).append(Path(file))
+        inputs.setdefault(name, []).append(_source(name, file))
     inputs["item"] = [_item_id(opened, one) for one in like or []]
     query = _query(inputs, minus or [], weight or [], k=k, filters=filters, calibrate=not no_calibration, rerank=rerank)
     results = opened.search(query)
@@ -106,10 +107,19 @@ def _query(inputs: dict[str, list[Any]], minus: Sequence[str], weights: Sequence
     for one in minus:
         name, equals, file = one.partition("=")
         # "e=mc2" is words. A misspelt modality before a file is not: the query names the right one.
-        is_file = equals and (name in (*list_modalities(), ITEM) or Path(file).is_file())
-        modality, source = (name, Path(file)) if is_file else ("text", one)
+        is_input = equals and (name in (*list_modalities(), ITEM) or os.path.isfile(file))
+        modality, source = (name, _source(name, file)) if is_input else ("text", one)
         unwanted.append(Part(modality, source, -against / len(minus)))
     return replace(query, parts=(*query.parts, *unwanted))
+
+
+def _source(modality: str, given: str) -> str | Path:
+    """What a query takes: a file, an id as it is, of texts what is in their file, or the words themselves."""
+    if modality == "item":
+        return given
+    if modality != "text":
+        return Path(given)
+    return Path(given).read_text(encoding="utf-8") if os.path.isfile(given) else given
 
 
 def _item_id(library: Library, given: str) -> str:
