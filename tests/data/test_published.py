@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import pickle
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -347,6 +348,27 @@ def test_published_answers_are_taken_where_they_are(tmp_path: Path) -> None:
     convert_benchmark("vqa", tmp_path, tmp_path / "out")
     assert json.loads((tmp_path / "out/answers.json").read_text()) == ["dog", "maybe"]
     assert "dog|!+0.3&&maybe|!+1.0" in (tmp_path / "out/val.tsv").read_text()
+
+
+def test_answers_too_rare_to_be_learnt_are_told(tmp_path: Path) -> None:
+    make_vqa(tmp_path)
+    write_json(tmp_path / "ans2label.json", {"never": 0})
+    report = convert_benchmark("vqa", tmp_path, tmp_path / "out")
+    assert re.search(r"left out, as none of their answers is one to be learnt: \d+ rows", str(report))
+    (tmp_path / "ans2label.json").unlink()
+    place = tmp_path / "v2_mscoco_train2014_annotations.json"
+    given = json.loads(place.read_text())["annotations"]
+    write_json(place, {"annotations": [{**one, "multiple_choice_answer": str(n)} for n, one in enumerate(given)]})
+    with pytest.raises(InputError, match="no answer is that of 9 training questions or more"):
+        convert_benchmark("vqa", tmp_path, tmp_path / "few")
+
+
+def test_an_earlier_list_of_missing_files_goes(tmp_path: Path) -> None:
+    make_vqa(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/missing.txt").write_text("old.jpg\n")
+    assert not convert_benchmark("vqa", tmp_path, tmp_path / "out").missing
+    assert not (tmp_path / "out/missing.txt").exists()
 
 
 def test_texts_of_evaluated_pictures(tmp_path: Path) -> None:

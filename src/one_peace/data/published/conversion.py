@@ -6,7 +6,7 @@ import csv
 import json
 import pickle
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -36,22 +36,26 @@ class Converted:
     """Tables of a benchmark: rows of all splits, and further JSON files by name.
 
     `rewrite` has, by column, what makes a file that can be read of one as published (from a path, at a path).
+    `passed_over` counts, while `rows` are gone through, those of the files that become none, by the reason.
     """
 
     rows: Iterable[SplitRow]
     files: Mapping[str, Any] = field(default_factory=dict)
     rewrite: Mapping[str, Callable[[Path, Path], None]] = field(default_factory=dict)
+    passed_over: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
 class ConversionReport:
-    """Rows written by split, and rows left out because a file of theirs is missing."""
+    """Rows written by split, rows left out because a file of theirs is missing, and others left out, by the reason."""
 
     written: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     missing: list[str] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
         lines = [f"{split}: {count} rows" for split, count in self.written.items()]
+        lines += [f"left out, as {reason}: {count} rows" for reason, count in self.passed_over.items()]
         if self.missing:
             names = ", ".join(self.missing[:SHOWN]) + (", ..." if len(self.missing) > SHOWN else "")
             lines.append(
@@ -69,7 +73,7 @@ def write_tables(converted: Converted, source: Path, out: Path) -> ConversionRep
         InputError: not a single row has its files.
     """
     out.mkdir(parents=True, exist_ok=True)
-    report = ConversionReport()
+    report = ConversionReport(passed_over=converted.passed_over)
     root = source.resolve()
     tables: dict[str, TextIO] = {}
     exists: dict[Path, bool] = {}  # many rows share a picture
@@ -98,6 +102,8 @@ def write_tables(converted: Converted, source: Path, out: Path) -> ConversionRep
         (out / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     if report.missing:
         (out / "missing.txt").write_text("\n".join(report.missing) + "\n", encoding="utf-8")
+    else:
+        (out / "missing.txt").unlink(missing_ok=True)  # of an earlier conversion
     if not report.written:
         first = f"; the first one: {report.missing[0]}" if report.missing else ""
         raise InputError(str(source), f"none of the rows has its pictures and sounds{first}")

@@ -35,7 +35,13 @@ def vqa(source: Path) -> Converted:
         answers = _frequent(annotations["train"].values())
     else:
         answers = _ordered(read_json(published.parent, published.name))
-    known = set(answers)
+    if not answers:
+        raise InputError(
+            str(source),
+            f"no answer is that of {RARE} training questions or more, so there is none to learn; with few questions "
+            "put the answers there yourself, {answer: number} in ans2label.json",
+        )
+    known, passed_over = set(answers), Counter[str]()
 
     def rows() -> Iterator[SplitRow]:
         files = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev": "test-dev2015"}
@@ -59,11 +65,12 @@ def vqa(source: Path) -> Converted:
                     given = [one_line(need(a, "answer", name)) for a in answered]
                     refs = _references(given, known)
                     if not refs and split == "train":
-                        continue  # nothing to learn from: none of its answers is a class
+                        passed_over["none of their answers is one to be learnt"] += 1
+                        continue
                     values |= {"refs": refs, "annotators": "&&".join(given)}
                 yield SplitRow(split, values, ("image",))
 
-    return Converted(rows(), {"answers.json": answers})
+    return Converted(rows(), {"answers.json": answers}, passed_over=passed_over)
 
 
 def _ordered(labels: dict[str, int]) -> list[str]:
