@@ -47,9 +47,14 @@ def test_every_module_of_the_folder_is_a_command() -> None:
     import one_peace.cli
 
     folder = Path(one_peace.cli.__file__).parent
-    assert {file.stem for file in folder.glob("*.py")} - {"__init__", "main", "imports", "progress", "written"} == set(
-        COMMANDS
-    )
+    assert {file.stem for file in folder.glob("*.py")} - {
+        "__init__",
+        "main",
+        "imports",
+        "json_lines",
+        "progress",
+        "written",
+    } == set(COMMANDS)
 
 
 def test_version() -> None:
@@ -133,10 +138,10 @@ def test_embed_to_npz(saved_model: Path, picture: Path, tmp_path: Path) -> None:
     result = call("embed", picture, "--text", "a yellow flower", "--lines", lines, "-o", out, "--model", saved_model)
     assert result.exit_code == 0, result.output
     written = np.load(out)
-    assert written["vectors"].shape == (4, 192) and written["vectors"].dtype == np.float32
+    assert written["vectors"].shape == (5, 192) and written["vectors"].dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(written["vectors"], axis=1), 1, atol=1e-5)
-    assert written["inputs"].tolist() == [str(picture), "a yellow flower", "a red car", "two dogs"]
-    assert written["modalities"].tolist() == ["image", "text", "text", "text"]
+    assert written["inputs"].tolist() == [str(picture), "a yellow flower", "a red car", "", "two dogs"]
+    assert written["modalities"].tolist() == ["image", "text", "text", "text", "text"]
     model = one_peace.from_pretrained(saved_model)
     assert written["fingerprint"] == model.fingerprint
     np.testing.assert_allclose(written["vectors"][2], model.encode_text("a red car")[0], atol=1e-5)
@@ -153,6 +158,12 @@ def test_embed_skips_what_cannot_be_read(saved_model: Path, picture: Path, tmp_p
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert [row["input"] for row in rows] == [str(picture)]
     assert len(rows[0]["vector"]) == 192
+    other, unread = (tmp_path / os.fsdecode(name) for name in (b"r\xe9d.png", b"b\xe9d.png"))  # names not in UTF-8
+    other.write_bytes(picture.read_bytes())
+    unread.write_bytes(b"no picture")
+    skipped = call("embed", other, unread, "-o", out, "--model", saved_model, "--skip")
+    assert skipped.exit_code == 0, skipped.output
+    assert json.loads(out.read_text(encoding="utf-8"))["input"] == str(other)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from one_peace.cli.imports import Imports
+from one_peace.cli.json_lines import json_line
 from one_peace.cli.progress import bar
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def embed(
         ),
     ] = None,
     text: Annotated[list[str] | None, typer.Option("--text", "-t", help="A text; repeatable.")] = None,
-    lines: Annotated[Path | None, typer.Option(help="A file with a text on every line.")] = None,
+    lines: Annotated[Path | None, typer.Option(help="A file with a text on every line, which may be empty.")] = None,
     model: Annotated[str, typer.Option(help="Name or path of a model.")] = "one-peace-nano",
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     skip: Annotated[
@@ -69,7 +70,8 @@ def embed(
     inputs = [(path, modality_by_name(path)) for path in files or []]
     texts = list(text or [])
     if lines is not None:
-        texts += [line for line in lines.read_text(encoding="utf-8").splitlines() if line.strip()]
+        with lines.open(encoding="utf-8") as file:
+            texts += [line.removesuffix("\n") for line in file]  # empty ones too: row i is of line i
     if not inputs and not texts:
         raise typer.BadParameter("nothing to embed: give files, --text or --lines")
     if out.suffix not in (".npz", ".jsonl"):
@@ -172,8 +174,6 @@ def write_embeddings(
     out: Path, vectors: NDArray, inputs: Sequence[str], modalities: Sequence[str], model: EmbeddingModel
 ) -> None:
     """Writes vectors (n, dim) float32 with what they belong to, and the model's name and fingerprint."""
-    import json
-
     import numpy as np
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -190,4 +190,4 @@ def write_embeddings(
     with out.open("w", encoding="utf-8") as file:
         for vector, name, modality in zip(vectors, inputs, modalities, strict=True):
             row = {"input": name, "modality": modality, "model": model.fingerprint, "vector": vector.tolist()}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json_line(row) + "\n")

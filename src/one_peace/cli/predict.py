@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from one_peace.cli.imports import Imports
+from one_peace.cli.json_lines import json_line
 
 if TYPE_CHECKING:
     from one_peace.tasks.ofa.predictor import SequencePredictor
@@ -142,4 +142,4 @@ def _lines(
             place = draw / f"{number:06d}.png"
             draw_box(row["image"], prediction["box"], prediction["phrase"]).save(place)
             prediction = {**prediction, "drawn": str(place)}
-        yield json.dumps({"input": key, **prediction}, ensure_ascii=False)
+        yield json_line({"input": key, **prediction})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from one_peace.cli.json_lines import json_line
 
 if TYPE_CHECKING:
     from one_peace.models.ofa.interface import Ofa
@@ -68,6 +69,6 @@ def print_lines(answers: Iterable[tuple[Path, dict[str, Any], str]], as_json: bo
     """(picture, everything, in short) of each answer; of a picture alone the answer without its name."""
     for picture, values, short in answers:
         if as_json:
-            typer.echo(json.dumps({"input": str(picture), **values}, ensure_ascii=False))
+            typer.echo(json_line({"input": str(picture), **values}))
         else:
             typer.echo(short if alone else f"{picture}\t{short}")
