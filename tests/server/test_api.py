@@ -138,6 +138,8 @@ def test_an_added_file_is_found_shown_and_removed(server: Running) -> None:
     assert malformed.status_code == 400 and "Range" in malformed.json()["error"]["message"]
     assert server.client.get(item["thumbnail"]).content.startswith(b"\xff\xd8")
     listed = server.client.get("/v1/items", params={"count": 1000}).json()
+    unknown = server.client.get("/v1/items", params={"tag": "farm"})
+    assert unknown.status_code == 422 and unknown.json()["error"]["param"] == "query.tag"
     assert item["id"] in [one["id"] for one in listed["items"]] and listed["next"] is None
 
     path = server.service.library.content(item["id"])

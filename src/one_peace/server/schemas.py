@@ -147,6 +147,13 @@ class Location(Model):
     box: list[float] = Field(description="Left, top, right, bottom in pixels of the picture.")
 
 
+class PageRequest(Model):
+    """Which items are listed."""
+
+    start: int = Field(default=0, ge=0, le=2**31, description="`next` of the page before.")
+    count: int = Field(default=100, ge=1, le=1000, description="Items at most.")
+
+
 class ItemPage(Model):
     """Some items, ordered by path; `next` continues the listing."""
 

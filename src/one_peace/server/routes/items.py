@@ -53,12 +53,11 @@ class _Media(FileResponse):
 @router.get("")
 async def list_items(
     service: Here,
-    start: Annotated[int, Query(ge=0, le=2**31, description="`next` of the page before.")] = 0,
-    count: Annotated[int, Query(ge=1, le=1000)] = 100,
+    page: Annotated[schemas.PageRequest, Query()],
 ) -> schemas.ItemPage:
     """All items, a page at a time."""
-    shown, total = await service.in_thread(service.catalogue.page, start, count)
-    following = start + count if start + count < total else None
+    shown, total = await service.in_thread(service.catalogue.page, page.start, page.count)
+    following = page.start + page.count if page.start + page.count < total else None
     return schemas.ItemPage(items=[item(service, one) for one in shown], total=total, next=following)
 
 
