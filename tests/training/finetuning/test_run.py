@@ -278,6 +278,20 @@ def test_a_table_without_labels_is_named(tmp_path: Path) -> None:
         recipe(tmp_path, tmp_path, tables=given).settings(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("settings", "micro"),
+    [
+        ([], 8),
+        (["batch_size=4"], 4),
+        (["batch_size=12"], 4),
+        (["batch_size=16"], 8),
+        (["batch_size=16", "micro_batch=2"], 2),
+    ],
+)
+def test_micro_batches_follow_the_batch(settings: list[str], micro: int) -> None:
+    assert load_finetune_recipe("vqa", settings).micro_batch == micro
+
+
 def test_a_table_alone_is_all_there_is(tmp_path: Path) -> None:
     (tmp_path / "vq.csv").write_text("image,question,answer\n0.png,is it red,yes\n0.png,how many,2\n")
     chosen = load_finetune_recipe("vqa", [f"data={tmp_path / 'vq.csv'}"])

@@ -219,7 +219,8 @@ def load_finetune_recipe(name_or_path: str, settings: Sequence[str] = (), folder
 
     `data` is a folder of tables, or the training table itself, which then is all there is: what else the recipe itself
     names beside it, a validation table and a file of labels, is not looked for. `checkpoint` is weights: a recipe of a
-    small OFA that starts at random then learns no words of its own.
+    small OFA that starts at random then learns no words of its own. A `micro_batch` of the recipe that does not fit the
+    given `batch_size` is made smaller.
     """
     alone: list[str] = []
     given = []
@@ -232,6 +233,9 @@ def load_finetune_recipe(name_or_path: str, settings: Sequence[str] = (), folder
             given.append(f"{SHORTHANDS.get(key, key)}{equals}{value}")
     values = read_recipe(folder, name_or_path, [*alone, *given])
     follow_modality(values, given)
+    batch, micro = values.get("batch_size"), values.get("micro_batch")
+    if isinstance(batch, int) and isinstance(micro, int) and not any(s.startswith("micro_batch=") for s in given):
+        values["micro_batch"] = batch if batch < micro else math.gcd(batch, micro)
     recipe = FinetuneRecipe.from_dict(values)
     if (
         alone
