@@ -207,6 +207,7 @@ def test_captions_come_in_many_tables(tmp_path: Path, form: str) -> None:
             writer.writerows([["path", "text"], *(list(row.values()) for row in table)])
     captions = CaptionTable(file)
     assert captions.of("a-0001", "a", "/v/a.mp4") == {"caption": ["one clip"]}
+    assert captions.of("v_a-0001", "v_a", "/v/a.mp4") == {"caption": ["one clip"]}, "as the file is called"
     assert captions.of("a-0002", "a_1", "/v/a.mp4") == {"caption": ["any clip"]} and not captions.of(
         "b-0", "b", "b.mp4"
     )

@@ -42,8 +42,10 @@ class CaptionTable:
                 entry[kind] = entry.get(kind, []) + values
 
     def of(self, clip: str, video: str, path: str) -> dict[str, list[str]]:
-        """Captions by kind, {} if there are none: of the clip, or else of its video by key, file name or stem."""
-        for key in (clip, video, path, Path(path).name, Path(path).stem):
+        """Captions by kind, {} if there are none: of the clip, by its key or by its number after the file's own stem (a
+        key has no blanks), or else of its video by key, file name or stem."""
+        file = Path(path)
+        for key in (clip, f"{file.stem}{clip.removeprefix(video)}", video, path, file.name, file.stem):
             if key in self.captions:
                 return self.captions[key]
         return {}
