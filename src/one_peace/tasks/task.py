@@ -46,6 +46,10 @@ class BadRow(InputError):
     """A row that cannot be used; the message names the row, the column and what is wrong."""
 
 
+class BadDraw(BadRow):
+    """A row of which nothing was left this time; another draw may leave something."""
+
+
 @dataclass(frozen=True)
 class TaskExample:
     """One row, ready to be batched: an example or several (candidate answers) per input, and the target if known.

@@ -158,7 +158,7 @@ def test_a_table_without_anything_usable_ends_with_one_message(base: Path, table
     (tables / "nothing.csv").write_text("path,label\nx.png,red\ny.png,blue\n")
     given = {"root": str(tables), "train": "nothing.csv", "columns": {"path": "image"}}
     with pytest.raises(
-        NoUsableRows, match=r"nothing.csv: nothing usable in 2 rows; the last one: .*png does not exist"
+        NoUsableRows, match=r"nothing.csv: nothing usable after 2 attempts; the last one: .*png does not exist"
     ):
         finetune(recipe(base, tables, tables=given), tmp_path, "cpu", lambda row: None)
 

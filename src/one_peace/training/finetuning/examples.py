@@ -17,10 +17,10 @@ from one_peace.data.rand_augment import augment_for_labels, augment_for_reasonin
 from one_peace.data.task_rows import Rows, WeightedRows
 from one_peace.errors import InputError
 from one_peace.media.pictures import decode_picture
-from one_peace.tasks.task import Row, Task, TaskExample
+from one_peace.tasks.task import BadDraw, Row, Task, TaskExample
 
 SHOWN = 5  # unusable rows named in a report
-MOST_UNUSABLE = 1000  # in a row before the table counts as unusable
+MOST_UNUSABLE = 1000  # attempts in a row before the table counts as unusable
 PICTURE_AUGMENTATIONS: Mapping[str, Callable[[Image.Image, torch.Generator], Image.Image] | None] = {
     "none": None,
     "blur": random_blur,
@@ -66,7 +66,9 @@ class Taught:
 class Examples(Generic[Made]):
     """Examples of a table by update: every epoch has its own order, which the seed and the epoch decide.
 
-    A row that cannot be used is replaced by the next one of the order, counted, and kept in `unusable` by its number.
+    A row that cannot be used is replaced by the next one of the order, which is drawn anew, and kept in `unusable` by
+    its number until it can be. It is tried again when its turn comes: what an example is made of depends on its place
+    alone, and not on what this process met before.
     `workers` threads, if any, decode the next update's examples while the model learns from the current ones; decoders
     release the interpreter lock meanwhile.
     """
@@ -107,18 +109,25 @@ class Examples(Generic[Made]):
 
     def at(self, place: int) -> Made:
         """The example at a place of the run, the places of update `n` being `n * size` and on."""
-        for attempt in range(min(MOST_UNUSABLE, len(self))):
+        problem: InputError | None = None
+        for attempt in range(MOST_UNUSABLE):
             index = self._row_of(place + attempt)
-            if index in self.unusable:
-                continue
-            generator = torch.Generator().manual_seed(mix(self.seed, "augmentation", place) >> 1)
             try:
-                return self._example(index, generator)
+                made = self._example(index, self._generator(place, attempt))
+            except BadDraw as error:
+                problem = error
             except InputError as error:
-                self.unusable[index] = error
-        raise NoUsableRows(
-            str(self.rows.path), f"nothing usable in {len(self.unusable)} rows; the last one: {self._last()}"
-        )
+                problem = self.unusable[index] = error
+                if len(self.unusable) == len(self):
+                    break
+            else:
+                self.unusable.pop(index, None)
+                return made
+        raise NoUsableRows(str(self.rows.path), f"nothing usable after {attempt + 1} attempts; the last one: {problem}")
+
+    def _generator(self, place: int, attempt: int) -> torch.Generator:
+        again = (attempt,) if attempt else ()
+        return torch.Generator().manual_seed(mix(self.seed, "augmentation", place, *again) >> 1)
 
     def _row_of(self, place: int) -> int:
         if isinstance(self.rows, WeightedRows):
@@ -135,9 +144,6 @@ class Examples(Generic[Made]):
         if isinstance(self.reader, DrawingReader):
             return self.reader.draw(row, key, generator)
         return self.reader.example(row, key)
-
-    def _last(self) -> str:
-        return str(list(self.unusable.values())[-1]) if self.unusable else "none"
 
     def summary(self) -> str | None:
         """What was left out so far, None for nothing."""

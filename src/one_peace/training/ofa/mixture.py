@@ -26,7 +26,7 @@ from one_peace.tasks.ofa.example import SequenceExample
 from one_peace.tasks.ofa.infilling import ImageInfilling, TextInfilling
 from one_peace.tasks.ofa.pretraining import DOUBLED, Corpus, Mixture
 from one_peace.tasks.ofa.task import PictureForm, check_taught
-from one_peace.tasks.task import BadRow, Row, has, text_of, texts_of
+from one_peace.tasks.task import BadDraw, Row, has, text_of, texts_of
 from one_peace.training.distributed import Processes
 from one_peace.training.finetuning.examples import DrawingReader, Examples
 from one_peace.training.finetuning.recipe import FinetuneRecipe
@@ -74,7 +74,7 @@ class ObjectReader(DrawingReader[SequenceExample]):
             picture = mirror(picture)
         picture = jitter_scale(picture, self.task.pictures.size, (1.0, 1.5), generator)
         if not len(picture.boxes):
-            raise BadRow(key, "none of its objects is left in the piece that was cut out")
+            raise BadDraw(key, "none of its objects is left in the piece that was cut out")
         made = self.task.detection(picture, key)
         check_taught(made, self.longest)
         return made
