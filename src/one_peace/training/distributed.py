@@ -7,7 +7,7 @@ with `shard_over` fewer processes than there are, every group of so many holds a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -260,6 +260,22 @@ def average_scalars(parameters: Iterable[nn.Parameter], processes: Processes) ->
         if not isinstance(parameter, DTensor) and parameter.grad is not None:
             dist.all_reduce(parameter.grad)
             parameter.grad.div_(processes.count)
+
+
+@torch.no_grad()
+def average_changes(values: Sequence[Tensor], before: Sequence[Tensor], processes: Processes) -> None:
+    """Averages over processes, in place, what each changed of values that were the same on all of them.
+
+    Integers count alike everywhere and are left out. What no process changed stays as it is, to the bit.
+    """
+    pairs = [pair for pair in zip(values, before, strict=True) if pair[0].is_floating_point()]
+    if processes.group is None or not pairs:
+        return
+    changes = torch.cat([(value - old).flatten() for value, old in pairs])
+    dist.all_reduce(changes)
+    parts = (changes / processes.count).split([old.numel() for _, old in pairs])
+    for (value, old), change in zip(pairs, parts, strict=True):
+        value.copy_(old + change.view_as(old))
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:

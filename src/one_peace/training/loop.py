@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from one_peace.data.lock import writer_lock
 from one_peace.errors import CheckpointError, DivergenceError
 from one_peace.training.best import BestModel
-from one_peace.training.distributed import Processes, average_scalars, clip_gradients
+from one_peace.training.distributed import Processes, average_changes, average_scalars, clip_gradients
 from one_peace.training.ema import WeightAverage
 from one_peace.training.log import LOG, Report, RunLog
 from one_peace.training.optimizer import Groups, build_optimizer, learning_rate, set_learning_rate
@@ -164,6 +164,8 @@ class Updates:
 
     `skipped` counts those whose gradient was not finite and which changed nothing, `in_a_row` those since the last good
     one.
+    Statistics of the model, as of batch norms, are the mean of those of all processes after every update, so that a
+    saved state, which has those of one, goes on as the run would have.
     """
 
     def __init__(self, model: nn.Module, settings: LoopSettings, gradients: Gradients, processes: Processes) -> None:
@@ -172,9 +174,11 @@ class Updates:
         self.skipped = self.in_a_row = 0
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.trained = [parameter for _, parameter in trained]
+        kept = list(statistics(model))
+        self.statistics = [value for _, value in kept]
         self.average = None
         if settings.optimizer.ema_decay is not None:
-            averaged_too = [(name, value) for name, value in statistics(model) if value.is_floating_point()]
+            averaged_too = [(name, value) for name, value in kept if value.is_floating_point()]
             start = settings.optimizer.ema_start
             self.average = WeightAverage([*trained, *averaged_too], settings.optimizer.ema_decay, start)
 
@@ -185,6 +189,7 @@ class Updates:
             DivergenceError: more than `skip_limit` in a row were skipped. `saved` says what state is saved.
         """
         recipe = self.settings.optimizer
+        before = [value.clone() for value in self.statistics]
         losses = {name: value.detach() for name, value in self.gradients(step).items()}
         rate = learning_rate(step, self.settings.steps, recipe)
         average_scalars(iter(self.trained), self.processes)
@@ -192,10 +197,13 @@ class Updates:
         if bool(torch.isfinite(norm)):
             set_learning_rate(self.optimizer, rate)
             self.optimizer.step()
+            average_changes(self.statistics, before, self.processes)
             if self.average is not None:
                 self.average.update(step + 1)
             self.in_a_row = 0
         else:
+            for value, old in zip(self.statistics, before, strict=True):
+                value.copy_(old)
             self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         self.optimizer.zero_grad(set_to_none=True)
         if self.in_a_row > recipe.skip_limit:

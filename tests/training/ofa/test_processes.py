@@ -1,8 +1,11 @@
-"""Two processes that share the weights train OFA as one does: given targets, its own captions, the mixture."""
+"""Two processes that share the weights train OFA as one does: given targets, its own captions, the mixture; and go on
+to the bit after a kill, batch norms included."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,14 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch import Tensor
 
 from one_peace.checkpoints.native import open_folder
 from one_peace.models.ofa.interface import Ofa
 from one_peace.models.ofa.processor import OfaProcessor
 from one_peace.training.finetuning.recipe import load_finetune_recipe
 from one_peace.training.finetuning.run import finetune
+from one_peace.training.ofa.update import SequenceUpdate
 from run_folders import untimed_log
 from tiny_ofa import CONFIG, tiny_model, vocabulary
 from warm_processes import finish, run_command, start_together
@@ -79,3 +84,34 @@ def test_two_processes_train_as_one_does(tmp_path: Path, monkeypatch: pytest.Mon
         for tensor in saved[0]:
             torch.testing.assert_close(saved[0][tensor][0], saved[1][tensor][0], rtol=1e-3, atol=3e-4, msg=tensor)
         assert not torch.equal(saved[0]["tokens.weight"][0], base["tokens.weight"][0]), json.dumps(one)
+
+
+def die_at(step: int, words: list[str]) -> None:
+    """`one-peace WORDS`, killed as update `step` (from 0) begins."""
+    gradients = SequenceUpdate.gradients
+
+    def killed(self: SequenceUpdate, now: int) -> dict[str, Tensor]:
+        if now == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return gradients(self, now)
+
+    SequenceUpdate.gradients = killed  # type: ignore[method-assign]
+    run_command(words)
+
+
+def test_killed_processes_go_on_to_the_bit_with_statistics_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONE_PEACE_CACHE", str(tmp_path / "cache"))
+    write_recipes(tmp_path)
+    norms = ["sequence.freeze_norms=false", "steps=6", "save_every=1", "optimizer.ema_decay=0.5"]
+    words = ["finetune", str(tmp_path / "targets.yaml"), *norms, "--out"]
+    whole = start_together(run_command, ([*words, str(tmp_path / "whole")],), 2)
+    killed = start_together(die_at, (4, [*words, str(tmp_path / "cut")]), 2)
+    assert [process.wait() for process in killed] == [-signal.SIGKILL] * 2, killed[0].errors()[-3000:]
+    assert (tmp_path / "cut/state/step-00000003").exists(), "that of step 4 was being written"
+    finish(start_together(run_command, ([*words, str(tmp_path / "cut")],), 2))
+    finish(whole)
+    assert untimed_log(tmp_path / "cut") == untimed_log(tmp_path / "whole")
+    files = [tmp_path / run / "model/model.safetensors" for run in ("cut", "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()
