@@ -27,12 +27,18 @@ from warm_processes import finish, run_command, start_together
 
 COMMANDS = {"targets": "finetune", "captions": "finetune", "mixture": "pretrain"}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "targets": {"task": {"kind": "captioning"}, "micro_batch": 2, "sequence": {"loss": {"smoothing": 0.1}}},
+    "targets": {"task": {"kind": "captioning"}, "micro_batch": 2, "sequence": {"dropout": 0.1}},
     "captions": {
         "task": {"kind": "captioning", "references": True},
         "sequence": {"self_critical": True, "beams": 2, "max_tokens": 4},
     },
-    "mixture": {"task": {"kind": "pretraining", "mixed": {"texts": "table.tsv"}}, "batch_size": 16, "sequence": {}},
+    "mixture": {
+        "task": {"kind": "pretraining", "mixed": {"texts": "table.tsv"}},
+        "batch_size": 16,
+        "micro_batch": 8,
+        "drop_path": 0.2,
+        "sequence": {"dropout": 0.1},
+    },
 }
 
 

@@ -20,7 +20,6 @@ from one_peace.training.micro_batches import slot_seed
 from one_peace.training.ofa.forward_pass import OfaPass
 from one_peace.training.ofa.recipe import SequenceRecipe
 
-SLOTS = 1000  # of a process: groups differ in how many micro-batches they have
 
 Groups = Mapping[str, list[SequenceExample]]
 """Examples of an update by what their loss is called; each group has a mean of its own, and the means are added."""
@@ -59,16 +58,21 @@ class SequenceUpdate:
     def gradients(self, step: int) -> dict[str, Tensor]:
         """Adds up the gradients of update `step` -> this process's share of the mean losses."""
         parts: list[tuple[str, Part]] = []
+        slots: list[int] = []
         groups = self.draw(step)
         for name, examples in groups.items():
             size = math.ceil(len(examples) * self.micro / self.local)  # a row may give several examples
-            for start in range(0, len(examples), size or 1):
-                self._seed(step, len(parts))
+            starts = range(0, len(examples), size or 1)
+            # Micro-batches are numbered over all processes, one group after the other.
+            first = len(parts) * self.processes.count + len(starts) * self.processes.rank
+            for number, start in enumerate(starts):
+                slots.append(first + number)
+                self._seed(step, slots[-1])
                 parts.append((name, self.prepare(examples[start : start + size], name, step)))
         counts = {name: self._all_tokens(parts, name) for name in groups}
         summed: dict[str, Tensor] = {}
-        for number, (name, part) in enumerate(parts):
-            self._seed(step, number)
+        for slot, (name, part) in zip(slots, parts, strict=True):
+            self._seed(step, slot)
             # Sharding averages the gradients of the processes, and the log averages what they tell.
             losses = {key: value * (self.processes.count / counts[name]) for key, value in part.loss().items()}
             losses["total"].backward()
@@ -82,9 +86,8 @@ class SequenceUpdate:
         own = sum(part.tokens for name, part in parts if name == wanted)
         return max(1.0, float(self.processes.sum(torch.tensor([float(own)], dtype=torch.float64))))
 
-    def _seed(self, step: int, number: int) -> None:
+    def _seed(self, step: int, slot: int) -> None:
         """Dropout, drop path and patches depend on the update and the place in it alone."""
-        slot = self.processes.rank * SLOTS + number
         torch.manual_seed(slot_seed(self.recipe.seed, step, slot))
 
 
