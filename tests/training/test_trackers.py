@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sqlite3
 import struct
@@ -85,11 +86,51 @@ def test_trackio_keeps_runs_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [(step, json.loads(values)["train/total"]) for step, values in rows] == [(1, 0.5), (2, 1.0)]
 
 
+@pytest.mark.parametrize("when", ["open", "log", "close"])
+def test_a_full_disk_ends_a_tracker_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, when: str
+) -> None:
+    logged = []
+
+    class Full:
+        def __init__(self, *_: object) -> None:
+            self.fail("open")
+
+        def fail(self, now: str) -> None:
+            logged.append(now)
+            if now == when:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        def log(self, *_: object) -> None:
+            self.fail("log")
+
+        def close(self) -> None:
+            self.fail("close")
+
+    monkeypatch.setitem(TRACKERS, "tensorboard", Full)  # type: ignore[arg-type]
+    with open_trackers(["tensorboard"], tmp_path, RECIPE, 0) as trackers:
+        for step in (1, 2):
+            for tracker in trackers:
+                tracker.log(step, {"total": 1.0})
+    assert logged == {"open": ["open"], "log": ["open", "log", "close"], "close": ["open", "log", "log", "close"]}[when]
+    (warning,) = caplog.messages
+    assert "tensorboard failed" in warning and "No space left on device" in warning
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_what_tensorboard_cannot_write_is_an_error_of_the_call(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    tracker = TRACKERS["tensorboard"](tmp_path, RECIPE, 0)
+    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OSError, match="No space left"):
+        tracker.records = type(tracker.records)(full)  # type: ignore[attr-defined]
+        tracker.log(1, {"total": 1.0})
+
+
 @pytest.mark.parametrize(("name", "extra"), [("tensorboard", "train"), ("wandb", "wandb"), ("trackio", "trackio")])
 def test_a_missing_package_is_named_with_its_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, extra: str
 ) -> None:
-    hidden = [name, "torch.utils.tensorboard"] if name == "tensorboard" else [name]
+    hidden = [name, "tensorboard.compat.proto.event_pb2"] if name == "tensorboard" else [name]
     for module in hidden:
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=rf"trackers: {name} needs .* pip install 'one-peace\[{extra}\]'"):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import socket
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +18,9 @@ from one_peace.errors import MissingExtraError
 
 PROJECT = "one-peace"
 RUN_ID = "tracker-id"  # a file in the run folder: under which name a service knows the run
+
+
+log = logging.getLogger("one_peace.training")
 
 
 class Tracker(Protocol):
@@ -32,19 +39,36 @@ class TensorBoardTracker:
 
     def __init__(self, out: Path, recipe: Mapping[str, Any], first: int) -> None:
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+            from tensorboard.compat.proto.summary_pb2 import Summary
+            from tensorboard.summary.writer.record_writer import RecordWriter
         except ImportError as error:
             raise _missing("tensorboard") from error
+        self.event, self.summary = Event, Summary
+        folder = out / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns() / 1e9:.6f}.{socket.gethostname()}.{os.getpid()}"
+        # Its own writer has a thread, whose errors nobody can catch.
+        self.file = open(folder / name, "ab", buffering=0)  # noqa: SIM115
+        self.records = RecordWriter(self.file)
+        self._write(0, file_version="brain.Event:2")
         # What an interrupted run wrote after its last state is hidden, as in the log.
-        self.writer = SummaryWriter(str(out / "tensorboard"), purge_step=first + 1)
+        self._write(first + 1, session_log=SessionLog(status=SessionLog.START))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(_grouped(name).replace("@", "_at_"), value, step)  # which allows no @
-        self.writer.flush()
+        shown = {_grouped(name).replace("@", "_at_"): value for name, value in values.items()}  # which allows no @
+        self._write(
+            step,
+            summary=self.summary(
+                value=[self.summary.Value(tag=name, simple_value=value) for name, value in shown.items()]
+            ),
+        )
 
     def close(self) -> None:
-        self.writer.close()
+        self.file.close()
+
+    def _write(self, step: int, **what: Any) -> None:
+        self.records.write(self.event(wall_time=time.time(), step=step, **what).SerializeToString())
 
 
 class WandbTracker:
@@ -118,15 +142,48 @@ def require_trackers(names: Sequence[str]) -> None:
 def open_trackers(names: Sequence[str], out: Path, recipe: Mapping[str, Any], first: int) -> Iterator[list[Tracker]]:
     """The trackers of a run that goes on after step `first`; they are closed at the end, also of a run that fails.
 
+    One that cannot write, as on a full disk, is named in a warning and left out from then on: the run goes on.
+
     Raises:
         MissingExtraError: a tracker's package is not installed.
     """
     with ExitStack() as stack:
-        trackers = []
+        trackers: list[Tracker] = []
         for name in names:
-            trackers.append(TRACKERS[name](out, recipe, first))
+            try:
+                tracker = TRACKERS[name](out, recipe, first)
+            except OSError as error:
+                _warn(name, error)
+                continue
+            trackers.append(_Dispensable(name, tracker))
             stack.callback(trackers[-1].close)
         yield trackers
+
+
+class _Dispensable:
+    """A tracker without which the run goes on when it fails; its package may raise anything."""
+
+    def __init__(self, name: str, tracker: Tracker) -> None:
+        self.name, self.tracker, self.failed = name, tracker, False
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        if not self.failed:
+            self._try(partial(self.tracker.log, step, values))
+
+    def close(self) -> None:
+        self._try(self.tracker.close)
+
+    def _try(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:
+            if not self.failed:
+                _warn(self.name, error)
+            self.failed = True
+
+
+def _warn(name: str, error: Exception) -> None:
+    log.warning("trackers: %s failed (%s); the run goes on without it", name, error)
 
 
 def _missing(name: str) -> MissingExtraError:
