@@ -14,10 +14,31 @@ from pathlib import Path
 from typing import Any
 
 from one_peace.checkpoints.native import write_json
+from one_peace.checkpoints.replacing import work_folder
+from one_peace.errors import CheckpointError
 from one_peace.training.distributed import Processes
 
 BEST = "best"
 RECORD = "evaluation.json"
+
+
+def copy_best(out: Path, model: Path) -> None:
+    """Makes `best/` of a run folder also the folder `model`, which is swapped for the one there when it is whole.
+
+    Raises:
+        CheckpointError: it cannot be written; the one there stays.
+    """
+    try:
+        with work_folder(model) as work:
+            shutil.copytree(out / BEST, work / "new")
+            if model.exists():
+                model.rename(work / "old")
+            (work / "new").rename(model)
+    except OSError as error:
+        # of several files: (from, to, why) of each
+        why = error.args[0][0][2] if isinstance(error, shutil.Error) else error
+        what = f"{model}: cannot be written ({why}); the best model is in {out / BEST}"
+        raise CheckpointError(f"{what}. Make room and run the same command again") from error
 
 
 class BestModel:

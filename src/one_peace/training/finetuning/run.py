@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -34,7 +33,7 @@ from one_peace.tasks.ofa.kinds import SEQUENCE_KINDS
 from one_peace.tasks.predictor import Predictor
 from one_peace.tasks.retrieval_pairs import RETRIEVAL
 from one_peace.tasks.task import Task
-from one_peace.training.best import BEST, RECORD
+from one_peace.training.best import BEST, RECORD, copy_best
 from one_peace.training.distributed import Processes, prepare_model
 from one_peace.training.ema import WeightAverage, measured
 from one_peace.training.finetuning.examples import Examples, Taught, left_out
@@ -89,8 +88,7 @@ def finetune(
         job.save(out / "model")
         return {}
     if processes.first:
-        shutil.rmtree(out / "model", ignore_errors=True)
-        shutil.copytree(out / BEST, out / "model")
+        copy_best(out, out / "model")
     processes.wait()
     figures: dict[str, float] = json.loads((out / BEST / RECORD).read_text(encoding="utf-8"))
     return figures

@@ -20,7 +20,6 @@ from one_peace.training.micro_batches import slot_seed
 from one_peace.training.ofa.forward_pass import OfaPass
 from one_peace.training.ofa.recipe import SequenceRecipe
 
-
 Groups = Mapping[str, list[SequenceExample]]
 """Examples of an update by what their loss is called; each group has a mean of its own, and the means are added."""
 
