@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,23 @@ def test_another_run_is_refused(out: Path, changes: dict[str, Any], said: str) -
 def test_a_run_that_has_left_nothing_makes_room(out: Path) -> None:
     (out / "state/step-00000003").rmdir()
     keep_recipe(out, VALUES | {"seed": 1}, Processes())
+
+
+def test_a_full_disk_leaves_the_recipe_that_is_there(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, written = (out / "recipe.yaml").read_bytes(), Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        written(path, content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    keep_recipe(out, VALUES, Processes())  # nothing to write
+    with pytest.raises(OSError, match=r"No space left on device: .*recipe.yaml"):
+        keep_recipe(out, VALUES | {"steps": 9}, Processes())
+    assert (out / "recipe.yaml").read_bytes() == before
+    assert not list(out.glob(".recipe*"))
+    monkeypatch.undo()
+    keep_recipe(out, VALUES | {"steps": 9}, Processes())
 
 
 def test_a_damaged_recipe_is_named(out: Path) -> None:

@@ -54,6 +54,24 @@ def test_a_run_that_goes_on_takes_back_what_comes_after_its_state(tmp_path: Path
     assert read_log(tmp_path) == [{"step": 1, "total": None}, {"step": 2, "total": None}, {"step": 3, "total": 0.5}]
 
 
+def test_rows_that_cannot_be_taken_back_stay_and_the_log_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RunLog(tmp_path / "log.jsonl", 0) as log:
+        for step in (1, 2):
+            log.write({"step": step, "total": 0.5})
+
+    def full(path: Path, *_: Any, **__: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with RunLog(tmp_path / "log.jsonl", 2):
+        pass  # nothing to take back
+    with pytest.raises(OSError, match=r"No space left on device: .*log.jsonl"):
+        RunLog(tmp_path / "log.jsonl", 1)
+    assert [row["step"] for row in read_log(tmp_path)] == [1, 2]
+
+
 @pytest.mark.parametrize("damage", ["garbage", "[1]", '{"total": 1}', '{"step": "1"}', '{"step": -1}', "[" * 10**5])
 def test_damaged_lines_are_named_and_empty_ones_passed_over(tmp_path: Path, damage: str) -> None:
     rows = ['{"step": 1, "total": 2.0}', "", '{"step": 2, "total": 1.0}']

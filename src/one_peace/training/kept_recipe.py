@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from one_peace.atomic_files import write_whole
 from one_peace.checkpoints.native import is_native
 from one_peace.errors import CheckpointError
 from one_peace.training.distributed import Processes
@@ -32,18 +33,20 @@ MAY_CHANGE = {
 
 
 def keep_recipe(out: Path, values: Mapping[str, Any], processes: Processes) -> None:
-    """Writes the recipe of the run in `out`, given as plain values. Every process calls it, before anything else is
-    written there.
+    """Writes the recipe of the run in `out`, given as plain values; the one before stays until it is whole. Every
+    process calls it, before anything else is written there.
 
     Raises:
         CheckpointError: `out` holds a run of another recipe, whose weights would be taken for those of this one.
+        OSError: the recipe cannot be written; names it.
     """
     text = yaml.safe_dump(dict(values), sort_keys=False)
     if problem := processes.share(_other_run(out, yaml.safe_load(text)) if processes.first else None):
         raise CheckpointError(problem)
     if processes.first:
         out.mkdir(parents=True, exist_ok=True)
-        (out / KEPT).write_text(text, encoding="utf-8")
+        if not (out / KEPT).is_file() or (out / KEPT).read_bytes() != text.encode():
+            write_whole(out / KEPT, text.encode())
 
 
 def unfinished(model: Path) -> str | None:

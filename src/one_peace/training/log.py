@@ -115,8 +115,10 @@ def _parse(line: str) -> Row | None:
 def _cut(path: Path, step: int) -> None:
     """Keeps the rows up to `step`; what was computed after it will be computed again."""
     kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for line in text.splitlines():
         row = _parse(line)  # None: the last line of a killed process
         if row is not None and row["step"] <= step:
             kept.append(line + "\n")
-    write_whole(path, "".join(kept).encode())
+    if "".join(kept) != text:
+        write_whole(path, "".join(kept).encode())
