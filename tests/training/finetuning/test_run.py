@@ -206,6 +206,13 @@ def test_every_epoch_has_every_row_once(base: Path, tables: Path, tmp_path: Path
         ({"optimizer": {"lr": -1}}, "optimizer: lr is at least 0, not -1"),
         ({"optimizer": {"layer_decay": 0}}, r"layer_decay is in \(0, 1\], not 0"),
         ({"optimizer": [1]}, "optimizer is a mapping of settings"),
+        *(
+            (
+                {"task": {"kind": kind}, "optimizer": {"layer_decay": 0.9}},
+                f"layer_decay is for ONE-PEACE .* {kind} does",
+            )
+            for kind in ("captioning", "picture-coding")
+        ),
         ({"micro_batch": 4}, "micro_batch=4 does not divide"),
         ({"workers": -1}, "workers is at least 0, not -1"),
         ({"patience": 1, "tables": {"train": "train.csv"}}, "patience needs a tables.validation"),

@@ -235,6 +235,8 @@ def test_three_captions_and_answers(tmp_path: Path) -> None:
         ({"tower_rate": 1.0}, "tower_lr"),
         ({"engine": {"compile": True}}, "compile"),
         ({"optimizer": {"schedule": "steps"}}, "linear-from-zero"),
+        ({"optimizer": {"layer_decay": 0.9}}, "optimizer.layer_decay is for ONE-PEACE models"),
+        ({"optimizer": {"decay_vectors": True}}, "optimizer.decay_vectors is for other models"),
     ],
 )
 def test_recipes_that_are_wrong(changes: dict[str, Any], message: str) -> None:

@@ -144,6 +144,8 @@ class FinetuneRecipe:
             raise ValueError(f"coding is for {CODING}, not for {self.kind}")
         if (written or self.kind == CODING) and (self.freeze or self.lora is not None):
             raise ValueError(f"{self.kind} has no head: freeze and lora are for the tasks that have one")
+        if (written or self.kind == CODING) and self.optimizer.layer_decay != 1:
+            raise ValueError(f"optimizer.layer_decay is for ONE-PEACE models, which {self.kind} does not train")
         object.__setattr__(self, "trackers", known_trackers(self.trackers))
 
     @classmethod

@@ -162,6 +162,10 @@ class MiCoRecipe:
             raise ValueError("recipe: sources names no clips to learn from")
         if self.engine.compile:
             raise ValueError("engine.compile is for ONE-PEACE models; MiCo's blocks are not compiled")
+        if self.optimizer.layer_decay != 1:
+            raise ValueError("optimizer.layer_decay is for ONE-PEACE models; MiCo's tower has tower_lr")
+        if self.optimizer.decay_vectors:
+            raise ValueError("optimizer.decay_vectors is for other models; MiCo decays by its published rule")
         object.__setattr__(self, "trackers", known_trackers(self.trackers))
 
     @classmethod
