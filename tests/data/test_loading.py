@@ -284,6 +284,36 @@ def test_batches_are_grouped_by_length(text: TextProcessor, tmp_path: Path) -> N
     assert mixed.report.padding.partner == pytest.approx(_padding(mixed, decoder), abs=1e-9)
 
 
+class Lengths:
+    """A source of pairs of random lengths."""
+
+    sized_by_block = False
+
+    def __init__(self, name: str, count: int) -> None:
+        drawn = np.random.default_rng(0)
+        self.name, self.blocks = name, np.array([0, count])
+        self.lengths = np.stack([drawn.integers(10, 60, count), drawn.integers(10_000, 90_000, count)], axis=1)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def sizes(self, indices: np.ndarray) -> np.ndarray:
+        return self.lengths[indices]
+
+
+@pytest.mark.parametrize(
+    ("counts", "size", "distinct"), [((60,), 16, 14), ((200,), 64, 50), ((1000,), 64, 60), ((50_000, 200), 64, 60)]
+)
+def test_a_small_source_fills_no_batch_with_copies(
+    decoder: PairDecoder, counts: tuple[int, ...], size: int, distinct: int
+) -> None:
+    sources: list[Any] = [Lengths(str(count), count) for count in counts]
+    loader = PairLoader(Mixture(sources, SEED, {source.name: 1.0 for source in sources}), decoder, "text")
+    slots = [loader.slots(size, step) for step in range(GROUPED_STEPS)]
+    found = [len(np.unique(np.stack([batch.source, batch.index]), axis=1).T) for batch in slots]
+    assert np.mean(found) >= distinct
+
+
 def test_captions_of_pictures_cost_little_padding(text: TextProcessor, tmp_path: Path) -> None:
     """Texts of 2 to 50 tokens beside 16 patches: in the joint sequence less than a tenth is padding."""
     words = [" ".join(["more"] * (1 + n * 29 % 48)) for n in range(256)]

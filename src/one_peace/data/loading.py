@@ -22,7 +22,7 @@ from one_peace.modalities.base import Example
 
 Pair = tuple[Example, Example]
 ATTEMPTS = 1000  # replacements tried for one pair before a source counts as unusable
-GROUPED_STEPS = 32  # batches whose pairs are sorted by length together
+GROUPED_STEPS = 32  # batches whose pairs are sorted by length together, at most
 
 
 class NoUsableData(OnePeaceError):
@@ -46,7 +46,8 @@ class PairLoader:
 
     Args:
         group_by: what batches are sorted by: the length of the `text`, of the `partner`, or None to keep the order of
-            the mixture. Pairs of `GROUPED_STEPS` batches are sorted and cut, and the batches shuffled. The pairs of
+            the mixture. Pairs of `GROUPED_STEPS` batches are sorted and cut, and the batches shuffled; fewer where a
+            source would be gone through more than once, whose copies of a pair would come into one batch. The pairs of
             a shard are sorted among themselves, so that one which is away for some process moves no other pair.
     """
 
@@ -63,18 +64,19 @@ class PairLoader:
         """What the global batch of a step is made of, before replacements."""
         if self.group_by is None:
             return self.mixture.slots(step * size, size)
-        window, place = divmod(step, GROUPED_STEPS)
+        steps = min(GROUPED_STEPS, max(1, self.mixture.unrepeated // size))
+        window, place = divmod(step, steps)
         if self._grouped is None or self._grouped[0] != (size, window):
-            self._grouped = (size, window), self._group(size, window)
+            self._grouped = (size, window), self._group(size, steps, window)
         return self._grouped[1][place]
 
-    def _group(self, size: int, window: int) -> list[Slots]:
-        slots = self.mixture.slots(window * GROUPED_STEPS * size, GROUPED_STEPS * size)
+    def _group(self, size: int, steps: int, window: int) -> list[Slots]:
+        slots = self.mixture.slots(window * steps * size, steps * size)
         sizes = self.mixture.sizes(slots)
         text, partner = sizes[:, 0], sizes[:, 1]
         lengths = (text, partner) if self.group_by == "partner" else (partner, text)
         order = _short_to_long(lengths, self.mixture.parts(slots))
-        shuffled = permute(np.arange(GROUPED_STEPS), GROUPED_STEPS, mix(self.mixture.seed, "batches", window))
+        shuffled = permute(np.arange(steps), steps, mix(self.mixture.seed, "batches", window))
         return [slots[order[batch * size : (batch + 1) * size]] for batch in shuffled]
 
     def load(self, size: int, step: int, rank: int = 0, world: int = 1) -> LoadedBatch:
