@@ -329,6 +329,19 @@ def test_captions_of_pictures_cost_little_padding(text: TextProcessor, tmp_path:
     assert grouped.summary()["padding"] == round(grouped.report.padding.total, 3)
 
 
+def test_micro_batches_are_padded_on_their_own(text: TextProcessor, tmp_path: Path) -> None:
+    words = ["more " * (1 + 8 * (n % 2)) for n in range(8)]
+    table = write_table(tmp_path / "t.tsv", [png(n) for n in range(8)], words)
+    found = []
+    for micro in (None, 1, 2, 16):
+        sources = {"t": SourceRecipe(str(table))}
+        pairs = open_pairs(sources, picture_decoder(text, 0.0), SEED, tmp_path / "cache", micro_batch=micro)
+        pairs.batch(8, SEED, 0)
+        found.append(pairs.report.padding)
+    assert found[0] == found[3] and found[0].text > 0.3 and found[0].text_tokens == found[1].text_tokens
+    assert found[1].total == 0 and found[2].text < found[0].text
+
+
 def _padding(pairs: PrefetchedPairs, decoder: PairDecoder) -> float:
     """The share of padding counted by hand."""
     tokens = padded = 0

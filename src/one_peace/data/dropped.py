@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, field
+from typing import Any
 
 NAMED = 10  # unusable pairs that are named in the log; the others are counted
 
 log = logging.getLogger("one_peace.data")
+
+Collect = Callable[[Any], list[Any]]
+"""What one process has -> what all of a run have, each of which calls it."""
+
+
+def alone(own: Any) -> list[Any]:
+    """`Collect` of a run with one process."""
+    return [own]
 
 
 @dataclass
@@ -38,26 +47,38 @@ class Dropped:
     def __str__(self) -> str:
         if not self.counts:
             return "no pair was left out"
-        reasons = ", ".join(f"{count} {reason}" for reason, count in self.counts.most_common())
-        return f"{self.total} pairs were left out: {reasons}"
+        return f"{self.total} pairs were left out: {self.reasons}"
+
+    @property
+    def reasons(self) -> str:
+        """How often each reason occurred, the most frequent first."""
+        return ", ".join(f"{count} {reason}" for reason, count in self.counts.most_common())
 
 
 @dataclass
 class Padding:
-    """Tokens of texts and partners, and what they take in batches padded to the longest."""
+    """Tokens of texts and partners, and what they take where they are padded to the longest."""
 
     text_tokens: int = 0
     text_padded: int = 0
     partner_tokens: int = 0
     partner_padded: int = 0
 
-    def add(self, lengths: Sequence[tuple[int, int]]) -> None:
-        """The lengths (text, partner) of one batch."""
-        texts, partners = zip(*lengths, strict=True)
-        self.text_tokens += sum(texts)
-        self.text_padded += max(texts) * len(texts)
-        self.partner_tokens += sum(partners)
-        self.partner_padded += max(partners) * len(partners)
+    def add(self, lengths: Sequence[tuple[int, int]], at_once: int | None = None) -> None:
+        """The lengths (text, partner) of one batch, of which so many pairs at once are padded to one length: all of
+        them by default."""
+        step = at_once or len(lengths)
+        for first in range(0, len(lengths), step):
+            texts, partners = zip(*lengths[first : first + step], strict=True)
+            self.text_tokens += sum(texts)
+            self.text_padded += max(texts) * len(texts)
+            self.partner_tokens += sum(partners)
+            self.partner_padded += max(partners) * len(partners)
+
+    @classmethod
+    def of_all(cls, parts: Sequence[Padding]) -> Padding:
+        """That of several processes together."""
+        return cls(*(sum(counts) for counts in zip(*map(astuple, parts), strict=True)))
 
     @property
     def text(self) -> float:

@@ -6,6 +6,7 @@ a run began. `prefetch.py` puts worker processes in front.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -140,6 +141,16 @@ class LoadingReport:
     padding: Padding = field(default_factory=Padding)
     waited: float = 0.0
     elapsed: float = 0.0
+
+    @classmethod
+    def of_all(cls, reports: Sequence[LoadingReport]) -> LoadingReport:
+        """That of several processes together; the share of waiting is their mean."""
+        dropped = Dropped()
+        for report in reports:
+            dropped.counts += report.dropped.counts
+        padding = Padding.of_all([report.padding for report in reports])
+        waited, elapsed = (sum(getattr(report, name) for report in reports) for name in ("waited", "elapsed"))
+        return cls(dropped, padding, waited, elapsed)
 
     @property
     def waiting(self) -> float:

@@ -69,12 +69,14 @@ def open_pairs(
     cache: Path,
     *,
     workers: int = 0,
+    micro_batch: int | None = None,
 ) -> PrefetchedPairs:
     """The batches of a run from named sources, grouped by length: of the partner, or of the texts where all
     partners are of one length.
 
     Args:
         cache: folder for indexes and for remote shards, of which it keeps about `CACHE_BYTES`.
+        micro_batch: pairs that are padded to one length; None: those of a batch.
 
     Raises:
         InputError: a source that is not there, has no such column, or has nothing usable in it.
@@ -85,7 +87,7 @@ def open_pairs(
     weights = {name: recipe.weight for name, recipe in recipes.items() if recipe.weight is not None}
     group_by: Literal["text", "partner"] = "text" if get_modality(decoder.partner_name).fixed_length else "partner"
     loader = PairLoader(Mixture(sources, seed, weights or None), decoder, group_by)
-    return PrefetchedPairs(loader, workers)
+    return PrefetchedPairs(loader, workers, micro_batch)
 
 
 def sample_texts(recipes: Mapping[str, SourceRecipe], partner: str, cache: Path) -> list[str]:

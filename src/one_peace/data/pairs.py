@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from one_peace.configuration import within
-from one_peace.data.dropped import Dropped, Padding
+from one_peace.data.dropped import Collect, Dropped, Padding, alone
 from one_peace.data.manifest import Item, normalise_caption
 from one_peace.errors import InputError
 from one_peace.modalities.base import Example, Processor
@@ -69,7 +69,8 @@ class PairSampler:
 
     A batch holds distinct captions only, since two pairs with one caption would be each other's negatives. No text
     drawn is one of `withheld` (normalised captions, the held-out ones), however it came about. `processor` reads every
-    input once, which stays in memory, and augments it anew for each batch.
+    input once, which stays in memory, and augments it anew for each batch. Padding is counted as of
+    `micro_batch` pairs at once.
 
     Items whose file cannot be read are left out: the first few are named in the log, `dropped` counts all.
 
@@ -85,8 +86,9 @@ class PairSampler:
         partner: str,
         processor: Processor,
         withheld: Set[str] = frozenset(),
+        micro_batch: int | None = None,
     ) -> None:
-        self.text, self.recipe, self.withheld = text, recipe, withheld
+        self.text, self.recipe, self.withheld, self.micro_batch = text, recipe, withheld, micro_batch
         self.processor, self.padding, self.dropped = processor, Padding(), Dropped()
         # A caption may be a held-out one in another language, or the second one of a held-out picture.
         items = [item for item in map(self._without_withheld, items) if item.texts and self._weight(item)]
@@ -115,14 +117,16 @@ class PairSampler:
         if not self.items:
             raise ValueError(f"no item of the sources {sorted(recipe.sources)} in the manifest")
 
-    def summary(self) -> dict[str, Any]:
-        """What there is to draw from, and the share of padding in the batches so far, where a processor tells it."""
+    def summary(self, collect: Collect = alone) -> dict[str, Any]:
+        """What there is to draw from, and the share of padding in the batches of all processes so far, where a
+        processor tells it."""
         found: dict[str, Any] = {
             "items": len(self.items),
             "captions": len(self.groups),
             "unreadable": self.dropped.total,
         }
-        return found | {"padding": round(self.padding.total, 3)} if self.padding.text_padded else found
+        padding = Padding.of_all(collect(self.padding))
+        return found | {"padding": round(padding.total, 3)} if padding.text_padded else found
 
     def batch(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[tuple[Example, Example]]:
         """`size` pairs as (text example, partner example), or the slice of them of process `rank` of `world`.
@@ -142,7 +146,8 @@ class PairSampler:
             media = [self.media[i] for i in chosen]
             partners = self.processor.vary_batch(media, generator, self.recipe.augmentation)
         pairs = list(zip(texts, partners, strict=True))[rank * local : (rank + 1) * local]
-        self.padding.add([(self.text.length(text), self.processor.length(partner)) for text, partner in pairs])
+        lengths = [(self.text.length(text), self.processor.length(partner)) for text, partner in pairs]
+        self.padding.add(lengths, self.micro_batch)
         return pairs
 
     def keep_takes(self, front_end: Callable[[Example], Example], seed: int) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from one_peace.data.dropped import Collect, alone
 from one_peace.data.loading import LoadedBatch, LoadingReport, Pair, PairLoader
 from one_peace.errors import OnePeaceError
 from one_peace.modalities.base import Example
@@ -43,11 +44,11 @@ class PrefetchedPairs:
 
     Steps asked for one after the other come from the workers, which work ahead; any other step starts them anew
     there, so a run resumes at any step. With 0 workers everything happens in the calling process. `close` stops the
-    workers; so does the end of a `with` block.
+    workers; so does the end of a `with` block. Padding is counted as of `micro_batch` pairs at once.
     """
 
-    def __init__(self, loader: PairLoader, workers: int) -> None:
-        self.loader, self.workers = loader, workers
+    def __init__(self, loader: PairLoader, workers: int, micro_batch: int | None = None) -> None:
+        self.loader, self.workers, self.micro_batch = loader, workers, micro_batch
         self.report = LoadingReport()
         self._steps: Iterator[LoadedBatch | OnePeaceError] | None = None
         self._next: tuple[int, int, int, int] | None = None  # size, step, rank, world
@@ -77,19 +78,22 @@ class PrefetchedPairs:
         else:
             loaded = self._from_workers(size, step, rank, world)
         self.report.dropped.add(loaded.failures)
-        self.report.padding.add(loaded.lengths)
+        self.report.padding.add(loaded.lengths, self.micro_batch)
         now = time.monotonic()
         self.report.waited += now - began
         self.report.elapsed = now - self._began
         return loaded.pairs
 
-    def summary(self) -> dict[str, Any]:
-        """What there is to draw from, and what drawing has cost so far."""
+    def summary(self, collect: Collect = alone) -> dict[str, Any]:
+        """What there is to draw from, and what drawing has cost all processes so far."""
         pairs = {source.name: len(source) for source in self.loader.mixture.sources}
-        if not self.report.elapsed:
+        report = LoadingReport.of_all(collect(self.report))
+        if not report.elapsed:
             return pairs
-        padding, waiting = round(self.report.padding.total, 3), round(self.report.waiting, 3)
-        return pairs | {"left_out": self.report.dropped.total, "padding": padding, "waiting": waiting}
+        left_out: dict[str, Any] = {"left_out": report.dropped.total}
+        if report.dropped.total:
+            left_out["reasons"] = report.dropped.reasons
+        return pairs | left_out | {"padding": round(report.padding.total, 3), "waiting": round(report.waiting, 3)}
 
     def close(self) -> None:
         """Stops the workers; the next `batch` starts new ones."""

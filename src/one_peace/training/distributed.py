@@ -71,6 +71,14 @@ class Processes:
         dist.broadcast_object_list(box, src=0, group=self.group)
         return cast(T, box[0])
 
+    def collect(self, value: T) -> list[T]:
+        """What every process calls this with, in the order of ranks."""
+        if self.group is None:
+            return [value]
+        box: list[Any] = [None] * self.count
+        dist.all_gather_object(box, value, group=self.group)
+        return box
+
     def wait(self) -> None:
         """Returns once all processes have called it."""
         if self.group is not None:

@@ -58,6 +58,16 @@ def test_one_good_row_is_enough(rows: int, bad: int) -> None:
         assert set(examples.unusable) == set(range(bad)), "found in whatever epoch they are met"
 
 
+def test_what_every_process_left_out_is_told() -> None:
+    table: Any = Numbers(8)
+    parts = [Examples(table, AllBut({0, 1, 2}), 5) for _ in range(2)]
+    for update in range(2):
+        for rank, examples in enumerate(parts):
+            examples.batch(4, update, rank, 2)
+    told = parts[0].summary(lambda own: [examples.unusable for examples in parts])
+    assert told is not None and told.startswith("3 rows of numbers.csv left out: row 0: damaged; row 1:")
+
+
 def test_no_good_row_is_one_message() -> None:
     examples = Examples(Numbers(3), AllBut({0, 1, 2}), 1)  # type: ignore[arg-type]
     with pytest.raises(NoUsableRows, match=r"numbers.csv: nothing usable after \d attempts; the last one: .*damaged"):

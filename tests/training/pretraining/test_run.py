@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import signal
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.training.dry_run import plan_run
 from one_peace.training.pretraining.recipe import PretrainRecipe, recipe_to_yaml
 from one_peace.training.pretraining.run import run_pretraining
+from one_peace.training.progress import plain_line
 from warm_processes import finish, run_command, start_together
 
 STAGE = {
@@ -132,14 +134,25 @@ def test_a_killed_worker_costs_nothing_that_was_saved(table: Path, tmp_path: Pat
     assert [row["step"] for row in rows if "step" in row][0] == 3
 
 
+def keep_what_is_told(words: list[str], folder: Path) -> None:
+    """`one-peace WORDS`, and what it prints in a file of its own."""
+    with open(folder / f"told-{os.environ['RANK']}", "w", encoding="utf-8") as file, redirect_stdout(file):
+        run_command(words)
+
+
 def test_two_processes_start_and_train_as_one(table: Path, tmp_path: Path) -> None:
-    """The whole command under torchrun's environment: tokenizer, first values, pairs, states, the model at the end."""
+    """The whole command under torchrun's environment: tokenizer, first values, pairs, states, the model at the end; and
+    what it says of the pairs of both."""
     chosen = recipe(table, micro_batch=2, denoise_every=2)
     (tmp_path / "recipe.yaml").write_text(recipe_to_yaml(chosen), encoding="utf-8")
     words = ["pretrain", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "two")]
-    started = start_together(run_command, (words,), 2)
-    run_pretraining(chosen, [], tmp_path / "one", "cpu", lambda row: None)
+    started = start_together(keep_what_is_told, (words, tmp_path), 2)
+    rows: list[dict[str, Any]] = []
+    run_pretraining(chosen, [], tmp_path / "one", "cpu", rows.append)
     finish(started)
+    assert rows[-1]["left_out"] > 0 and "unreadable image" in rows[-1]["reasons"]
+    said = plain_line({name: value for name, value in rows[-1].items() if name != "waiting"})
+    assert said in (tmp_path / "told-0").read_text() and not (tmp_path / "told-1").read_text()
     logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("one", "two")]
     one, two = ([json.loads(line) for line in log.splitlines()] for log in logs)
     assert [row["step"] for row in one] == [row["step"] for row in two] == [1, 2]

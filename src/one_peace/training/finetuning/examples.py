@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from one_peace.data.dropped import Collect, alone
 from one_peace.data.permutation import mix, permute
 from one_peace.data.rand_augment import augment_for_labels, augment_for_reasoning, random_blur
 from one_peace.data.task_rows import Rows, WeightedRows
@@ -145,9 +146,12 @@ class Examples(Generic[Made]):
             return self.reader.draw(row, key, generator)
         return self.reader.example(row, key)
 
-    def summary(self) -> str | None:
-        """What was left out so far, None for nothing."""
-        return left_out(str(self.rows.path), [self.unusable[index] for index in sorted(self.unusable)])
+    def summary(self, collect: Collect = alone) -> str | None:
+        """What all processes left out so far, None for nothing."""
+        found: dict[int, InputError] = {}
+        for unusable in collect(dict(self.unusable)):  # which threads that decode ahead may still change
+            found |= unusable
+        return left_out(str(self.rows.path), [found[index] for index in sorted(found)])
 
 
 def left_out(table: str, errors: Sequence[InputError]) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from one_peace.data.dropped import Collect, alone
 from one_peace.errors import InputError
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.training.finetuning.recipe import FinetuneRecipe
@@ -21,8 +22,8 @@ class Drawn(Protocol):
 
     def __len__(self) -> int: ...
 
-    def summary(self) -> str | None:
-        """What was left out so far, None for nothing."""
+    def summary(self, collect: Collect = alone) -> str | None:
+        """What all processes left out so far, None for nothing."""
         ...
 
 

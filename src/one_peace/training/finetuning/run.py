@@ -79,7 +79,7 @@ def finetune(
         report(said | {"trained": trained, "parameters": parameters})
     processes.wait()
     done, over = run_updates(job.model, loop, job.gradients, out, processes, report, judge=job.judge)
-    for summary in (train.summary(), left_out(str(recipe.tables.validation), job.passed_over)):
+    for summary in (train.summary(processes.collect), left_out(str(recipe.tables.validation), job.passed_over)):
         if processes.first and summary:
             report({"step": done, "warning": summary})
     if not over:

@@ -122,7 +122,7 @@ def run_mico(
         tick=tick if processes.first else None,
     )
     for name, source in examples.items():
-        if processes.first and (summary := source.summary()):
+        if (summary := source.summary(processes.collect)) and processes.first:
             report({"source": name, "warning": summary})
     if over:
         save(model, folder=folder)

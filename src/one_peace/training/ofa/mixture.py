@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from one_peace.data.boxed_pictures import BoxedPicture, crop_around, jitter_scale, mirror, resize
+from one_peace.data.dropped import Collect, alone
 from one_peace.data.published.conversion import read_json
 from one_peace.data.rand_augment import OFA_OPERATIONS, rand_augment
 from one_peace.data.task_rows import JoinedRows, TaskRows
@@ -123,9 +124,9 @@ class MixedExamples:
         ]
         return groups | ({SECOND: beside} if beside else {})
 
-    def summary(self) -> str | None:
-        """What was left out so far, None for nothing."""
-        told = [text for examples in (self.rows, *self.second.values()) if (text := examples.summary())]
+    def summary(self, collect: Collect = alone) -> str | None:
+        """What all processes left out so far, None for nothing."""
+        told = [text for examples in (self.rows, *self.second.values()) if (text := examples.summary(collect))]
         return "; ".join(told) or None
 
 

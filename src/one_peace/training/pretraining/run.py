@@ -103,8 +103,9 @@ def run_pretraining(
         done = pretrain(
             model, recipe, processors, source.batch, out, device, report, processes, fill=begin, watch=watch
         )
+        summary = source.summary(processes.collect)
         if processes.first:
-            report(source.summary())
+            report(summary)
     if done >= recipe.steps:
         save_for_training(model, processors, folder, processes)
     return model
@@ -121,11 +122,14 @@ def open_batches(
     assert isinstance(text, TextProcessor)
     if not recipe.files:
         chosen = training_items(items, stage.partner)
-        yield PairSampler(chosen, text, data, stage.partner, partner, held_out_captions(items))
+        withheld = held_out_captions(items)
+        yield PairSampler(chosen, text, data, stage.partner, partner, withheld, recipe.micro_batch)
         return
     decoder = PairDecoder(text, stage.partner, partner, data.augmentation, data.caption_tokens)
-    cache = pair_cache()
-    with open_pairs(recipe.files, decoder, recipe.seed, cache, workers=recipe.workers) as pairs:
+    opened = open_pairs(
+        recipe.files, decoder, recipe.seed, pair_cache(), workers=recipe.workers, micro_batch=recipe.micro_batch
+    )
+    with opened as pairs:
         try:
             yield pairs
         except RuntimeError as error:
