@@ -20,6 +20,7 @@ from one_peace.training.finetuning.job import FinetuneJob
 from one_peace.training.finetuning.recipe import FinetuneRecipe
 from one_peace.training.finetuning.run import open_job
 from one_peace.training.pretraining.cost import PAIRS, pretraining_cost
+from one_peace.training.pretraining.evaluation import open_held_out
 from one_peace.training.pretraining.recipe import PretrainRecipe
 from one_peace.training.pretraining.run import open_batches
 from one_peace.training.pretraining.start import plan_model
@@ -33,11 +34,14 @@ def plan_run(recipe: PretrainRecipe, items: Iterable[Item], devices: int = 1) ->
     """The dry run of a recipe: reads a few of its pictures or sounds, and no weights.
 
     Raises:
-        ValueError: the batch, or the sharding, cannot be divided among so many devices.
+        InputError: a source of pairs, or of held-out ones, that cannot be used.
+        ValueError: the batch, or the sharding, cannot be divided among so many devices; held-out pairs are also
+            trained on.
     """
     if recipe.batch_size % devices:
         raise ValueError(f"batch_size={recipe.batch_size} is no multiple of the {devices} devices")
     shards_over(devices, recipe.engine.shard_over)
+    open_held_out(recipe)
     items, stage = list(items), recipe.stage
     config, processors = plan_model(recipe, items)
     weighed = recipe.data.sources

@@ -106,6 +106,12 @@ def test_its_dry_run(table: Path) -> None:
     assert cost.tokens["image"] == 64 * 17 and cost.flops > 1e9 and cost.frozen == 0
 
 
+def test_its_dry_run_refuses_what_the_run_would(table: Path) -> None:
+    watched = recipe(table, evaluation={"every": 1, "pairs": {"path": str(table)}})
+    with pytest.raises(ValueError, match=r"evaluation.pairs: .*pairs.tsv is also trained on"):
+        plan_run(watched, [])
+
+
 def test_a_table_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONE_PEACE_CACHE", str(tmp_path / "cache"))
     with pytest.raises(InputError, match="nowhere.tsv"):

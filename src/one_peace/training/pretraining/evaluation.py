@@ -122,10 +122,8 @@ def open_evaluator(
     assert isinstance(text, TextProcessor)
     decoder = PairDecoder(text, partner, processors[partner].limited(seconds=recipe.data.clip_seconds), 0.0)
 
-    sets: dict[str, list[Read]] = {}
-    for name in ("pairs", "labels"):
-        if (source := getattr(schedule, name)) is not None:
-            sets[name] = from_source(_open_held_out(f"evaluation.{name}", source, recipe), schedule.size)
+    opened = open_held_out(recipe)
+    sets: dict[str, list[Read]] = {name: from_source(source, schedule.size) for name, source in opened.items()}
     if not recipe.files and schedule.pairs is None:
         chosen = validation_items(items, partner, recipe.data.sources, schedule.size)
         sets["pairs"] = captions_of(chosen)
@@ -133,6 +131,22 @@ def open_evaluator(
             sets["labels"] = categories_of(chosen)
     decoded = {name: decode_held_out(f"evaluation.{name}", pairs, decoder) for name, pairs in sets.items()}
     return Evaluator(recipe, processors, decoded.get("pairs"), decoded.get("labels"), device, processes)
+
+
+def open_held_out(recipe: PretrainRecipe) -> dict[str, PairSource]:
+    """The recipe's own sources of held-out pairs and of labels, where there is an evaluation.
+
+    Raises:
+        InputError: one that is not there or cannot be used.
+        ValueError: one that is also trained on.
+    """
+    schedule = recipe.evaluation
+    sources = {"pairs": schedule.pairs, "labels": schedule.labels} if schedule.every else {}
+    return {
+        name: _open_held_out(f"evaluation.{name}", source, recipe)
+        for name, source in sources.items()
+        if source is not None
+    }
 
 
 def _open_held_out(name: str, source: SourceRecipe, recipe: PretrainRecipe) -> PairSource:
