@@ -110,7 +110,8 @@ class FlopCount(TorchDispatchMode):
 
 
 class KeptMemory(AbstractContextManager["KeptMemory"]):
-    """The bytes that autograd keeps of what runs inside, parameters left out.
+    """The bytes that autograd keeps of what runs inside, without parameters and their copies in half precision, which
+    are as many for any batch (`memory_of_weights`).
 
     `most` is the largest number at one time; `largest_block` the most that one pass through one of the blocks adds.
     """
@@ -122,14 +123,17 @@ class KeptMemory(AbstractContextManager["KeptMemory"]):
         self.entered: list[int] = []
         self.handles = [block.register_forward_pre_hook(self._enter) for block in blocks]
         self.handles += [block.register_forward_hook(self._leave) for block in blocks]
+        self.copying = _Copies(self.own)
         self.saving = torch.autograd.graph.saved_tensors_hooks(lambda tensor: _Kept(tensor, self), _Kept.unpack)
 
     def __enter__(self) -> KeptMemory:
+        self.copying.__enter__()
         self.saving.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self.saving.__exit__(*error)
+        self.copying.__exit__(*error)
         for handle in self.handles:
             handle.remove()
 
@@ -150,6 +154,22 @@ class KeptMemory(AbstractContextManager["KeptMemory"]):
 
     def _leave(self, *_: object) -> None:
         self.largest_block = max(self.largest_block, self.now - self.entered.pop())
+
+
+class _Copies(TorchDispatchMode):
+    """Takes what is cast from parameters for parameters too."""
+
+    def __init__(self, own: set[int]) -> None:
+        super().__init__()
+        self.own = own
+        self.held: list[Tensor] = []  # so that nothing else gets their place
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and args[0].untyped_storage().data_ptr() in self.own:
+            self.held.append(out)
+            self.own.add(out.untyped_storage().data_ptr())
+        return out
 
 
 class _Kept:
