@@ -6,10 +6,18 @@ import pytest
 import torch
 from hypothesis import settings
 
+from one_peace.modalities import imports
+
 torch.set_num_threads(1)
 # Time per example varies with the machine's load and says nothing of correctness.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True)
+def _no_imports_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes import what was imported here before, and the files of other tests are gone."""
+    monkeypatch.setattr(imports, "_imported", [])
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
