@@ -410,7 +410,7 @@ def test_impossible_settings_of_an_official_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "part, key, value",
-    [("", "activation_fn", "relu"), ("", "normalize_before", False), ("audio_adapter", "conv_pos_pre_ln", True)],
+    [("", "activation_fn", "relu"), ("", "normalize_before", False), ("image_adapter", "layernorm_embedding", True)],
 )
 def test_settings_of_another_model_are_refused(part: str, key: str, value: object, tmp_path: Path) -> None:
     """Most of them show in no shape: the file would load, and compute something else."""
@@ -422,12 +422,29 @@ def test_settings_of_another_model_are_refused(part: str, key: str, value: objec
         from_pretrained(tmp_path / "other.pt")
 
 
+def test_settings_that_say_nothing_are_passed_over(tmp_path: Path, expected: Tensor) -> None:
+    """None, and those of an adapter that the file does not have."""
+    encoder = {"activation_fn": None, "scale_fc": None, "audio_adapter": {"conv_bias": True}, "text_adapter": None}
+    torch.save({"cfg": {"model": {"encoder": encoder}}, "model": STATE}, tmp_path / "file.pt")
+    assert torch.equal(features(from_pretrained(tmp_path / "file.pt")), expected)
+
+
+def test_a_folder_whose_table_is_larger_than_its_configuration_says_is_refused(folder: Path) -> None:
+    shutil.copytree(folder, smaller := folder.parent / "smaller")
+    config = json.loads((smaller / "config.json").read_text())
+    config["modalities"]["image"] |= {"bias_grid": 2, "image_size": 32}
+    (smaller / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="bias.tables.0: shape .* in the file"):
+        from_pretrained(smaller)
+
+
 @pytest.mark.parametrize(
     "spec, rows",
     [
         ("[(512, 10, 5)] + [(512, 3, 2)] * 2", [(512, 10, 5), (512, 3, 2), (512, 3, 2)]),
         ("[(32, 10, 5), (32, 3, 3), (32, 3, 2)]", [(32, 10, 5), (32, 3, 3), (32, 3, 2)]),
         ("[(32,10,5)] + 2 * [(32, 3, 3,)]", [(32, 10, 5), (32, 3, 3), (32, 3, 3)]),
+        ([[32, 10, 5], (32, 3, 2)], [(32, 10, 5), (32, 3, 2)]),
         ("[(32, 10)]", []),
         ("[(32, 10, 5)] * open('x')", []),
         ("[(32, 10, 5)]" + " * 64" * 9, []),
@@ -444,7 +461,9 @@ def test_waveform_convolutions_that_are_not_those_of_the_file(tmp_path: Path) ->
     encoder = {"audio_adapter": {"feature_encoder_spec": "[(7, 10, 5)]"}}
     shapes = {"adapters.audio.cls": (1, 1, 64), "adapters.audio.frames.convs.0.weight": (32, 1, 10)}
     shapes |= {"fusion.blocks.0.attention_norm.weight": (64,), "fusion.blocks.0.ffn.audio.gate.weight": (128, 64)}
-    with pytest.raises(CheckpointError, match=r"feature_encoder_spec is '\[\(7, 10, 5\)\]', and .* \(32, 10\)"):
+    with pytest.raises(
+        CheckpointError, match=r"feature_encoder_spec: .*7, 10, 5.* are not those of the tensors, .* \(32, 10\)"
+    ):
         infer_config("file", shapes, {"model": {"encoder": encoder}})
     assert infer_config("file", shapes, {})["modalities"]["audio"]["convs"] == [[32, 10, 5]]
 

@@ -194,7 +194,7 @@ def check_generation(fixture: Fixture, compare: Comparison) -> None:
             compare.exact(f"{name} as text", [pieces().decode(row) for row in rows], meta[f"{form}.{kind}.captions"])
             if f"{form}.{kind}.sequence_scores" in fixture.tensors:
                 scores = torch.tensor([one.score for one in best])
-                compare.feature(f"{name} scores", scores, fixture[f"{form}.{kind}.sequence_scores"])
+                compare.activation(f"{name} scores", scores, fixture[f"{form}.{kind}.sequence_scores"])
         if f"{form}.qa" in meta:
             asked = meta[f"{form}.qa"]
             questions = padded([q for several in asked["questions"] for q in several], config["max_caption_len"])

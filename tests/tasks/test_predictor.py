@@ -15,7 +15,9 @@ from one_peace.cli.main import app
 from one_peace.errors import CheckpointError, InputError
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from one_peace.tasks.kinds import TaskSettings
+from one_peace.tasks.ofa.kinds import SequenceSettings
 from one_peace.tasks.predictor import Predictor
+from one_peace.tasks.retrieval_pairs import RetrievalSettings
 from one_peace.tasks.task import BadRow
 from one_peace.training.saving import save_for_training
 from tiny_models import CONFIG, tiny_processors
@@ -99,8 +101,17 @@ def test_the_wrong_task_is_refused(classifier: Path) -> None:
 
 def test_damaged_settings_are_named(tmp_path: Path, classifier: Path) -> None:
     (tmp_path / "task.json").write_text('{"kind": "classification", "labels": ["a"], "smothing": 1}')
-    with pytest.raises(InputError, match=r"task.json: is damaged, .*'smothing'; the nearest is 'smoothing'"):
+    with pytest.raises(InputError, match=r"task.json: is damaged: .*'smothing'; the nearest is 'smoothing'"):
         TaskSettings.read(tmp_path)
+
+
+def test_settings_of_another_kind_of_task_are_none(tmp_path: Path) -> None:
+    """A model fine-tuned for one task is a model without settings for another, and not a damaged one."""
+    RetrievalSettings("retrieval", "audio").save(tmp_path)
+    assert TaskSettings.read(tmp_path) is None and SequenceSettings.read(tmp_path) is None
+    assert RetrievalSettings.read(tmp_path) == RetrievalSettings("retrieval", "audio")
+    TaskSettings("grounding").save(tmp_path)
+    assert RetrievalSettings.read(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -164,7 +175,7 @@ def test_a_published_file_is_told_its_task(tmp_path: Path) -> None:
     weights = {name.removeprefix("weights."): t for name, t in tensors.items() if name.startswith("weights.")}
     path = tmp_path / "sounds.pt"
     torch.save({"cfg": {"model": meta["cfg"]}, "model": weights}, path)
-    with pytest.raises(CheckpointError, match="does not say which task"):
+    with pytest.raises(CheckpointError, match="says of no task"):
         Predictor.from_pretrained(path)
     settings = TaskSettings("classification", modality="audio", labels=tuple("abcdef"))
     predictor = Predictor.from_pretrained(path, settings)

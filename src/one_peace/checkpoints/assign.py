@@ -60,11 +60,14 @@ def assign_tensors(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = torch.float32,
     optional: tuple[str, ...] = (),
+    *,
+    shrink: bool = False,
 ) -> AssignReport:
     """Fills a module built on the meta device; `source` maps names of parameters and buffers to pieces to be joined.
 
     Every parameter is allocated once in its final dtype (None: that of its source) and place; integers stay what they
-    are. Buffers that are not saved are left alone. Tables of another image grid are resized; a shared bias table is
+    are. Buffers that are not saved are left alone. Tables of another image grid are resized, relative ones to a smaller
+    grid with `shrink` alone, since else the offsets of a smaller grid are a part of the table. A shared bias table is
     copied to every layer that has none of its own. `CheckpointError` names every tensor that is unexpected, mis-shaped,
     of integers in place of real numbers, or missing (those whose names begin as in `optional` may be), before anything
     is allocated. `ValueError` for a device that is not here.
@@ -87,7 +90,7 @@ def assign_tensors(
         if parameter.is_floating_point() and not all(dtype.is_floating_point for dtype in dtypes):
             problems.append(f"{name}: {', '.join(map(str, dtypes))} in the file, the model has real numbers")
         elif shape != tuple(parameter.shape):
-            if _resizable(name, shape, tuple(parameter.shape)):
+            if _resizable(name, shape, tuple(parameter.shape), shrink):
                 report.resized.append(name)
             else:
                 problems.append(f"{name}: shape {_text(shape)} in the file, {_text(parameter.shape)} in the model")
@@ -140,11 +143,11 @@ def _text(shape: tuple[int, ...]) -> str:
     return " x ".join(str(n) for n in shape) or "scalar"
 
 
-def _resizable(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+def _resizable(name: str, given: tuple[int, ...], wanted: tuple[int, ...], shrink: bool) -> bool:
     if len(given) != 2 or given[1] != wanted[1]:
         return False
     if GRID_TABLE.fullmatch(name):
-        return all(_is_square(n - CLS_ROWS) for n in (given[0], wanted[0]))
+        return (shrink or wanted[0] > given[0]) and all(_is_square(n - CLS_ROWS) for n in (given[0], wanted[0]))
     return bool(GRID_POSITIONS.fullmatch(name)) and all(_is_square(n - 1) for n in (given[0], wanted[0]))
 
 

@@ -24,6 +24,7 @@ from one_peace.modalities.base import Example
 Pair = tuple[Example, Example]
 ATTEMPTS = 1000  # replacements tried for one pair before a source counts as unusable
 GROUPED_STEPS = 32  # batches whose pairs are sorted by length together, at most
+MOST_COPIES = 0.1  # of the pairs that are sorted together: a pair and its copies come into one batch
 
 
 class NoUsableData(OnePeaceError):
@@ -47,8 +48,8 @@ class PairLoader:
 
     Args:
         group_by: what batches are sorted by: the length of the `text`, of the `partner`, or None to keep the order of
-            the mixture. Pairs of `GROUPED_STEPS` batches are sorted and cut, and the batches shuffled; fewer where a
-            source would be gone through more than once, whose copies of a pair would come into one batch. The pairs of
+            the mixture. Pairs of `GROUPED_STEPS` batches are sorted and cut, and the batches shuffled; fewer where
+            sources would be gone through so often that more than `MOST_COPIES` of the pairs repeat others. The pairs of
             a shard are sorted among themselves, so that one which is away for some process moves no other pair.
     """
 
@@ -65,11 +66,16 @@ class PairLoader:
         """What the global batch of a step is made of, before replacements."""
         if self.group_by is None:
             return self.mixture.slots(step * size, size)
-        steps = min(GROUPED_STEPS, max(1, self.mixture.unrepeated // size))
+        steps = self._steps(size)
         window, place = divmod(step, steps)
         if self._grouped is None or self._grouped[0] != (size, window):
             self._grouped = (size, window), self._group(size, steps, window)
         return self._grouped[1][place]
+
+    def _steps(self, size: int) -> int:
+        """Batches whose pairs are sorted together: as many as bring few more copies of a pair than one batch has."""
+        allowed = self.mixture.copies(size) + MOST_COPIES
+        return max(n for n in range(1, GROUPED_STEPS + 1) if n == 1 or self.mixture.copies(n * size) <= allowed)
 
     def _group(self, size: int, steps: int, window: int) -> list[Slots]:
         slots = self.mixture.slots(window * steps * size, steps * size)

@@ -57,10 +57,11 @@ class Mixture:
             self._earlier[self.pattern == number] = np.arange(share)
         self.orders = [ShuffledOrder(s.blocks, mix(seed, "order", s.name)) for s in sources]
 
-    @property
-    def unrepeated(self) -> int:
-        """Slots in a row in which about every source is gone through once at most."""
-        return min(len(s) * CYCLE // int(share) for s, share in zip(self.sources, self.shares, strict=True))
+    def copies(self, count: int) -> float:
+        """The share of `count` slots in a row that repeat a pair which stands in another of them, about."""
+        drawn = self.shares * (count / CYCLE)
+        sizes = np.array([len(source) for source in self.sources])
+        return float(np.maximum(drawn - sizes, 0).sum() / count)
 
     def slots(self, first: int, count: int) -> Slots:
         """The slots `first`, `first + 1`, ..."""

@@ -60,6 +60,9 @@ def _report_retrieval(recipe: EvaluationRecipe, device: str, on_error: OnError) 
     settings = build_dataclass(RetrievalSettings, recipe.task, "task")
     columns: Mapping[str, str] = {}
     if (own := RetrievalSettings.read(resolve(recipe.model))) is not None:
+        if recipe.task.get("modality", own.modality) != own.modality:
+            asked = recipe.task["modality"]
+            raise ValueError(f"task.modality={asked}: {recipe.model} was fine-tuned for retrieval of {own.modality}")
         columns, recipe = own.columns, _of_modality(recipe, settings.modality, own.modality)
         settings = dataclasses.replace(settings, modality=own.modality)
     model = _embedding_model(recipe, (settings.modality,), device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,10 @@ class TaskSettings(SavedSettings):
     center_crop: bool = False
     reads: str = "image"
     columns: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def kinds(cls) -> Collection[str]:
+        return KINDS
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -74,7 +74,7 @@ class Predictor:
         own = TaskSettings.read(resolve(name_or_path))
         chosen = settings or own
         if chosen is None:
-            raise CheckpointError(f"{name_or_path}: does not say which task it is for; give its settings")
+            raise CheckpointError(f"{name_or_path}: says of no task that it could predict; give the task's settings")
         model, processors = load_for_prediction(name_or_path, device, dtype, tokenizer=tokenizer)
         return cls(model, chosen.build(processors), batch_size, columns=chosen.columns)
 

@@ -38,6 +38,10 @@ class RetrievalSettings(SavedSettings):
     rerank: int = 0
     columns: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def kinds(cls) -> Collection[str]:
+        return (RETRIEVAL,)
+
     def __post_init__(self) -> None:
         if self.rerank < 0 or self.rerank == 1:
             raise ValueError(f"task.rerank: 0 for none, or how many of the first are ordered anew, not {self.rerank}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,8 +15,13 @@ from one_peace.errors import InputError
 TASK_FILE = "task.json"
 
 
-class SavedSettings:
-    """Of dataclasses of settings: into such a file and back."""
+class SavedSettings(ABC):
+    """Of dataclasses of settings with a `kind`: into such a file and back."""
+
+    @classmethod
+    @abstractmethod
+    def kinds(cls) -> Collection[str]:
+        """The kinds of tasks that these settings are for."""
 
     def save(self: Any, folder: Path) -> None:
         """Writes `task.json`."""
@@ -23,11 +30,15 @@ class SavedSettings:
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """The settings in a model's folder, None without any. `InputError` for damaged ones."""
+        """The settings in a model's folder, None without any or with those of another kind of task. `InputError` for
+        damaged ones."""
         path = folder / TASK_FILE
         if not path.is_file():
             return None
         try:
-            return build_dataclass(cls, json.loads(path.read_text(encoding="utf-8")), TASK_FILE)
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(values, dict) and "kind" in values and values["kind"] not in cls.kinds():
+                return None
+            return build_dataclass(cls, values, TASK_FILE)
         except ValueError as error:
-            raise InputError(str(path), f"is damaged, or of a model for something else: {error}") from error
+            raise InputError(str(path), f"is damaged: {error}") from error

@@ -24,6 +24,7 @@ from one_peace.training.pretraining.evaluation import open_held_out
 from one_peace.training.pretraining.recipe import PretrainRecipe
 from one_peace.training.pretraining.run import open_batches
 from one_peace.training.pretraining.start import plan_model
+from one_peace.training.trackers import require_trackers
 
 SAMPLE = 256  # items of the sample library that are read
 MEASURED = 32  # pairs drawn for the mean length
@@ -38,6 +39,7 @@ def plan_run(recipe: PretrainRecipe, items: Iterable[Item], devices: int = 1) ->
         ValueError: the batch, or the sharding, cannot be divided among so many devices; held-out pairs are also
             trained on.
     """
+    require_trackers(recipe.trackers)
     if recipe.batch_size % devices:
         raise ValueError(f"batch_size={recipe.batch_size} is no multiple of the {devices} devices")
     shards_over(devices, recipe.engine.shard_over)
@@ -72,6 +74,7 @@ def plan_table_run(recipe: FinetuneRecipe, devices: int = 1) -> Cost:
         CheckpointError: a model to start from that cannot be read, or has no vocabulary.
         ValueError: the batch, or the sharding, cannot be divided among so many devices.
     """
+    require_trackers(recipe.trackers)
     _, at_once = Processes(0, devices).divide(recipe.batch_size, recipe.micro_batch)
     shards = shards_over(devices, recipe.engine.shard_over)
     rows = min(recipe.batch_size, ROWS)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from one_peace.configuration import within
 
@@ -62,6 +64,16 @@ class EngineRecipe:
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"engine.precision is float32 or bfloat16, not {self.precision!r}")
         within(self, "engine", shard_over="[1, inf)")
+
+
+def fit_micro_batch(values: dict[str, Any], settings: Sequence[str]) -> None:
+    """Makes a recipe's `micro_batch` divide the `batch_size` that was set in its place, in place: the largest one that
+    is no larger than the recipe's. What a recipe says by itself, or a setting of `micro_batch`, stays."""
+    batch, micro = values.get("batch_size"), values.get("micro_batch")
+    given = {setting.partition("=")[0] for setting in settings}
+    if "batch_size" in given and "micro_batch" not in given and isinstance(batch, int) and isinstance(micro, int):
+        fitting = (size for size in range(1, min(batch, micro) + 1) if batch % size == 0)
+        values["micro_batch"] = max(fitting, default=micro)
 
 
 def check_micro_batch(batch_size: int, micro_batch: int | None) -> None:

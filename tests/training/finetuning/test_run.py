@@ -290,7 +290,7 @@ def test_a_table_without_labels_is_named(tmp_path: Path) -> None:
     [
         ([], 8),
         (["batch_size=4"], 4),
-        (["batch_size=12"], 4),
+        (["batch_size=12"], 6),
         (["batch_size=16"], 8),
         (["batch_size=16", "micro_batch=2"], 2),
     ],

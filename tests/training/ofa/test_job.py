@@ -345,6 +345,7 @@ def test_what_cannot_be_learned_is_left_out_or_refused(base: Path, tables: Path,
     for task, sequence, problem in (
         ({"kind": "classification"}, {}, "sequence is for captioning"),
         ({"kind": "referring"}, {"noise": 0.2}, "noise is for summarization"),
+        ({"kind": "captioning"}, {"words": 5}, "words is at least 260"),
         ({"kind": "referring", "mixed": {}, "negatives": "x"}, {}, "are for pretraining"),
         ({"kind": "labelling"}, {}, "needs answers"),
         ({"kind": "captioning", "prompt": "open"}, {}, "is given nothing before it writes"),

@@ -265,3 +265,9 @@ def test_defaults_are_the_published_optimiser(basic: str) -> None:
         0.05,
     )
     assert (recipe.optimizer.clip_norm, recipe.optimizer.warmup_steps, recipe.seed) == (3.0, 3000, 3407)
+
+
+def test_a_shipped_micro_batch_follows_a_smaller_batch() -> None:
+    assert load_recipe("vision-language", ["batch_size=12"]).micro_batch == 12
+    with pytest.raises(ValueError, match="micro_batch=5 does not divide"):
+        load_recipe("vision-language", ["batch_size=12", "micro_batch=5"])

@@ -16,15 +16,17 @@ OFFICIAL_MODALITIES = ("text", "image", "audio")
 CLS_ROWS = 3  # of a relative table
 HEAD_WIDTH = 64  # of every published model
 MOST_CONVOLUTIONS = 64  # of the waveform
-FIXED = {  # choices of every published model
+FIXED: Mapping[str, Any] = {  # choices of every published model
     "activation_fn": "gelu",
     "normalize_before": True,
-    "shrink_alpha": 1.0,
-    "layernorm_embedding": False,
     "magneto_scale_attn": True,
     "scale_fc": True,
     "scale_attn": False,
     "scale_heads": False,
+}
+FIXED_OF_ADAPTERS: Mapping[str, Any] = {
+    "shrink_alpha": 1.0,
+    "layernorm_embedding": False,
     "conv_pos_pre_ln": False,
     "conv_bias": False,
 }
@@ -38,12 +40,12 @@ def infer_config(name: str, shapes: Shapes, settings: Mapping[str, Any]) -> dict
     """
     model, task = _mapping(settings.get("model")), _mapping(settings.get("task"))
     stored = _mapping(model.get("encoder"))
-    decodes = "decoder.fusion.blocks.0.attention_norm.weight" in shapes
-    for part in ("encoder", "decoder") if decodes else ("encoder",):
-        _check_fixed(part, _mapping(model.get(part)))
     modalities = [m for m in OFFICIAL_MODALITIES if f"adapters.{m}.cls" in shapes]
     if not modalities or "fusion.blocks.0.attention_norm.weight" not in shapes:
         raise CheckpointError(f"{name}: holds no ONE-PEACE encoder (no adapters or no fusion layers)")
+    decodes = "decoder.fusion.blocks.0.attention_norm.weight" in shapes
+    for part in ("encoder", "decoder") if decodes else ("encoder",):
+        _check_fixed(part, _mapping(model.get(part)), modalities)
     tables = [f"adapters.{m}.bias.tables.0" for m in modalities if f"adapters.{m}.bias.tables.0" in shapes]
     config = _blocks(shapes, "fusion", modalities, stored)
     if tables:
@@ -66,12 +68,13 @@ def infer_config(name: str, shapes: Shapes, settings: Mapping[str, Any]) -> dict
     return config
 
 
-def _check_fixed(where: str, stack: Mapping[str, Any]) -> None:
-    """Refuses settings of other models, some of which do not show in any shape."""
-    adapters = {f"{where}.{m}_adapter": _mapping(stack.get(f"{m}_adapter")) for m in OFFICIAL_MODALITIES}
-    for place, stored in ({where: stack} | adapters).items():
-        for key, value in FIXED.items():
-            if stored.get(key, value) != value:
+def _check_fixed(where: str, stack: Mapping[str, Any], modalities: list[str]) -> None:
+    """Refuses settings of other models, some of which do not show in any shape. None says nothing."""
+    places = [(where, stack, FIXED)]
+    places += [(f"{where}.{m}_adapter", _mapping(stack.get(f"{m}_adapter")), FIXED_OF_ADAPTERS) for m in modalities]
+    for place, stored, fixed in places:
+        for key, value in fixed.items():
+            if stored.get(key) not in (None, value):
                 raise CheckpointError(f"{place}.{key} is {stored[key]!r}; ONE-PEACE models have {value!r}")
 
 
@@ -155,15 +158,14 @@ def _audio(shapes: Shapes, width: int, stored: Mapping[str, Any], task: Mapping[
         shapes[f"adapters.audio.frames.convs.{i}.weight"]
         for i in range(1 + _last(shapes, r"adapters\.audio\.frames\.convs\.(\d+)\.weight"))
     ]
-    if (stated := stored.get("feature_encoder_spec")) is None:
+    if not (stated := stored.get("feature_encoder_spec")):
         spec = [(s[0], s[2], PUBLISHED_STRIDES.get(s[2], 2)) for s in found]
     else:
         spec = parse_convolutions(stated)
         if [(c, k) for c, k, _ in spec] != [(s[0], s[2]) for s in found]:  # whose strides nothing tells then
-            raise CheckpointError(
-                f"feature_encoder_spec is {stated!r}, and the waveform convolutions have the (channels, kernel) "
-                f"{', '.join(str((s[0], s[2])) for s in found)}"
-            )
+            there = ", ".join(str((s[0], s[2])) for s in found)
+            what = "are not those of the tensors, whose (channels, kernel) are" if spec else "cannot be read; those are"
+            raise CheckpointError(f"feature_encoder_spec: the convolutions {stated!r} {what} {there}")
     depth = 1 + _last(shapes, r"adapters\.audio\.positions\.convs\.(\d+)\.weight")
     kernel_shape = shapes.get("adapters.audio.positions.convs.0.weight", (width, width, 3))
     total = int(stored.get("conv_pos_width") or 0)
@@ -184,7 +186,7 @@ CONFIGS = {"text": _text, "image": _image, "audio": _audio}
 
 
 def parse_convolutions(spec: Any) -> list[tuple[int, int, int]]:
-    """`"[(512, 10, 5)] + [(512, 3, 2)] * 4"` -> (channels, kernel, stride) rows; [] for anything else."""
+    """`"[(512, 10, 5)] + [(512, 3, 2)] * 4"`, or a list of rows -> (channels, kernel, stride) rows; [] for others."""
 
     def value(node: ast.AST) -> Any:
         match node:
@@ -203,7 +205,8 @@ def parse_convolutions(spec: Any) -> list[tuple[int, int, int]]:
         raise ValueError(f"no list of numbers: {ast.dump(node)}")
 
     try:
-        rows = [tuple(row) for row in value(ast.parse(spec.strip(), mode="eval"))]
+        listed = spec if isinstance(spec, list | tuple) else value(ast.parse(spec.strip(), mode="eval"))
+        rows = [tuple(row) for row in listed]
     except (AttributeError, SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
         return []
     return [(c, k, s) for c, k, s in rows] if all(len(row) == 3 for row in rows) else []

@@ -42,10 +42,11 @@ class CaptionTable:
                 entry[kind] = entry.get(kind, []) + values
 
     def of(self, clip: str, video: str, path: str) -> dict[str, list[str]]:
-        """Captions by kind, {} if there are none: of the clip, by its key or by its number after the file's own stem (a
-        key has no blanks), or else of its video by key, file name or stem."""
+        """Captions by kind, {} if there are none: of the clip by its key, or else of its video by key or file name, or
+        by the file's own stem, with the clip's number or without. Names of files in several folders are ambiguous, so
+        that keys go first."""
         file = Path(path)
-        for key in (clip, f"{file.stem}{clip.removeprefix(video)}", video, path, file.name, file.stem):
+        for key in (clip, video, path, file.name, f"{file.stem}{clip.removeprefix(video)}", file.stem):
             if key in self.captions:
                 return self.captions[key]
         return {}

@@ -124,7 +124,8 @@ def load_predictor(
         ignored = ("encoder.projections.", "encoder.logit_scale", "encoder.fusion.norms.")
         names = {name: name for name in source.tensors if name in wanted or not name.startswith(ignored)}
         names, added = _fold_roles(names, config, prefix="encoder.") if not model.roles else (names, {})
-        assign_tensors(model, _Selected(source.tensors, names, added), device, dtype, optional=("roles.",))
+        tensors = _Selected(source.tensors, names, added)
+        assign_tensors(model, tensors, device, dtype, optional=("roles.",), shrink=_resizes_tables(config))
     except CheckpointError as error:
         raise CheckpointError(f"{source.path}: {error}") from error
     for name, parameter in model.roles.items():
@@ -195,11 +196,15 @@ def _with_image_size(config: OnePeaceConfig, size: int | None) -> OnePeaceConfig
         raise ValueError(f"image_size must be a positive multiple of {PATCH}, got {size}")
     size = size or image.image_size
     grid = size // PATCH
-    if config.head is None or config.head.pooling != "mean":
+    if not _resizes_tables(config):
         grid = max(image.bias_grid, grid)  # a smaller grid reads a part of the table
-    # else the published image classifier, which resizes its table for smaller pictures too
     image = dataclasses.replace(image, image_size=size, bias_grid=grid)
     return dataclasses.replace(config, modalities={**config.modalities, "image": image})
+
+
+def _resizes_tables(config: OnePeaceConfig) -> bool:
+    """Whether it is the published image classifier, which resizes its relative table for smaller pictures too."""
+    return config.head is not None and config.head.pooling == "mean"
 
 
 class _Selected(Mapping[str, list[Tensor]]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -54,6 +54,10 @@ class SequenceSettings(SavedSettings):
     decoding: Decoding = "beam"
     noise: float = 0.0
     columns: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def kinds(cls) -> Collection[str]:
+        return SEQUENCE_KINDS
 
     def __post_init__(self) -> None:
         if self.kind not in SEQUENCE_KINDS:

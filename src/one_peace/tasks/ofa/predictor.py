@@ -76,7 +76,7 @@ class SequencePredictor:
         path = resolve(name_or_path)
         chosen = settings or SequenceSettings.read(path)
         if chosen is None:
-            raise CheckpointError(f"{name_or_path}: does not say which task it is for; give its settings")
+            raise CheckpointError(f"{name_or_path}: says of no task that it could predict; give the task's settings")
         ofa = from_pretrained(Path(path), device, dtype, tokenizer=tokenizer)
         return cls(ofa.model, ofa.processor.vocabulary, chosen, batch_size)
 

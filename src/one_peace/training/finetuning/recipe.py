@@ -22,7 +22,7 @@ from one_peace.tasks.ofa.kinds import SEQUENCE_KINDS
 from one_peace.tasks.task import media_columns
 from one_peace.training.finetuning.lora import LoRARecipe
 from one_peace.training.ofa.recipe import SequenceRecipe
-from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, check_micro_batch
+from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, check_micro_batch, fit_micro_batch
 from one_peace.training.trackers import known_trackers
 from one_peace.training.vqgan.recipe import CodingRecipe
 
@@ -235,9 +235,7 @@ def load_finetune_recipe(name_or_path: str, settings: Sequence[str] = (), folder
             given.append(f"{SHORTHANDS.get(key, key)}{equals}{value}")
     values = read_recipe(folder, name_or_path, [*alone, *given])
     follow_modality(values, given)
-    batch, micro = values.get("batch_size"), values.get("micro_batch")
-    if isinstance(batch, int) and isinstance(micro, int) and not any(s.startswith("micro_batch=") for s in given):
-        values["micro_batch"] = batch if batch < micro else math.gcd(batch, micro)
+    fit_micro_batch(values, given)
     recipe = FinetuneRecipe.from_dict(values)
     if (
         alone

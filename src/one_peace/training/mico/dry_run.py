@@ -21,6 +21,7 @@ from one_peace.training.distributed import shards_over
 from one_peace.training.mico.recipe import ClipSource, MiCoRecipe
 from one_peace.training.mico.start import open_clips, plan_mico
 from one_peace.training.mico.update import MiCoPass
+from one_peace.training.trackers import require_trackers
 
 BACKWARD = 2  # times the arithmetic of a forward pass
 
@@ -55,6 +56,7 @@ def plan_mico_run(recipe: MiCoRecipe, items: Sequence[Item], devices: int = 1) -
         ValueError: the batch, or the sharding, cannot be divided among so many devices.
         InputError: clips that are not there.
     """
+    require_trackers(recipe.trackers)
     if recipe.batch_size % devices:
         raise ValueError(f"batch_size={recipe.batch_size} is no multiple of the {devices} devices")
     shards = shards_over(devices, recipe.engine.shard_over)

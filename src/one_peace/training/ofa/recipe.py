@@ -38,7 +38,7 @@ class SequenceRecipe:
     words: int | None = None
 
     def __post_init__(self) -> None:
-        within(self, "sequence", dropout="[0, 1)", noise="[0, 1)", patches="[1, inf)")
+        within(self, "sequence", dropout="[0, 1)", noise="[0, 1)", patches="[1, inf)", words="[260, inf)")
         if self.beams < 2:
             raise ValueError(f"sequence: captions are weighed against others: beams is at least 2, not {self.beams}")
         if self.self_critical and self.loss != SequenceLossSettings():

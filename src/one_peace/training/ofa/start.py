@@ -52,7 +52,7 @@ def start_sequence_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         if recipe.model == NANO and starts_at_random(recipe):
-            tokenizer = _learned_words(recipe, settings, chosen.words or WORDS, cache)
+            tokenizer = _learned_words(recipe, settings, WORDS if chosen.words is None else chosen.words, cache)
             config = _changed(nano(tokenizer.vocab_size), recipe, chosen, settings)
             return OfaModel(config), OfaVocabulary(tokenizer, config)
         saved = None if recipe.model in list_presets() else open_saved(path := resolve(recipe.model))

@@ -14,7 +14,7 @@ from one_peace.data.opening import SourceRecipe
 from one_peace.data.pairs import DataRecipe
 from one_peace.recipe_files import plain_values, read_recipe
 from one_peace.tasks.pretraining import PretrainingStage
-from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, check_micro_batch
+from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, check_micro_batch, fit_micro_batch
 from one_peace.training.trackers import known_trackers
 
 
@@ -138,7 +138,9 @@ class PretrainRecipe:
 
 def load_recipe(name_or_path: str, settings: Sequence[str] = ()) -> PretrainRecipe:
     """A pretraining recipe from a file, or a shipped one by name, with `key=value` settings applied."""
-    return PretrainRecipe.from_dict(read_recipe("pretrain", name_or_path, settings))
+    values = read_recipe("pretrain", name_or_path, settings)
+    fit_micro_batch(values, settings)
+    return PretrainRecipe.from_dict(values)
 
 
 def recipe_to_yaml(recipe: PretrainRecipe) -> str:
