@@ -52,6 +52,7 @@ def test_every_module_of_the_folder_is_a_command() -> None:
         "main",
         "imports",
         "json_lines",
+        "text_files",
         "progress",
         "written",
     } == set(COMMANDS)
@@ -145,6 +146,16 @@ def test_embed_to_npz(saved_model: Path, picture: Path, tmp_path: Path) -> None:
     model = one_peace.from_pretrained(saved_model)
     assert written["fingerprint"] == model.fingerprint
     np.testing.assert_allclose(written["vectors"][2], model.encode_text("a red car")[0], atol=1e-5)
+
+
+def test_texts_that_are_not_utf8_are_named_and_can_be_skipped(saved_model: Path, picture: Path, tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    words = ("embed", tmp_path / "latin.txt", picture, "-o", tmp_path / "out.npz", "--model", saved_model)
+    assert "latin.txt: is not UTF-8 text" in call(*words).output
+    skipped = call(*words, "--skip")
+    assert skipped.exit_code == 0 and "left out" in skipped.output, skipped.output
+    with np.load(tmp_path / "out.npz") as arrays:
+        assert arrays["inputs"].tolist() == [str(picture)]
 
 
 def test_embed_skips_what_cannot_be_read(saved_model: Path, picture: Path, tmp_path: Path) -> None:

@@ -116,7 +116,12 @@ def test_any_query(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert same[0] == same[1]
     less = [json.loads(call(*base, "-t", "green", "--minus", words)) for words in ("red", "text=red", "text=words.txt")]
     assert less[0] == less[1] == less[2]
+    red = given[0]["path"]
+    like = [json.loads(call(*base, *query, "-k", 1)) for query in (("--like", red), ("--input", f"item={red}"))]
+    assert like[0] == like[1]
+    (folder / "latin.txt").write_bytes(b"caf\xe9")
     for wrong, problem in (
+        (["--input", f"text={folder / 'latin.txt'}"], "latin.txt: is not UTF-8 text"),
         (["--where", "tga=x"], "did you mean 'tag'"),
         (["--weight", "text=much"], "MODALITY=NUMBER"),
         (["--weight", "text=nan"], "finite number"),

@@ -76,6 +76,8 @@ def test_zero_shot_tags(opened: Library, folder: Path) -> None:
 
 
 def test_export(opened: Library, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="are a list of words, not 'red'"):
+        opened.add_tags({opened.items()[0].id: "red"})
     opened.add_tags({opened.items()[0].id: ["a", "b"]})
     assert export_library(opened, tmp_path / "out" / "all.npz") == 4
     lines = [json.loads(line) for line in (tmp_path / "out" / "all.jsonl").read_text().splitlines()]

@@ -11,6 +11,7 @@ import typer
 from one_peace.cli.imports import Imports
 from one_peace.cli.json_lines import json_line
 from one_peace.cli.progress import bar
+from one_peace.cli.text_files import read_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,13 +71,13 @@ def embed(
     inputs = [(path, modality_by_name(path)) for path in files or []]
     texts = list(text or [])
     if lines is not None:
-        with lines.open(encoding="utf-8") as file:
-            texts += [line.removesuffix("\n") for line in file]  # empty ones too: row i is of line i
+        texts += read_text(lines).removesuffix("\n").split("\n")  # empty ones too: row i is of line i
     if not inputs and not texts:
         raise typer.BadParameter("nothing to embed: give files, --text or --lines")
     if out.suffix not in (".npz", ".jsonl"):
         raise typer.BadParameter(f"--out must end in .npz or .jsonl, got {out}")
 
+    from one_peace.errors import InputError
     from one_peace.models import from_pretrained
     from one_peace.nn.allocator import keep_freed_memory
 
@@ -84,11 +85,21 @@ def embed(
     loaded = from_pretrained(model, device=device)
     names = [str(path) for path, _ in inputs] + texts
     modalities = [modality for _, modality in inputs] + ["text"] * len(texts)
-    sources = [path.read_text(encoding="utf-8") if kind == "text" else path for path, kind in inputs] + texts
-    vectors, errors = _encode(loaded, sources, modalities, "skip" if skip else "raise")
+    sources: list[str | Path] = []
+    unread: dict[int, InputError] = {}
+    for row, (path, kind) in enumerate(inputs):
+        try:
+            sources.append(read_text(path) if kind == "text" else path)
+        except InputError as error:
+            if not skip:
+                raise
+            unread[row] = error
+            sources.append("")
+    vectors, errors = _encode(loaded, [*sources, *texts], modalities, "skip" if skip else "raise")
+    errors = {**errors, **unread}
     for row in sorted(errors):
         typer.echo(f"left out: {errors[row]}", err=True)
-    kept = [row for row in range(len(sources)) if row not in errors]
+    kept = [row for row in range(len(names)) if row not in errors]
     write_embeddings(out, vectors[kept], [names[i] for i in kept], [modalities[i] for i in kept], loaded)
     typer.echo(f"{len(kept)} embeddings of width {loaded.dim} in {out}")
 

@@ -9,6 +9,8 @@ import typer
 
 from one_peace.cli.imports import Imports
 
+SHOWN = 10  # endings of files that are left out
+
 
 def index(
     folder: Annotated[Path, typer.Argument(help="Folder to take in, with all folders in it.")],
@@ -64,8 +66,11 @@ def index(
             told = "indexed in part" if path in one.items else "not indexed"
             typer.echo(f"{told}: {path}: {problem}".encode("utf-8", "backslashreplace").decode(), err=True)
     if report.left_out:
-        counts = ", ".join(f"{count} {ending or 'without any'}" for ending, count in report.left_out.most_common())
-        typer.echo(f"left out by ending: {counts}", err=True)
+        shown = [f"{count} {ending or 'without any'}" for ending, count in report.left_out.most_common(SHOWN)]
+        if (more := len(report.left_out) - SHOWN) > 0:
+            shown.append(f"and {more} other endings")
+        # names may hold anything: line breaks, what is not UTF-8, escape sequences
+        typer.echo(f"left out by ending: {', '.join(shown)}".encode("unicode_escape").decode("ascii"), err=True)
     opened.close()
     if uploaded.items:
         typer.echo(f"{len(uploaded.items)} uploaded files taken in again")

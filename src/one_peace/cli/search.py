@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from one_peace.cli.imports import Imports
+from one_peace.cli.text_files import read_text
 
 if TYPE_CHECKING:
     from one_peace.search.library import Library
@@ -70,9 +71,11 @@ def search(
         name, equals, file = one.partition("=")
         if not equals or not file:
             raise typer.BadParameter(f"--input takes MODALITY=FILE, got {one!r}")
-        inputs.setdefault(name, []).append(_source(name, file))
-    inputs["item"] = [_item_id(opened, one) for one in like or []]
-    query = _query(inputs, minus or [], weight or [], k=k, filters=filters, calibrate=not no_calibration, rerank=rerank)
+        inputs.setdefault(name, []).append(_source(opened, name, file))
+    inputs.setdefault("item", []).extend(_item_id(opened, one) for one in like or [])
+    query = _query(
+        opened, inputs, minus or [], weight or [], k=k, filters=filters, calibrate=not no_calibration, rerank=rerank
+    )
     results = opened.search(query)
     if sheet is not None:
         from one_peace.search.sheet import contact_sheet
@@ -87,7 +90,9 @@ def search(
             typer.echo(f"contact sheet: {sheet}")
 
 
-def _query(inputs: dict[str, list[Any]], minus: Sequence[str], weights: Sequence[str], **settings: Any) -> Query:
+def _query(
+    library: Library, inputs: dict[str, list[Any]], minus: Sequence[str], weights: Sequence[str], **settings: Any
+) -> Query:
     """A modality's weight is shared out among its inputs, as in `Query.of`; that of `minus` too."""
     from one_peace.modalities import list_modalities
     from one_peace.search.queries import ITEM, Part, Query, QueryError
@@ -108,18 +113,18 @@ def _query(inputs: dict[str, list[Any]], minus: Sequence[str], weights: Sequence
         name, equals, file = one.partition("=")
         # "e=mc2" is words. A misspelt modality before a file is not: the query names the right one.
         is_input = equals and (name in (*list_modalities(), ITEM) or os.path.isfile(file))
-        modality, source = (name, _source(name, file)) if is_input else ("text", one)
+        modality, source = (name, _source(library, name, file)) if is_input else ("text", one)
         unwanted.append(Part(modality, source, -against / len(minus)))
     return replace(query, parts=(*query.parts, *unwanted))
 
 
-def _source(modality: str, given: str) -> str | Path:
-    """What a query takes: a file, an id as it is, of texts what is in their file, or the words themselves."""
+def _source(library: Library, modality: str, given: str) -> str | Path:
+    """What a query takes: a file, the id of an item, of texts what is in their file, or the words themselves."""
     if modality == "item":
-        return given
+        return _item_id(library, given)
     if modality != "text":
         return Path(given)
-    return Path(given).read_text(encoding="utf-8") if os.path.isfile(given) else given
+    return read_text(Path(given)) if os.path.isfile(given) else given
 
 
 def _item_id(library: Library, given: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from one_peace.cli.imports import Imports
+from one_peace.cli.text_files import read_text
 
 if TYPE_CHECKING:
     from one_peace.search.library import Library
@@ -70,5 +71,5 @@ def _labels(given: str) -> list[str]:
     if "," not in given and path.suffix == ".txt" and not path.is_file():
         raise typer.BadParameter(f"--labels {given}: no such file")
     if "," not in given and path.suffix and path.is_file():
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in read_text(path).splitlines() if line.strip()]
     return [label.strip() for label in given.split(",") if label.strip()]

@@ -177,6 +177,8 @@ class Library:
         They stay until a file's own (`walk.beside`) replace them. A file that has its own already is left alone: the
         next `index` would take others away again.
         """
+        if letters := [item for item, given in tags.items() if isinstance(given, str)]:
+            raise TypeError(f"tags of {letters[0]!r} are a list of words, not {tags[letters[0]]!r}")
         wanted = {item: words for item, given in tags.items() if (words := unique(given))}
         if self._folder.store is None or not wanted:
             return 0
