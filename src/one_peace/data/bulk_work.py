@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -111,6 +112,18 @@ def work_here(load: Load, tasks: Iterable[tuple[int, Any]], workers: int) -> Ite
                 future.cancel()
 
 
+def sendable(error: Exception) -> Exception:
+    """The error, or what stands for it where another process cannot unpickle it, as many that take two arguments.
+
+    Unpickling fails in the parent, where it would look as if the worker had been killed.
+    """
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # runs code of the error's own
+        return BulkError(f"{type(error).__name__}: {error}")
+    return error
+
+
 def cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -132,7 +145,7 @@ def _begin(load: Load, numbers: Any, workers: int) -> None:
     try:
         _work = load(device, max(1, cores() // workers))
     except Exception as error:  # raised here it would end the process, as if somebody had killed it
-        _failure = error
+        _failure = sendable(error)
 
 
 def _end_with_parent() -> None:
@@ -147,4 +160,7 @@ def _do(number: int, content: Any) -> Any:
     if _failure is not None:
         raise _failure
     assert _work is not None
-    return _work(number, content)
+    try:
+        return _work(number, content)
+    except Exception as error:
+        raise sendable(error)  # noqa: B904 - mostly the error itself, which is not its own cause

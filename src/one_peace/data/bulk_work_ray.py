@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from one_peace.data.bulk_work import Load, Worker
-from one_peace.errors import MissingExtraError, OnePeaceError
+from one_peace.data.bulk_work import Load, Worker, sendable
+from one_peace.errors import MissingExtraError
 
 
 def work_on_ray(load: Load, tasks: Iterable[tuple[int, Any]], workers: int) -> Iterator[Any]:
@@ -20,7 +20,7 @@ def work_on_ray(load: Load, tasks: Iterable[tuple[int, Any]], workers: int) -> I
 
     Raises:
         MissingExtraError: Ray is not installed.
-        OnePeaceError: what `load`, or the work, raised in an actor.
+        Exception: what `load`, or the work, raised in an actor.
     """
     try:
         import ray
@@ -43,7 +43,7 @@ def work_on_ray(load: Load, tasks: Iterable[tuple[int, Any]], workers: int) -> I
     )
     for row in done.iter_rows():
         result = pickle.loads(row["result"])
-        if isinstance(result, OnePeaceError):
+        if isinstance(result, Exception):
             raise result
         yield result
 
@@ -51,14 +51,14 @@ def work_on_ray(load: Load, tasks: Iterable[tuple[int, Any]], workers: int) -> I
 class _Actor:
     """Keeps the worker, and what it has loaded, between shards.
 
-    Our own errors are answers: Ray would start an actor again that raised one, or wrap it in words of its own.
+    Errors are answers: Ray would start an actor again that raised one, or wrap it in words of its own.
     """
 
     def __init__(self, load: Load, device: str) -> None:
         self._work: Worker
         try:
             self._work = load(device, 1)
-        except OnePeaceError as error:
+        except Exception as error:
             self._work = partial(_fail, error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -71,9 +71,9 @@ class _Actor:
     def _do(self, number: int, content: Any) -> Any:
         try:
             return self._work(number, content)
-        except OnePeaceError as error:
-            return error
+        except Exception as error:
+            return sendable(error)
 
 
-def _fail(error: OnePeaceError, number: int, content: Any) -> Any:
+def _fail(error: Exception, number: int, content: Any) -> Any:
     raise error

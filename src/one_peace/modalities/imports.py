@@ -8,13 +8,20 @@ import sys
 from pathlib import Path
 
 from one_peace.errors import InputError
+from one_peace.modalities.base import get_modality, list_modalities
 
+_MAIN = ("__main__", "__mp_main__")  # a program, also as its worker processes call it
 _imported: list[str] = []
 
 
 def imported_modalities() -> tuple[str, ...]:
-    """What was given to `import_modality` here, files by absolute path, for another process to import as well."""
-    return tuple(_imported)
+    """What another process has to give to `import_modality` for all modalities registered here, files by absolute path.
+
+    Those are what was given to it here, and the modules of modalities that came by a plain import. What was defined in
+    a program or a notebook itself cannot be imported, nor what has no file any more.
+    """
+    plain = filter(None, (_place(type(get_modality(name)).__module__) for name in list_modalities()))
+    return tuple(dict.fromkeys((*_imported, *plain)))
 
 
 def import_modality(name: str) -> None:
@@ -27,6 +34,16 @@ def import_modality(name: str) -> None:
     place = str(Path(name).resolve()) if name.endswith(".py") else name
     if place not in _imported:
         _imported.append(place)
+
+
+def _place(module: str) -> str | None:
+    """What to import for a modality of this module; None for the package's own and those that cannot be imported."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if module in _MAIN or module.partition(".")[0] == "one_peace" or file is None or not Path(file).is_file():
+        return None
+    # By its file, since the other process may not look for modules where we do; one of a package needs its package.
+    path = Path(file).resolve()
+    return str(path) if (path.stem, path.suffix) == (module, ".py") else module
 
 
 def _import(name: str) -> None:
