@@ -38,12 +38,13 @@ def import_modality(name: str) -> None:
 
 def _place(module: str) -> str | None:
     """What to import for a modality of this module; None for the package's own and those that cannot be imported."""
-    file = getattr(sys.modules.get(module), "__file__", None)
+    known = sys.modules.get(module)
+    file = getattr(known, "__file__", None)
     if module in _MAIN or module.partition(".")[0] == "one_peace" or file is None or not Path(file).is_file():
         return None
-    # By its file, since the other process may not look for modules where we do; one of a package needs its package.
-    path = Path(file).resolve()
-    return str(path) if (path.stem, path.suffix) == (module, ".py") else module
+    # By its file, since the other process may not look for modules where we do; but in a package by its name there.
+    in_package = getattr(known, "__package__", None) in sys.modules
+    return module if in_package or not file.endswith(".py") else str(Path(file).resolve())
 
 
 def _import(name: str) -> None:
