@@ -470,6 +470,19 @@ def test_vectors_may_be_kept_elsewhere(
         Library(tmp_path / "second", FakeEncoder("fake-2"), store=elsewhere).index(folder)
 
 
+def test_a_librarys_own_folder_is_no_place_for_vectors(folder: Path, place: Path, encoder: FakeEncoder) -> None:
+    with pytest.raises(LibraryError, match="a folder of their own"):
+        Library(place, encoder, store=str(place))
+    Library(place, encoder, store=str(place / "own")).index(folder)
+    manifest = json.loads((place / "library.json").read_text())
+    (tmp := place.parent / "beside").mkdir()
+    for address in (".", "../beside", str(tmp), "own/../.."):
+        (place / "library.json").write_text(json.dumps(manifest | {"address": address}))
+        with pytest.raises(LibraryError, match="index into another place"):
+            erase_library(place)
+    assert tmp.is_dir() and (place / "own").is_dir()
+
+
 def test_items_by_id(folder: Path, place: Path, encoder: FakeEncoder) -> None:
     opened = Library(place, encoder)
     report = opened.index(folder)

@@ -6,24 +6,33 @@ import pytest
 
 from fake_encoder import FakeEncoder, write_picture
 from one_peace.search.library import Library
+from one_peace.search.manifest import LibraryError
 from one_peace.search.rebuilding import begin_anew
 
 
-@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize(("damaged", "store"), [(False, None), (True, None), (False, "own")])
 def test_what_was_sent_to_a_library_survives_a_new_beginning(
-    folder: Path, tmp_path: Path, encoder: FakeEncoder, damaged: bool, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    tmp_path: Path,
+    encoder: FakeEncoder,
+    damaged: bool,
+    store: str | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     place = tmp_path / "library"
     sent = place / "uploads" / "ab" / "ab12" / "blue_one.png"
     sent.parent.mkdir(parents=True)
     write_picture(sent, (0, 0, 250))
-    opened = Library(place, encoder)
+    opened = Library(place, encoder, store=store and str(place / store))
     opened.index(folder)
     opened.add([(sent, "Something blue", ["sky"])])
     if damaged:
         (place / "library.json").write_text("{")
     monkeypatch.setattr("one_peace.from_pretrained", lambda name, device: FakeEncoder(name))
+    with pytest.raises(LibraryError, match="a folder of their own"):
+        begin_anew(place, "fake-2", store=str(place))
     anew, report = begin_anew(place, "fake-2")
+    assert not (place / "own").exists()
     assert anew.model.fingerprint == "fake-2" and list(report.items) == [str(sent)]
     [item] = anew.items()
     assert (item.caption, item.tags) == (("blue_one", ()) if damaged else ("Something blue", ("sky",)))

@@ -15,8 +15,8 @@ from one_peace.search.calibration import KeptCalibration
 from one_peace.search.manifest import (
     LibraryError,
     Manifest,
-    kept_elsewhere,
     manifest_mark,
+    noted_address,
     read_manifest,
     remove_manifest,
     write_manifest,
@@ -34,16 +34,30 @@ _CALIBRATION = "calibration.npz"
 
 def kept_address(library: Path, address: str) -> str:
     """The address of a store as a manifest has it: a folder within the library relative to it, so that they are moved
-    together, any other absolute."""
+    together, any other absolute.
+
+    Raises:
+        LibraryError: it is the library's own folder, where more lies than vectors.
+    """
     if not address or "://" in address:
         return address
     place = absolute(address)
+    if place == library:
+        raise LibraryError(
+            f"{library} is the library itself; give its vectors a folder of their own: {library / VECTORS}"
+        )
     return os.path.relpath(place, library) if place.is_relative_to(library) else os.fspath(place)
 
 
 def full_address(library: Path, address: str) -> str:
     """Where the store is that a manifest in the folder `library` (absolute) has under this address."""
-    return address if "://" in address else os.path.join(library, address or VECTORS)
+    return address if "://" in address else os.path.abspath(os.path.join(library, address or VECTORS))
+
+
+def is_within(library: Path, address: str) -> bool:
+    """Whether that store is a folder below the library's own, which nobody else uses."""
+    full = full_address(library, address)
+    return "://" not in full and library in Path(full).parents
 
 
 class LibraryFolder:
@@ -111,7 +125,7 @@ class LibraryFolder:
         manifest = read_manifest(self.path)
         if manifest is None or manifest.place == os.fspath(self.path):
             return
-        if manifest.place and "://" not in manifest.address and not os.path.isabs(manifest.address):
+        if manifest.place and is_within(self.path, manifest.address):
             relocate(self.opened(), Path(manifest.place).parent, self.path.parent)
         write_manifest(self.path, replace(manifest, place=os.fspath(self.path)))
 
@@ -146,9 +160,10 @@ def erase_library(path: str | os.PathLike[str]) -> None:
     if not folder.is_dir():
         return
     with writer_lock(folder / _LOCK):
-        address = kept_elsewhere(folder)
-        if address:
-            raise LibraryError(f"{folder} keeps its vectors in {address}; index into another place instead")
+        address = noted_address(folder)
+        vectors = full_address(folder, address)
+        if not is_within(folder, address):
+            raise LibraryError(f"{folder} keeps its vectors in {vectors}; index into another place instead")
         remove_manifest(folder)  # first: what is left without it is removed by the next writer
-        shutil.rmtree(folder / VECTORS, ignore_errors=True)
+        shutil.rmtree(vectors, ignore_errors=True)
         (folder / _CALIBRATION).unlink(missing_ok=True)

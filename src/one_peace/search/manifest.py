@@ -106,8 +106,8 @@ def lasting_name(model: str) -> str:
     return os.path.abspath(path) if model and os.path.exists(path) else model
 
 
-def kept_elsewhere(folder: Path) -> str:
-    """The address of the vectors of a library, whatever version made it; "" if they lie in `folder`."""
+def noted_address(folder: Path) -> str:
+    """The `address` in the manifest of a library, whatever version made it; "" if there is none."""
     try:
         return str(json.loads((folder / _MANIFEST).read_bytes()).get("address", ""))
     except (FileNotFoundError, ValueError, AttributeError):

@@ -11,8 +11,8 @@ from one_peace.search.file_kinds import kinds_for
 from one_peace.search.filters import Condition
 from one_peace.search.indexing import IndexReport
 from one_peace.search.library import DEFAULT_MODEL, Library
-from one_peace.search.library_folder import VECTORS, erase_library
-from one_peace.search.manifest import LibraryError, Manifest, read_manifest
+from one_peace.search.library_folder import erase_library, full_address, kept_address
+from one_peace.search.manifest import LibraryError, Manifest, noted_address, read_manifest
 from one_peace.search.records import Entry, Space
 from one_peace.search.stores.base import StoreError
 from one_peace.search.stores.engines import find_space, open_store
@@ -42,8 +42,9 @@ def begin_anew(
     name = model or (manifest.model if manifest else DEFAULT_MODEL)
     encoder = load_encoder(name, device)
     if store is not None:
-        find_space(store)
-    found = walk(place, kinds_for(encoder.modalities), place / VECTORS).found if place.is_dir() else {}
+        find_space(full_address(place, kept_address(place, store)))
+    vectors = Path(full_address(place, noted_address(place)))
+    found = walk(place, kinds_for(encoder.modalities), vectors).found if place.is_dir() else {}
     described = _described(place, manifest) if manifest and found else {}
     erase_library(place)
     library = Library(place, encoder, name, store=store)
@@ -55,10 +56,11 @@ def _described(place: Path, manifest: Manifest) -> dict[str, tuple[str, tuple[st
     """Captions and tags of the files in the folder of a library, by path."""
     inside = Condition("path", "prefix", os.path.join(place, ""))
     space = Space(manifest.model, manifest.fingerprint, manifest.dim)
+    vectors = full_address(place, manifest.address)
     rows: list[Entry] = []
     try:
-        if find_space(place / VECTORS) is not None:
-            rows = open_store(place / VECTORS, space).entries((inside, Condition("part", "in", (0,))))
+        if find_space(vectors) is not None:
+            rows = open_store(vectors, space).entries((inside, Condition("part", "in", (0,))))
     except StoreError as error:
         log.warning("captions and tags of uploaded files are lost: %s", error)
     return {row.path: (row.caption, row.tags) for row in rows}
