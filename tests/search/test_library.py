@@ -470,6 +470,35 @@ def test_vectors_may_be_kept_elsewhere(
         Library(tmp_path / "second", FakeEncoder("fake-2"), store=elsewhere).index(folder)
 
 
+@pytest.mark.parametrize(("given", "kept"), [("elsewhere", "{0}/elsewhere"), ("library/own", "own")])
+def test_an_address_relative_to_the_working_directory_of_then_is_followed(
+    folder: Path,
+    place: Path,
+    tmp_path: Path,
+    encoder: FakeEncoder,
+    given: str,
+    kept: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Library(place, encoder, store=str(tmp_path / given)).index(folder)
+    manifest = json.loads((place / "library.json").read_text())
+    (place / "library.json").write_text(json.dumps(manifest | {"address": given}))
+    monkeypatch.chdir(folder)
+    with pytest.raises(LibraryError, match=f"lost its vectors in {place / given}"):
+        Library(place, encoder)
+    monkeypatch.chdir(tmp_path)
+    opened = Library(place, encoder, store=given)
+    assert len(opened) == len(Library(place, encoder)) == 4
+    assert opened.index(folder).unchanged == 4
+    monkeypatch.chdir(folder)
+    assert json.loads((place / "library.json").read_text())["address"] == kept.format(tmp_path)
+    assert len(Library(place, encoder)) == 4
+    monkeypatch.chdir(tmp_path)
+    (place / "library.json").write_text(json.dumps(manifest | {"address": given, "fingerprint": "fake-2"}))
+    with pytest.raises(LibraryError, match="lost its vectors"):
+        Library(place, FakeEncoder("fake-2"))
+
+
 def test_a_librarys_own_folder_is_no_place_for_vectors(folder: Path, place: Path, encoder: FakeEncoder) -> None:
     with pytest.raises(LibraryError, match="a folder of their own"):
         Library(place, encoder, store=str(place))

@@ -14,7 +14,7 @@ from one_peace.search.encoding import Encoder, load_encoder
 from one_peace.search.file_kinds import Kind, kinds_for
 from one_peace.search.filters import Condition, Filter, Filters
 from one_peace.search.indexing import Indexing, IndexReport, tracker
-from one_peace.search.library_folder import LibraryFolder, full_address, kept_address
+from one_peace.search.library_folder import LibraryFolder, address_of, full_address, kept_address
 from one_peace.search.manifest import LibraryError, lasting_name, read_manifest, read_rejected, write_rejected
 from one_peace.search.queries import MOST_ANSWERS, Query, QueryError, check_name, check_whole
 from one_peace.search.records import Entry, Item, Record, Result, Space
@@ -54,7 +54,7 @@ class Library:
         self.path = absolute(path)
         manifest = read_manifest(self.path)
         if manifest is not None and store is not None:
-            kept, asked = (full_address(self.path, one) for one in (manifest.address, kept_address(self.path, store)))
+            kept, asked = address_of(self.path, manifest), full_address(self.path, kept_address(self.path, store))
             if kept != asked:
                 raise LibraryError(f"{self.path} keeps its vectors in {kept}, not in {asked}")
         if model is None:

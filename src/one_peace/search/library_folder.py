@@ -54,6 +54,24 @@ def full_address(library: Path, address: str) -> str:
     return address if "://" in address else os.path.abspath(os.path.join(library, address or VECTORS))
 
 
+def address_of(library: Path, manifest: Manifest) -> str:
+    """Where the store of the library in the folder `library` (absolute) is.
+
+    Manifests once had addresses as they were given, relative to the working directory. Such a one is taken so where
+    that has vectors of the same model and the library does not.
+
+    Raises:
+        MissingExtraError, StoreError: as `find_space`.
+    """
+    full = full_address(library, manifest.address)
+    if not manifest.address or "://" in full or os.path.isabs(manifest.address) or find_space(full) is not None:
+        return full
+    there = absolute(manifest.address)
+    found = find_space(there)
+    fits = found is not None and (found.fingerprint, found.dim) == (manifest.fingerprint, manifest.dim)
+    return os.fspath(there) if fits else full
+
+
 def is_within(library: Path, address: str) -> bool:
     """Whether that store is a folder below the library's own, which nobody else uses."""
     full = full_address(library, address)
@@ -118,16 +136,22 @@ class LibraryFolder:
         write_manifest(self.path, Manifest(self.space.model, self.space.fingerprint, self.space.dim, self.address))
 
     def _follow(self) -> None:
-        """Notes where the library lies; one that was moved or copied takes its rows along.
+        """Notes where the library and its vectors lie; one that was moved or copied takes its rows along.
 
         Not of vectors that are kept elsewhere: others may have the files under the same paths still.
         """
         manifest = read_manifest(self.path)
-        if manifest is None or manifest.place == os.fspath(self.path):
+        if manifest is None:
             return
-        if manifest.place and is_within(self.path, manifest.address):
+        address, place = address_of(self.path, manifest), os.fspath(self.path)
+        if address == full_address(self.path, manifest.address):
+            address = manifest.address
+        elif is_within(self.path, address):
+            address = kept_address(self.path, address)
+        if manifest.place not in ("", place) and is_within(self.path, address):
             relocate(self.opened(), Path(manifest.place).parent, self.path.parent)
-        write_manifest(self.path, replace(manifest, place=os.fspath(self.path)))
+        if (manifest.address, manifest.place) != (address, place):
+            write_manifest(self.path, replace(manifest, address=address, place=place))
 
     def _open(self, manifest: Manifest) -> VectorStore:
         if (manifest.fingerprint, manifest.dim) != (self.space.fingerprint, self.space.dim):
@@ -136,7 +160,7 @@ class LibraryFolder:
                 f"{self.space.model} ({self.space.fingerprint}); vectors of two models cannot be compared. "
                 "Open it with its own model, or index again: one-peace index --rebuild"
             )
-        address = full_address(self.path, manifest.address)
+        address = address_of(self.path, manifest)
         if find_space(address) is None:
             raise LibraryError(f"{self.path} has lost its vectors in {address}; index again: one-peace index --rebuild")
         return open_store(address, self.space)

@@ -11,7 +11,7 @@ from one_peace.search.file_kinds import kinds_for
 from one_peace.search.filters import Condition
 from one_peace.search.indexing import IndexReport
 from one_peace.search.library import DEFAULT_MODEL, Library
-from one_peace.search.library_folder import erase_library, full_address, kept_address
+from one_peace.search.library_folder import address_of, erase_library, full_address, kept_address
 from one_peace.search.manifest import LibraryError, Manifest, noted_address, read_manifest
 from one_peace.search.records import Entry, Space
 from one_peace.search.stores.base import StoreError
@@ -56,9 +56,9 @@ def _described(place: Path, manifest: Manifest) -> dict[str, tuple[str, tuple[st
     """Captions and tags of the files in the folder of a library, by path."""
     inside = Condition("path", "prefix", os.path.join(place, ""))
     space = Space(manifest.model, manifest.fingerprint, manifest.dim)
-    vectors = full_address(place, manifest.address)
     rows: list[Entry] = []
     try:
+        vectors = address_of(place, manifest)
         if find_space(vectors) is not None:
             rows = open_store(vectors, space).entries((inside, Condition("part", "in", (0,))))
     except StoreError as error:
