@@ -33,9 +33,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "sequence": {"self_critical": True, "beams": 2, "max_tokens": 4},
     },
     "mixture": {
-        "task": {"kind": "pretraining", "mixed": {"texts": "table.tsv"}},
+        "task": {"kind": "pretraining", "mixed": {"texts": "table.tsv", "objects": "objects.tsv"}},
         "batch_size": 16,
-        "micro_batch": 8,
+        "micro_batch": 4,  # beside eight rows stand three examples of the second batch: one and two at a time
         "drop_path": 0.2,
         "sequence": {"dropout": 0.1},
     },
@@ -52,6 +52,8 @@ def write_recipes(folder: Path) -> None:
         text = "two dogs" if number % 3 else "a red apple on a red apple"
         lines.append(f"{number}\t{number}.png\tcaption\t{text}\t{text}")
     (folder / "table.tsv").write_text("\n".join(lines) + "\n")
+    objects = [f"{number}.png\t4,4,44,44,a red apple" for number in range(8)]
+    (folder / "objects.tsv").write_text("\n".join(["image\tobjects", *objects]) + "\n")
     for name, settings in SETTINGS.items():
         values = {
             "model": str(folder / "base"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -59,15 +59,16 @@ class SequenceUpdate:
         parts: list[tuple[str, Part]] = []
         slots: list[int] = []
         groups = self.draw(step)
-        for name, examples in groups.items():
-            size = math.ceil(len(examples) * self.micro / self.local)  # a row may give several examples
-            starts = range(0, len(examples), size or 1)
-            # Micro-batches are numbered over all processes, one group after the other.
-            first = len(parts) * self.processes.count + len(starts) * self.processes.rank
-            for number, start in enumerate(starts):
-                slots.append(first + number)
-                self._seed(step, slots[-1])
-                parts.append((name, self.prepare(examples[start : start + size], name, step)))
+        share = self.local // self.micro
+        for group, (name, examples) in enumerate(groups.items()):
+            # A row may give several examples, and several rows one. Cut in proportion, the groups of all processes
+            # have the micro-batches that they have on one; these are numbered over all, one group after the other.
+            bounds = [number * len(examples) // share for number in range(share + 1)]
+            for number, (start, end) in enumerate(pairwise(bounds)):
+                if start < end:
+                    slots.append((group * self.processes.count + self.processes.rank) * share + number)
+                    self._seed(step, slots[-1])
+                    parts.append((name, self.prepare(examples[start:end], name, step)))
         counts = {name: self._all_tokens(parts, name) for name in groups}
         summed: dict[str, Tensor] = {}
         for slot, (name, part) in zip(slots, parts, strict=True):
