@@ -18,9 +18,11 @@ from one_peace.checkpoints.convert import convert
 from one_peace.checkpoints.one_peace.config import infer_config, parse_convolutions
 from one_peace.checkpoints.one_peace.official import read_official
 from one_peace.checkpoints.pickles import load_pickle
+from one_peace.checkpoints.registry import built_in_models
 from one_peace.errors import CheckpointError, InputError
 from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
 from one_peace.models import from_pretrained
+from one_peace.models.one_peace.loading import open_saved
 from one_peace.nn.resize import resize_bias_table, resize_positions
 
 CONTAINER = Path(__file__).parents[1] / "golden" / "one_peace" / "fixture_x_checkpoint_small.pt"
@@ -474,6 +476,12 @@ def test_what_a_head_reads_of_texts_and_sounds(by_image: bool, reads: str) -> No
     shapes |= {"fusion.blocks.0.attention_norm.weight": (64,), "fusion.blocks.0.ffn.audio.gate.weight": (128, 64)}
     head = infer_config("file", shapes, {"model": {"use_image_features": by_image}})["head"]
     assert head["reads"] == reads
+
+
+@pytest.mark.parametrize("family", ["ofa", "mico"])
+def test_models_of_other_families_are_told_as_such(family: str) -> None:
+    with pytest.raises(CheckpointError, match=f"family '{family}', and one of ONE-PEACE is needed"):
+        open_saved(built_in_models()[f"{family}-nano"])
 
 
 def test_no_model_at_all(tmp_path: Path) -> None:

@@ -156,6 +156,8 @@ def open_saved(path: Path) -> SavedModel:
     if is_native(path):
         folder = open_folder(path)
         values, tensors = folder.config, folder.tensors
+        if family := values.get("family"):
+            raise CheckpointError(f"{path}: is a model of the family {family!r}, and one of ONE-PEACE is needed")
     elif path.is_dir():
         raise CheckpointError(f"{path}: no config.json in this folder; give a saved model or an official file")
     else:
