@@ -16,9 +16,8 @@ from one_peace.checkpoints.families import family_of
 from one_peace.checkpoints.mico.config import infer_config, input_settings, official_settings
 from one_peace.checkpoints.mico.names import current_name, tied_to, to_native, to_official
 from one_peace.checkpoints.mico.official import read_mico
-from one_peace.checkpoints.name_table import Target
+from one_peace.checkpoints.name_table import Kind, Target
 from one_peace.checkpoints.native import write_folder
-from one_peace.checkpoints.one_peace.names import Kind
 from one_peace.cli.main import app
 from one_peace.errors import CheckpointError
 from one_peace.models.mico.config import MiCoConfig

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from one_peace.checkpoints.name_table import Kind
 from one_peace.checkpoints.one_peace.names import (
-    Kind,
     Target,
     bare_name,
     from_vision,

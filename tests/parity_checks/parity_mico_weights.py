@@ -15,8 +15,7 @@ from one_peace.checkpoints.assign import assign_tensors
 from one_peace.checkpoints.convert import convert
 from one_peace.checkpoints.mico.names import current_name, tied_to, to_native, to_official
 from one_peace.checkpoints.mico.official import fit_tables, read_mico
-from one_peace.checkpoints.name_table import Target
-from one_peace.checkpoints.one_peace.names import Kind
+from one_peace.checkpoints.name_table import Kind, Target
 from one_peace.checkpoints.pickles import load_pickle
 from one_peace.checkpoints.pieces import sort_pieces
 from one_peace.models.mico.audio_encoders import Ast, Beats

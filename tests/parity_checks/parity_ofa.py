@@ -14,11 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import golden_ofa
-from one_peace.checkpoints.name_table import Target
+from one_peace.checkpoints.name_table import Kind, Target
 from one_peace.checkpoints.ofa.config import official_settings
 from one_peace.checkpoints.ofa.names import TIED, from_port, to_native, to_official, to_port
 from one_peace.checkpoints.ofa.official import published_buffer
-from one_peace.checkpoints.one_peace.names import Kind
 from one_peace.generation.beam import beam_search
 from one_peace.generation.settings import GenerationSettings
 from one_peace.modalities.tokenization import BOS_ID, EOS_ID, PAD_ID

@@ -9,8 +9,8 @@ import torch
 
 from one_peace.checkpoints.assign import assign_tensors
 from one_peace.checkpoints.convert import convert
-from one_peace.checkpoints.name_table import Target
-from one_peace.checkpoints.one_peace.names import Kind, from_vision, to_native
+from one_peace.checkpoints.name_table import Kind, Target
+from one_peace.checkpoints.one_peace.names import from_vision, to_native
 from one_peace.checkpoints.one_peace.official import read_official
 from one_peace.checkpoints.pickles import load_pickle
 from one_peace.models.one_peace.config import OnePeaceConfig

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from one_peace.checkpoints.name_table import Target
+from one_peace.checkpoints.name_table import Kind, Target
 from one_peace.checkpoints.one_peace.config import infer_config
-from one_peace.checkpoints.one_peace.names import Kind, bare_name, modality_of, to_native, to_official
+from one_peace.checkpoints.one_peace.names import bare_name, modality_of, to_native, to_official
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction

@@ -163,6 +163,8 @@ def test_minus_what_is_not_wanted(opened: Library) -> None:
         opened.search(Query((A, Part("text", "a", -1.0))))
     with pytest.raises(TypeError, match="put k, text into it"):
         opened.search(Query((A,)), k=10, text="red")
+    with pytest.raises(TypeError, match="inputs by name such as text='a dog'"):
+        opened.search("a dog")  # type: ignore[call-overload]
 
 
 def test_more_like_this_leaves_itself_out(opened: Library, folder: Path) -> None:

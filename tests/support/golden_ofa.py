@@ -17,7 +17,7 @@ from one_peace.checkpoints.assign import assign_tensors
 from one_peace.checkpoints.ofa.config import infer_config
 from one_peace.checkpoints.ofa.names import TIED
 from one_peace.checkpoints.ofa.official import native_pieces
-from one_peace.checkpoints.one_peace.official import joined_shape
+from one_peace.checkpoints.pieces import joined_shape
 from one_peace.models.ofa.config import OfaConfig
 from one_peace.models.ofa.model import OfaModel
 

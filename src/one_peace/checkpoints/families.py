@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from one_peace.checkpoints.containers import open_state_dict
 from one_peace.checkpoints.mico.official import find_mico
 from one_peace.checkpoints.native import CONFIG, is_native, read_json
-from one_peace.checkpoints.one_peace.official import open_state_dict
 from one_peace.checkpoints.pickles import pickle_in_zip
 
 Family = Literal["one_peace", "ofa", "mico"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 FIELDS = {
@@ -21,6 +22,13 @@ class Target:
 
     name: str
     part: int | None = None
+
+
+class Kind(Enum):
+    """Why an official tensor has no counterpart in our model."""
+
+    BUFFER = "computed from the configuration"
+    UNUSED = "never read by the published model"
 
 
 class NameTable:

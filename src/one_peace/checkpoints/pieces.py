@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from one_peace.checkpoints.name_table import Target
-from one_peace.checkpoints.one_peace.names import Kind
+from one_peace.checkpoints.name_table import Kind, Target
 from one_peace.errors import CheckpointError
 
 
@@ -74,3 +73,10 @@ def _same(first: Tensor, second: Tensor) -> bool:
     if first.shape != second.shape or first.dtype != second.dtype:
         return False
     return first.data_ptr() == second.data_ptr() or torch.equal(first, second)
+
+
+def joined_shape(pieces: list[Tensor]) -> tuple[int, ...]:
+    """Shape of the pieces joined along dimension 0."""
+    if len(pieces) == 1:
+        return tuple(pieces[0].shape)
+    return (sum(p.shape[0] for p in pieces), *pieces[0].shape[1:])

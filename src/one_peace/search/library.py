@@ -214,7 +214,7 @@ class Library:
         takes a `Query`, and then nothing beside it.
 
         Raises:
-            TypeError: a `Query` and anything else.
+            TypeError: a `Query` and anything else beside it, or what is none.
             QueryError: no query, a bad weight, k < 1, an unknown modality or item, parts that cancel out, a folder that
                 nothing here is below.
             InputError: an input that cannot be used.
@@ -222,6 +222,8 @@ class Library:
         """
         if query is not None and asked:
             raise TypeError(f"a Query holds everything that is asked; put {', '.join(asked)} into it")
+        if query is not None and not isinstance(query, Query):
+            raise TypeError(f"a query is a Query, or inputs by name such as text={query!r}")
         query = query or self._query(**asked)
         query.check(self.model.modalities)
         query = replace(query, filters=self._narrowed(query.filters, None, None))

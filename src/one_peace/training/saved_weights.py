@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from one_peace.checkpoints.one_peace.names import bare_name, modality_of
-from one_peace.checkpoints.one_peace.official import joined_shape
+from one_peace.checkpoints.pieces import joined_shape
 from one_peace.errors import CheckpointError
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.loading import SavedModel, open_saved

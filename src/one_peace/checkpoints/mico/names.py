@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from one_peace.checkpoints.name_table import NameTable, Target
-from one_peace.checkpoints.one_peace.names import Kind
+from one_peace.checkpoints.name_table import Kind, NameTable, Target
 
 _TOWER: list[tuple[Any, ...]] = [
     ("cls_token", "cls"),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from one_peace.checkpoints.mico.config import infer_config, official_settings
 from one_peace.checkpoints.mico.names import TIED, current_name, tied_to, to_native, to_official
-from one_peace.checkpoints.name_table import Target
+from one_peace.checkpoints.name_table import Kind, Target
 from one_peace.checkpoints.native import (
     MAX_SHARD_BYTES,
     OFFICIAL_PREFIX,
@@ -23,10 +23,8 @@ from one_peace.checkpoints.native import (
     write_folder,
     write_json,
 )
-from one_peace.checkpoints.one_peace.names import Kind
-from one_peace.checkpoints.one_peace.official import joined_shape
 from one_peace.checkpoints.pickles import load_pickle
-from one_peace.checkpoints.pieces import own_storage, sort_pieces
+from one_peace.checkpoints.pieces import joined_shape, own_storage, sort_pieces
 from one_peace.checkpoints.replacing import replacing_checkpoint
 from one_peace.errors import CheckpointError
 from one_peace.nn.resize import resize_frames, resize_positions

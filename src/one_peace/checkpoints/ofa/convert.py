@@ -10,6 +10,8 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from one_peace.checkpoints.containers import OWN_CONFIG
+from one_peace.checkpoints.name_table import Kind
 from one_peace.checkpoints.native import (
     CONFIG,
     MAX_SHARD_BYTES,
@@ -22,8 +24,6 @@ from one_peace.checkpoints.native import (
 from one_peace.checkpoints.ofa.config import TAILS, official_settings, port_settings
 from one_peace.checkpoints.ofa.names import TIED, from_port, to_native, to_official, to_port
 from one_peace.checkpoints.ofa.official import PORT_WEIGHTS, Form, published_tensor, read_ofa, upgraded
-from one_peace.checkpoints.one_peace.names import Kind
-from one_peace.checkpoints.one_peace.official import OWN_CONFIG
 from one_peace.checkpoints.origin import ORIGIN, plain, read_origin
 from one_peace.checkpoints.pieces import own_storage
 from one_peace.checkpoints.replacing import replacing_checkpoint

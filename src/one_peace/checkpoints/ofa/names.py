@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from one_peace.checkpoints.name_table import NameTable, Target
-from one_peace.checkpoints.one_peace.names import Kind
+from one_peace.checkpoints.name_table import Kind, NameTable, Target
 
 _LAYER: list[tuple[Any, ...]] = [
     ("self_attn.q_proj.{p}", "attention.qkv.{p}", 0),

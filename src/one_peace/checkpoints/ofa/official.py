@@ -11,13 +11,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from one_peace.checkpoints.name_table import Target
+from one_peace.checkpoints.containers import open_state_dict, own_config, stored_settings
+from one_peace.checkpoints.name_table import Kind, Target
 from one_peace.checkpoints.native import CONFIG, INDEX, WEIGHTS, open_weights, read_json
 from one_peace.checkpoints.ofa.config import TAILS, infer_config, settings_of_port
 from one_peace.checkpoints.ofa.names import from_port, to_native, to_official
-from one_peace.checkpoints.one_peace.names import Kind
-from one_peace.checkpoints.one_peace.official import joined_shape, open_state_dict, own_config, stored_settings
-from one_peace.checkpoints.pieces import Pieces, sort_pieces
+from one_peace.checkpoints.pieces import Pieces, joined_shape, sort_pieces
 from one_peace.errors import CheckpointError
 from one_peace.nn.grid_positions import code_positions
 from one_peace.nn.relative_position import MAX_POSITIONS, grid_buckets, offset_buckets

@@ -11,6 +11,8 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from one_peace.checkpoints.containers import OWN_CONFIG, Form
+from one_peace.checkpoints.name_table import Kind as Unused
 from one_peace.checkpoints.name_table import Target
 from one_peace.checkpoints.native import (
     MAX_SHARD_BYTES,
@@ -21,7 +23,6 @@ from one_peace.checkpoints.native import (
     write_json,
 )
 from one_peace.checkpoints.one_peace.config import official_settings
-from one_peace.checkpoints.one_peace.names import Kind as Unused
 from one_peace.checkpoints.one_peace.names import (
     bare_name,
     from_vision,
@@ -30,12 +31,7 @@ from one_peace.checkpoints.one_peace.names import (
     to_official,
     to_vision,
 )
-from one_peace.checkpoints.one_peace.official import (
-    OWN_CONFIG,
-    Form,
-    OfficialCheckpoint,
-    read_official,
-)
+from one_peace.checkpoints.one_peace.official import OfficialCheckpoint, read_official
 from one_peace.checkpoints.origin import ORIGIN, plain, read_origin
 from one_peace.checkpoints.pieces import own_storage
 from one_peace.checkpoints.replacing import replacing_checkpoint

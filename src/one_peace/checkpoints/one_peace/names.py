@@ -8,10 +8,9 @@ Our names here are those of the encoder; a pretraining model has them under `enc
 from __future__ import annotations
 
 import re
-from enum import Enum
 from typing import Any
 
-from one_peace.checkpoints.name_table import NameTable, Target
+from one_peace.checkpoints.name_table import Kind, NameTable, Target
 
 _BLOCK: list[tuple[Any, ...]] = [
     ("self_attn_layer_norm.{p}", "attention_norm.{p}"),
@@ -101,13 +100,6 @@ _FIELDS = {
     "m": r"(?P<m>[a-zA-Z_]\w*)",
     "x": r"(?P<x>(?!(?:text|image|audio)(?:_adapter)?\.)[a-zA-Z_]\w*)",
 }
-
-
-class Kind(Enum):
-    """Why an official tensor has no counterpart in our model."""
-
-    BUFFER = "computed from the configuration"
-    UNUSED = "never read by the published model"
 
 
 _KEPT: list[tuple[str, Kind]] = [

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from one_peace.checkpoints.containers import Form, open_state_dict, own_config, stored_settings
+from one_peace.checkpoints.name_table import Kind as Unused
 from one_peace.checkpoints.name_table import Target
 from one_peace.checkpoints.one_peace.config import infer_config
-from one_peace.checkpoints.one_peace.names import Kind as Unused
 from one_peace.checkpoints.one_peace.names import from_vision, prefixed_name, to_native, to_official
-from one_peace.checkpoints.pickles import load_pickle
+from one_peace.checkpoints.pieces import joined_shape
 from one_peace.errors import CheckpointError
-
-OWN_CONFIG = "one_peace_config"  # in extra_state of the files that `convert` writes: our config, word for word
-Form = Literal["container", "state_dict", "vision"]
 
 
 @dataclass(frozen=True)
@@ -91,36 +86,6 @@ def read_official(path: str | Path) -> OfficialCheckpoint:
     return OfficialCheckpoint(path, form, config, tensors, official, unused, tuple(unknown), container)
 
 
-def joined_shape(pieces: list[Tensor]) -> tuple[int, ...]:
-    """Shape of the pieces joined along dimension 0."""
-    if len(pieces) == 1:
-        return tuple(pieces[0].shape)
-    return (sum(p.shape[0] for p in pieces), *pieces[0].shape[1:])
-
-
-def open_state_dict(path: Path) -> tuple[Form, dict[str, Tensor], Mapping[str, Any]]:
-    """Form of a file, its tensors (memory-mapped where it can be), and the rest of its container."""
-    loaded = load_pickle(path)
-    if not isinstance(loaded, Mapping):
-        raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, not a dict of tensors")
-    form: Form = "state_dict"
-    state, container = loaded, {}
-    if isinstance(loaded.get("model"), Mapping):
-        form = "vision" if "matching_heuristics" in loaded else "container"
-        state, container = loaded["model"], {key: value for key, value in loaded.items() if key != "model"}
-    return form, {name: _tensor(path, name, value) for name, value in state.items()}, container
-
-
-def _tensor(path: Path, name: Any, value: Any) -> Tensor:
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        if not value.dtype.isnative:
-            value = value.astype(value.dtype.newbyteorder("="))
-        value = torch.from_numpy(value if value.flags.writeable else value.copy())
-    if not isinstance(name, str) or not isinstance(value, Tensor):
-        raise CheckpointError(f"{path}: entry {name!r} of the model is a {type(value).__name__}, not a tensor")
-    return value.detach()
-
-
 def _check_pieces(path: Path, tensors: Mapping[str, list[Tensor]]) -> None:
     """Every part of a joined tensor must be there and fit the others."""
     problems = []
@@ -132,20 +97,3 @@ def _check_pieces(path: Path, tensors: Mapping[str, list[Tensor]]) -> None:
             problems.append(f"{', '.join(names)} differ in shape or dtype")
     if problems:
         raise CheckpointError(f"{path}: {len(problems)} tensors are not whole:\n  " + "\n  ".join(problems))
-
-
-def stored_settings(container: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Settings by part, {} for none: `cfg` or, in older files, the one flat namespace for model and task in `args`."""
-    for part in (container.get("cfg"), container.get("args")):
-        values = vars(part) if isinstance(part, argparse.Namespace) else part
-        if values and isinstance(values, Mapping):
-            parted = any(isinstance(values.get(name), Mapping | argparse.Namespace) for name in ("model", "task"))
-            return values if parted else {"model": values, "task": values}
-    return {}
-
-
-def own_config(container: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Our own config in a file that this package wrote, None in others."""
-    extra = container.get("extra_state")
-    config = extra.get(OWN_CONFIG) if isinstance(extra, Mapping) else None
-    return dict(config) if isinstance(config, Mapping) else None
