@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from one_peace.search.file_kinds import thumbnail_of
+from one_peace.search.contents import thumbnail_of
 from one_peace.search.fonts import fit, font_for, text_width, wrap
 from one_peace.search.records import Result
 from one_peace.search.sheet import contact_sheet

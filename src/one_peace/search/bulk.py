@@ -22,8 +22,9 @@ from one_peace.data.bulk_work import BulkError, damaged_plan, kept_plan, work_he
 from one_peace.data.lock import writer_lock
 from one_peace.errors import InputError, MissingExtraError
 from one_peace.modalities.imports import import_modality, imported_modalities
+from one_peace.search.contents import Content
 from one_peace.search.encoding import Encoder, encode_contents, rows_of
-from one_peace.search.file_kinds import Content, kinds_for
+from one_peace.search.file_kinds import kinds_for
 from one_peace.search.manifest import lasting_name
 from one_peace.search.reading import digest_of
 from one_peace.search.records import Entry, Record, Space

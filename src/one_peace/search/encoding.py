@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from one_peace.search.file_kinds import Content, Piece
+from one_peace.search.contents import Content, Piece
 from one_peace.search.records import Entry, Record
 
 

@@ -2,62 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from one_peace.media.pictures import decode_picture
 from one_peace.media.sounds import SAMPLE_RATE, decode_sound
 from one_peace.modalities import get_modality, list_modalities
 from one_peace.modalities.base import Modality
+from one_peace.search.contents import THUMBNAIL, Content, Piece, sound_pieces, thumbnail_of
 from one_peace.search.documents import passages_of
+from one_peace.search.videos import read_video
 from one_peace.search.waveform import draw_waveform
-
-THUMBNAIL = 256  # pixels of its longer side
-SEGMENT = 30.0  # seconds; a sound of more than two of these is cut into such
-
-
-@dataclass(frozen=True, eq=False)
-class Piece:
-    """What the model sees of a file as one input: all of a picture, a frame of a video, a passage of a text.
-
-    `source` is for `encode_modality` of `branch`, `nbytes` is what it takes in memory. `label` says what it is and
-    `start` where it begins, in seconds, if it is not the whole file; then it may have its own caption and thumbnail.
-    """
-
-    branch: str
-    source: Any
-    nbytes: int
-    label: str = ""
-    start: float | None = None
-    caption: str = ""
-    thumbnail: bytes | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Content:
-    """A file as read, in one or more pieces.
-
-    `caption` is "" where the contents say nothing readable; `duration` is in seconds. `problem` is what was left out
-    because it could not be read.
-    """
-
-    pieces: list[Piece]
-    caption: str = ""
-    duration: float | None = None
-    thumbnail: bytes | None = None
-    problem: str = ""
-
-    @property
-    def nbytes(self) -> int:
-        """Of all pieces."""
-        return sum(piece.nbytes for piece in self.pieces)
 
 
 @dataclass(frozen=True)
@@ -98,37 +57,6 @@ def has_pictures(modality: str) -> bool:
     return modality in list_modalities() and type(get_modality(modality)).picture is not Modality.picture
 
 
-def thumbnail_of(picture: Image.Image) -> bytes:
-    """A small JPEG of an RGB picture."""
-    scale = THUMBNAIL / max(picture.size)
-    if scale < 1:
-        size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-        picture = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
-
-
-def sound_pieces(waveform: np.ndarray) -> list[Piece]:
-    """A waveform (n,) at 16 kHz as one piece, or if it is long as several that cover it."""
-    seconds = len(waveform) / SAMPLE_RATE
-    count = max(1, int(seconds // SEGMENT))
-    if count <= 2:
-        return [Piece("audio", waveform, waveform.nbytes)]
-    # A copy each, for none is to keep the whole recording in memory.
-    parts = [part.copy() for part in np.array_split(waveform, count)]
-    starts = np.cumsum([0, *(len(part) for part in parts[:-1])]) / SAMPLE_RATE
-    return [
-        Piece("audio", part, part.nbytes, label=f"from {clock(start)}", start=float(start))
-        for part, start in zip(parts, starts, strict=True)
-    ]
-
-
-def clock(seconds: float) -> str:
-    """Minutes and seconds, `1:05`."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
-
-
 def _read_picture(path: Path, branches: Collection[str]) -> Content:
     picture = decode_picture(path)
     piece = Piece("image", picture, 3 * picture.width * picture.height)
@@ -152,12 +80,6 @@ def _read_text(path: Path, branches: Collection[str]) -> Content:
     return Content(pieces, caption=captions[0])
 
 
-def _read_video(path: Path, branches: Collection[str]) -> Content:
-    from one_peace.search.videos import read_video
-
-    return read_video(path, branches)
-
-
 def _read_other(name: str, path: Path, branches: Collection[str]) -> Content:
     """A file of a modality that is known by its contract alone."""
     picture = get_modality(name).picture(path)
@@ -170,7 +92,7 @@ KINDS = {
     for name, branches, read in (
         ("image", ("image",), _read_picture),
         ("audio", ("audio",), _read_sound),
-        ("video", ("video", "image", "audio"), _read_video),
+        ("video", ("video", "image", "audio"), read_video),
         ("text", ("text",), _read_text),
     )
 }

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from one_peace.search.contents import Content
 from one_peace.search.encoding import Encoded, Encoder, encode_contents, row_id, rows_of
-from one_peace.search.file_kinds import Content, Kind
+from one_peace.search.file_kinds import Kind
 from one_peace.search.known_items import KnownItems, by_item
 from one_peace.search.manifest import Rejected
 from one_peace.search.reading import Failure, Reader, Reading, is_still

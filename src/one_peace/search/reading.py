@@ -10,7 +10,8 @@ from pathlib import Path
 
 from one_peace.errors import InputError, MissingExtraError
 from one_peace.models.inputs import run_ahead
-from one_peace.search.file_kinds import Content, Kind
+from one_peace.search.contents import Content
+from one_peace.search.file_kinds import Kind
 from one_peace.search.records import stored_moment
 from one_peace.search.walk import Found, reason
 

@@ -13,7 +13,7 @@ from one_peace.media.containers import NO_SOUND
 from one_peace.media.frame_choice import frames_at
 from one_peace.media.sounds import SAMPLE_RATE, decode_sound
 from one_peace.media.videos import open_video
-from one_peace.search.file_kinds import Content, Piece, clock, sound_pieces, thumbnail_of
+from one_peace.search.contents import Content, Piece, clock, sound_pieces, thumbnail_of
 
 MOST_FRAMES = 16
 SPACING = 2.0  # seconds between frames that are looked at, if not so many

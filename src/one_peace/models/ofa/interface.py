@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
+from one_peace.checkpoints.native import write_folder
 from one_peace.generation.beam import beam_search
 from one_peace.generation.candidates import score_candidates
 from one_peace.generation.constraints import Constraint, TokenRange
@@ -75,9 +76,8 @@ class Ofa:
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Writes the model to a folder that `from_pretrained` reads, in the dtype that it has; returns the folder."""
-        from one_peace.models.ofa.loading import save_pretrained
-
-        return save_pretrained(self, folder)
+        tensors = {name: [tensor.detach()] for name, tensor in self.model.state_dict().items()}
+        return write_folder(Path(folder), self.config.to_dict(), tensors, write_files=self.processor.save)
 
     def caption(
         self,

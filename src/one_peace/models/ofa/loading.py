@@ -1,4 +1,4 @@
-"""Weights into OFA models and back."""
+"""Weights into OFA models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from one_peace.checkpoints.assign import assign_tensors, build_on_meta, check_depth
-from one_peace.checkpoints.native import STATISTICS, is_native, open_folder, write_folder
+from one_peace.checkpoints.native import STATISTICS, is_native, open_folder
 from one_peace.checkpoints.ofa.growth import fit_tables
 from one_peace.checkpoints.ofa.official import is_port, read_ofa
 from one_peace.errors import CheckpointError
@@ -124,12 +124,6 @@ def open_vocabulary(
         return None if found is None else OfaVocabulary(found, config)
     except ValueError as error:
         raise ValueError(f"{tokenizer or path}: {error}") from error
-
-
-def save_pretrained(ofa: Ofa, folder: str | os.PathLike[str]) -> Path:
-    """Writes a model to a folder that `from_pretrained` reads, in the dtype that it has."""
-    tensors = {name: [tensor.detach()] for name, tensor in ofa.model.state_dict().items()}
-    return write_folder(Path(folder), ofa.config.to_dict(), tensors, write_files=ofa.processor.save)
 
 
 def with_image_size(config: OfaConfig, size: int | None) -> OfaConfig:
