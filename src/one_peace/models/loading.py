@@ -39,8 +39,10 @@ def from_pretrained(
         CheckpointError: a file that is damaged, unsafe or does not fit; every tensor that does not is named.
         DownloadError: the weights have to be fetched and cannot be.
     """
-    if image_size is not None and not isinstance(image_size, Integral):
-        raise ValueError(f"image_size is a whole number of pixels, got {image_size!r}")
+    if image_size is not None:
+        if not isinstance(image_size, Integral):
+            raise ValueError(f"image_size is a whole number of pixels, got {image_size!r}")
+        image_size = int(image_size)  # a NumPy number could not be written into config.json
     path = resolve(name_or_path, download_root=None if download_root is None else Path(download_root))
     family = family_of(path)
     if family == "one_peace":
