@@ -86,6 +86,18 @@ def test_unknown_tensors_are_named(tmp_path: Path) -> None:
     assert not (tmp_path / "ours").exists()
 
 
+def test_parts_of_several_dtypes_are_no_one_tensor(tmp_path: Path) -> None:
+    state = {
+        n: t.double() if "layers.1.self_attn.q_proj" in n else t for n, t in load_pickle(CONTAINER)["model"].items()
+    }
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(
+        ValueError, match=r"blocks\.1\.attention\.qkv\.weight: its parts are of torch.float32, torch.float64"
+    ):
+        convert(tmp_path / "state.pt", tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+
+
 def test_failed_export_leaves_nothing(tmp_path: Path) -> None:
     convert(CONTAINER, tmp_path / "ours")
     (tmp_path / "ours" / "official.json").write_text("{")

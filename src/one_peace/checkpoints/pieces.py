@@ -50,8 +50,8 @@ def sort_pieces(
         pieces = [tensor for _, tensor in parts.values()]
         if len(parts) != parts_of(native):
             problems.append(f"of the {parts_of(native)} parts of {native} only {names} are there")
-        elif len({p.shape[1:] for p in pieces}) > 1 or len({p.dtype for p in pieces}) > 1:
-            problems.append(f"{names} differ in shape or dtype")
+        elif len({p.shape[1:] for p in pieces}) > 1:
+            problems.append(f"{names} differ in shape")
     if problems:
         raise CheckpointError(f"{len(problems)} tensors are not whole:\n  " + "\n  ".join(problems))
     tensors = {native: [parts[i][1] for i in sorted(parts)] for native, parts in found.items()}

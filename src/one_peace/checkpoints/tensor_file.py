@@ -52,7 +52,7 @@ def nbytes(pieces: Sequence[Piece]) -> int:
 
 
 def write_tensor_file(path: Path, tensors: Mapping[str, Sequence[Piece]]) -> None:
-    """Writes a safetensors file; each tensor is given as pieces to be joined along dimension 0."""
+    """Writes a safetensors file; each tensor is given as pieces of one dtype, to be joined along dimension 0."""
     order = sorted(tensors, key=lambda name: (-tensors[name][0].element_size(), name))  # keeps every tensor aligned
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
@@ -61,6 +61,10 @@ def write_tensor_file(path: Path, tensors: Mapping[str, Sequence[Piece]]) -> Non
         shape = list(pieces[0].shape)
         if len(pieces) > 1:
             shape[0] = sum(p.shape[0] for p in pieces)
+        if len(dtypes := sorted({str(p.dtype) for p in pieces})) > 1:
+            raise ValueError(
+                f"{name}: its parts are of {', '.join(dtypes)}, and stored they are one tensor of one type"
+            )
         if pieces[0].dtype not in DTYPES:
             raise ValueError(f"{name}: tensors of {pieces[0].dtype} cannot be stored")
         end = offset + nbytes(pieces)

@@ -93,7 +93,7 @@ def _check_pieces(path: Path, tensors: Mapping[str, list[Tensor]]) -> None:
         names = to_official(native)
         if len(parts) != len(names):
             problems.append(f"of {', '.join(names)} only {len(parts)} are present")
-        elif len({p.shape[1:] for p in parts}) > 1 or len({p.dtype for p in parts}) > 1:
-            problems.append(f"{', '.join(names)} differ in shape or dtype")
+        elif len({p.shape[1:] for p in parts}) > 1:
+            problems.append(f"{', '.join(names)} differ in shape")
     if problems:
         raise CheckpointError(f"{path}: {len(problems)} tensors are not whole:\n  " + "\n  ".join(problems))
