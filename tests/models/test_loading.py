@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -83,6 +85,7 @@ CHANGES: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
     "table per layer": table_per_layer,
     "table per layer of one modality": table_per_layer_of_text,
     "task head": lambda state: state | HEAD,
+    "parts of several dtypes": lambda state: {n: t.double() if "q_proj" in n else t for n, t in state.items()},
 }
 
 
@@ -171,7 +174,7 @@ def test_type_embeddings_are_added(tmp_path: Path) -> None:
 
 
 def test_other_resolution(tmp_path: Path) -> None:
-    model = from_pretrained(CONTAINER, image_size=96)
+    model = from_pretrained(CONTAINER, image_size=np.int64(96))  # type: ignore[arg-type]
     table = STATE[f"{ENCODER}image{TABLE}"]
     adapter = model.encoder.adapters["image"]
     assert torch.equal(adapter.bias.tables[0], resize_bias_table(table, 6))
@@ -219,6 +222,19 @@ def test_every_key_that_does_not_fit_is_named_at_once(tmp_path: Path) -> None:
         "decoder.extra: unexpected",
     ):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "gone, named",
+    [
+        ("fusion_model.layers.2.", "fusion.blocks.2.attention_scale: missing"),
+        ("text_adapter.rel_pos_table_list.1", "adapters.text.bias.tables.1: missing"),
+        ("image_adapter.rel_pos_table_list.2", "adapters.image.bias.tables.2: missing"),
+    ],
+)
+def test_a_file_that_lacks_a_layer_is_no_smaller_model(gone: str, named: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=re.escape(named)):
+        from_pretrained(write(tmp_path / "model.pt", without(table_per_layer(STATE), gone)))
 
 
 def test_incomplete_attention_is_named(tmp_path: Path) -> None:

@@ -67,8 +67,8 @@ def assign_tensors(
 
     Every parameter is allocated once in its final dtype (None: that of its source) and place; integers stay what they
     are. Buffers that are not saved are left alone. Tables of another image grid are resized, relative ones to a smaller
-    grid with `shrink` alone, since else the offsets of a smaller grid are a part of the table. A shared bias table is
-    copied to every layer that has none of its own. `CheckpointError` names every tensor that is unexpected, mis-shaped,
+    grid with `shrink` alone, since else the offsets of a smaller grid are a part of the table. A bias table
+    that all layers share is copied to each. `CheckpointError` names every tensor that is unexpected, mis-shaped,
     of integers in place of real numbers, or missing (those whose names begin as in `optional` may be), before anything
     is allocated. `ValueError` for a device that is not here.
     """
@@ -76,10 +76,11 @@ def assign_tensors(
     parameters: dict[str, Tensor] = module.state_dict(keep_vars=True)
     origin: dict[str, str] = {}
     problems: list[str] = []
+    per_layer = {match[1] for name in source if (match := TABLE.fullmatch(name)) and match[2] != "0"}
     for name, parameter in parameters.items():
         if name in source:
             origin[name] = name
-        elif (table := TABLE.fullmatch(name)) and f"{table[1]}.0" in source:
+        elif (table := TABLE.fullmatch(name)) and table[1] not in per_layer and f"{table[1]}.0" in source:
             origin[name] = f"{table[1]}.0"
             report.cloned.append(name)
         else:

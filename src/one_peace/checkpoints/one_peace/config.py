@@ -36,7 +36,8 @@ PUBLISHED_STRIDES = {10: 5}  # kernel -> stride of the waveform convolutions; ot
 def infer_config(name: str, shapes: Shapes, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A plain config dict from native names -> shapes (encoder names unprefixed) and the stored `cfg`, {} for none.
 
-    Shapes win over settings: fine-tuning scripts stored the values they started from.
+    Shapes win over settings: fine-tuning scripts stored the values they started from. But a file has the layers that it
+    says it has.
     """
     model, task = _mapping(settings.get("model")), _mapping(settings.get("task"))
     stored = _mapping(model.get("encoder"))
@@ -111,7 +112,8 @@ def _blocks(shapes: Shapes, prefix: str, modalities: list[str], stored: Mapping[
     if not gates:
         raise CheckpointError(f"{prefix}.blocks.0 has no feed-forward of any of {', '.join(modalities)}")
     heads = int(stored.get("attention_heads") or max(1, width // HEAD_WIDTH))
-    layers = 1 + _last(shapes, rf"{re.escape(prefix)}\.blocks\.(\d+)\..*")
+    found = 1 + _last(shapes, rf"{re.escape(prefix)}\.blocks\.(\d+)\..*")
+    layers = max(found, int(stored.get("layers") or 0))  # a file that lacks its last ones is no smaller model
     return {"width": width, "layers": layers, "heads": heads, "ffn_width": gates[0][0]}
 
 
