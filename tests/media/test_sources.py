@@ -52,6 +52,7 @@ def test_all_forms(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     sources += [
         f"data:image/png;base64,{encoded}",
+        f"data:image/png; base64,{encoded[:9]}\r\n {encoded[9:].rstrip('=')}\n",
         "data:,%00moo%ff%00moo%ff%00moo%ff",
         io.BufferedReader(io.BytesIO(DATA)),
     ]

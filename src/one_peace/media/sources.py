@@ -160,17 +160,19 @@ def _data_of_url(url: str, max_bytes: int) -> bytes:
     header, comma, payload = url.partition(",")
     if not comma:
         raise InputError(name, "malformed data URL: no comma between header and data")
-    encoded = header.lower().endswith(";base64")
+    encoded = header.lower().replace(" ", "").endswith(";base64")
     if (len(payload) * 3 // 4 if encoded else len(payload) // 3) > max_bytes:
         raise InputError(name, f"holds more than {max_bytes} B")
     try:
         raw = unquote_to_bytes(payload)
-        data = base64.b64decode(raw, validate=True) if encoded else raw
+        if encoded:  # in lines and without padding, too, as browsers read it
+            raw = b"".join(raw.split())
+            raw = base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
     except (ValueError, binascii.Error) as error:
         raise InputError(name, f"malformed data URL: {error}") from error
-    if len(data) > max_bytes:
+    if len(raw) > max_bytes:
         raise InputError(name, f"holds more than {max_bytes} B")
-    return data
+    return raw
 
 
 def _contents(stream: Any, max_bytes: int) -> bytes:
