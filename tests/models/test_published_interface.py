@@ -125,6 +125,11 @@ def test_audio_masks(published: Path) -> None:
     assert torch.allclose(features[:1], model.extract_audio_features(alone, no_padding), atol=1e-5)
 
 
+def test_a_text_alone_is_one_text(published: Path) -> None:
+    model = from_pretrained(published / "one-peace.pt")
+    assert torch.equal(model.process_text("cow"), model.process_text(["cow"]))
+
+
 def test_model_type_and_download_root(published: Path) -> None:
     model = from_pretrained("ONE-PEACE", model_type="one_peace_retrieval", device="cpu", download_root=published)
     assert model.modalities == ("text", "image", "audio")

@@ -261,6 +261,8 @@ class EmbeddingModel(ABC):
     def _collated(self, name: str, sources: Sequence[Any]) -> dict[str, Tensor]:
         """A batch of inputs, on the model's device; of one over the model's limit the beginning alone."""
         processor = self._processor(name)
+        if isinstance(sources, str):  # not its letters, one by one
+            sources = [sources]
         examples = [processor(source) for source in sources]
         if not examples:
             raise ValueError(f"nothing to encode: the list for {name!r} is empty")
