@@ -95,6 +95,7 @@ def test_every_source_gives_the_same_pixels(tmp_path: Path) -> None:
     ]
     sources += [pixels.astype(np.float64) / 255, pixels.astype(np.int64), pixels.astype(np.uint16) * 257]
     sources += [pixels.astype(">i4"), (pixels.astype(np.uint16) * 257).astype(">u2"), (pixels / 255).astype(">f4")]
+    sources += [torch.complex(torch.zeros(pixels.shape), torch.from_numpy(pixels / -255.0).float()).conj().imag]
     sources += [pixels[:, ::-1][:, ::-1], channels_first.bfloat16().div(255).mul(255).round().to(torch.uint8)]
     with open(path, "rb") as opened:
         for source in [*sources, opened]:
@@ -134,7 +135,11 @@ def test_transparency_shows_white_and_opaque_alpha_changes_nothing() -> None:
     assert decode_picture(encoded(palette, transparency=0)).getpixel((0, 0)) == (255, 255, 255)
     keyed = encoded(Image.new("RGB", (2, 2), (1, 2, 3)), transparency=(1, 2, 3))
     assert decode_picture(keyed).getpixel((0, 0)) == (255, 255, 255)
-    assert decode_picture(Image.new("LA", (2, 2), (7, 0))).getpixel((0, 0)) == (255, 255, 255)
+    for mode in ("LA", "La"):
+        assert decode_picture(Image.new("LA", (2, 2), (7, 0)).convert(mode)).getpixel((0, 0)) == (255, 255, 255)
+    deep = Image.fromarray(np.array([[1234, 30000]], np.uint16))
+    deep.info["transparency"] = 1234  # as of a file with that chunk
+    assert [decode_picture(deep).getpixel((x, 0)) for x in (0, 1)] == [(255,) * 3, (117,) * 3]
 
 
 def test_transparency_is_composited_exactly() -> None:

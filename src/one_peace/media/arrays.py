@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from one_peace.errors import InputError
@@ -21,10 +20,12 @@ def native_order(array: np.ndarray) -> np.ndarray:
 
 
 def plain_values(tensor: Tensor, name: str) -> np.ndarray:
-    """A tensor of any device as an array, bfloat16 as float32. `InputError` by `name` for one without plain values."""
+    """A tensor of any device as an array, floats of less than 32 bits as float32. `InputError` by `name` for one
+    without plain values."""
     try:
-        tensor = tensor.detach().cpu()
-        values: np.ndarray = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        tensor = tensor.detach().cpu().resolve_neg()  # such is the imaginary part of a conjugate
+        short = tensor.is_floating_point() and tensor.dtype.itemsize < 4  # of which NumPy knows one kind alone
+        values: np.ndarray = (tensor.float() if short else tensor).numpy()
     except (RuntimeError, TypeError, NotImplementedError) as error:  # meta, sparse or quantised tensors
         raise InputError(name, f"has no plain values to read ({error})") from error
     return values

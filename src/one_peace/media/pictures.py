@@ -207,8 +207,13 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
         values = np.asarray(image)
         if image.mode != "F":
             values = np.clip(values, 0, 65535).astype(np.uint16)
-        return Image.fromarray(_to_uint8(values, name)).convert("RGB")
+        grey = _to_uint8(values, name)
+        if isinstance(clear := image.info.get("transparency"), int):
+            grey = np.where(values == clear, np.uint8(255), grey)
+        return Image.fromarray(grey).convert("RGB")
     try:
+        if image.mode == "La":  # Pillow makes nothing else of it
+            image = image.convert("LA")
         if image.has_transparency_data:
             transparent = image if image.mode == "RGBA" else image.convert("RGBA")
             white = Image.new("RGB", image.size, (255, 255, 255))
