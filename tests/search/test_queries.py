@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -118,8 +119,21 @@ def test_filters_in_words(tmp_path: Path) -> None:
     )
     far = filters_from_words(["after=0003-01-01", "before=9999-12-31"])  # beyond what files' times can be
     assert (far.after, far.before) == (1 - 2**63, 2**63 - 1)
-    moment = filters_from_words(["before=2024-05-01T10:00:00+00:00"]).before
-    assert moment == 1_714_557_600 * 10**9
+    moment = filters_from_words(["before=2024-05-01T10:00:00.7+00:00"]).before
+    assert moment == 1_714_557_600_700 * 10**6
+
+
+@pytest.mark.parametrize(("day", "hours"), [("2024-05-01", 24), ("2024-03-31", 23), ("2024-10-27", 25)])
+def test_a_day_is_whole_where_clocks_are_changed(day: str, hours: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    try:
+        found = filters_from_words([f"after={day}", f"before={day}"])
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert found.after is not None and found.before is not None
+    assert found.before + 1 - found.after == hours * 3600 * 10**9
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from datetime import date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from math import isfinite
 from typing import Any
 
@@ -14,7 +14,7 @@ from one_peace.search.records import stored_moment
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
-_DAY = 24 * 60 * 60  # seconds
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _DURATION = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)\s*s?")
 
 
@@ -65,24 +65,25 @@ def _duration(value: str) -> float:
 
 
 def _after(value: str) -> int:
-    moment, _ = _moment(value)
-    return stored_moment(round(moment.timestamp()) * 10**9)
+    return _moments(value)[0]
 
 
 def _before(value: str) -> int:
-    moment, whole_day = _moment(value)
-    last = round(moment.timestamp() + _DAY) * 10**9 - 1 if whole_day else round(moment.timestamp()) * 10**9
-    return stored_moment(last)
+    return _moments(value)[1]
 
 
-def _moment(value: str) -> tuple[datetime, bool]:
-    """And whether it stands for a whole day."""
+def _moments(value: str) -> tuple[int, int]:
+    """The first and the last of what it names, a day or a moment, in nanoseconds since 1970."""
     try:
         if len(value) <= len("2024-05-01"):
-            return datetime.combine(date.fromisoformat(value), time()).astimezone(), True
-        return datetime.fromisoformat(value).astimezone(), False
+            day = date.fromisoformat(value)  # of 23 or 25 hours where clocks are changed
+            first, last = datetime.combine(day, time.min), datetime.combine(day, time.max)
+        else:
+            first = last = datetime.fromisoformat(value)
+        start, end = ((moment.astimezone() - _EPOCH) // _MICROSECOND * 1000 for moment in (first, last))
     except (ValueError, OverflowError) as error:
         raise QueryError("filters", f"{value!r} is no date; write 2024-05-01 or 2024-05-01T12:30") from error
+    return stored_moment(start), stored_moment(end if first == last else end + 999)
 
 
 _READERS: dict[str, Callable[[str], Any]] = {
