@@ -172,6 +172,8 @@ def test_a_folder_is_filtered_by_as_it_is_told(server: Running) -> None:
     query = {"parts": [{"modality": "text", "source": "red"}], "filters": {"folder": "loop"}}
     assert "no file of the library" in server.client.post("/v1/search", json=query).json()["error"]["message"]
     assert len(server.search(("text", "red", 1.0), filters={"folder": "."})) == len(server.service.library)
+    ever = {"after": "0001-01-02T00:00:00Z", "before": "9999-12-31T00:00:00Z"}  # beyond what files' times can be
+    assert len(server.search(("text", "red", 1.0), filters=ever)) == len(server.service.library)
     for id in (ids[str(own)], ids[str(linked)], uploaded[0]["id"]):
         server.client.delete(f"/v1/items/{id}")
     (server.folder / "loop").unlink()

@@ -11,7 +11,7 @@ from fastapi import APIRouter
 
 from one_peace.search.filters import Filters
 from one_peace.search.queries import ITEM, Part, Query, QueryError
-from one_peace.search.records import Result
+from one_peace.search.records import Result, stored_moment
 from one_peace.server import schemas
 from one_peace.server.service import Here, Service
 
@@ -77,6 +77,6 @@ def _nanoseconds(moment: datetime | None) -> int | None:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     try:
-        return int(moment.timestamp()) * 10**9 + moment.microsecond * 1000
+        return stored_moment(int(moment.timestamp()) * 10**9 + moment.microsecond * 1000)
     except (OverflowError, ValueError) as error:
         raise QueryError("filters", f"{moment.isoformat()} is no date that files have") from error
