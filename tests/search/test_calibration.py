@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fake_encoder import FakeEncoder, write_picture
+from fake_encoder import FakeEncoder, write_picture, write_sound
 from one_peace.search.calibration import Calibration
 from one_peace.search.filters import Condition
 from one_peace.search.library import Library
@@ -148,3 +148,21 @@ def test_a_reader_learns_of_what_a_writer_measured(folder: Path, tmp_path: Path,
     writer.index(folder)
     reader.search(text="red")
     assert reader._folder.calibration.latest(reader.store).rows == 34
+
+
+def test_a_branch_that_takes_the_place_of_another_is_measured(
+    folder: Path, tmp_path: Path, encoder: FakeEncoder
+) -> None:
+    opened = Library(tmp_path / "library", encoder)
+    for n in range(40):
+        write_picture(folder / f"{n}.png", (n, 2 * n, 200))
+    opened.index(folder)
+    for n in range(4):  # as many files as before
+        (folder / f"{n}.png").unlink()
+        write_sound(folder / f"{n}.wav", 300 + n)
+    opened.index(folder)
+    assert opened._folder.calibration.latest(opened.store).branches["audio"].count == 5
+    for n in range(5, 10):  # one by one, as the service takes them in
+        write_sound(folder / f"{n}.wav", 300 + n)
+        opened.add([(folder / f"{n}.wav", "")])
+    assert opened._folder.calibration.latest(opened.store).branches["audio"].count >= 9

@@ -15,7 +15,8 @@ from __future__ import annotations
 import logging
 import threading
 import zipfile
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from one_peace.search.stores.base import VectorStore
 
 _PRIOR_ROWS = 32  # of a branch with so many rows, its own statistics count as much as those of all branches together
 _MOST_ROWS = 100_000  # of a branch that are looked at
-_DRIFT = 0.1  # share of rows that may come or go before a kept calibration is measured again
+_DRIFT = 0.1  # share of all rows, or of a branch's, that may come or go before a kept calibration is measured again
 _SMALLEST = 1e-9  # standard deviation: a query that scores all rows alike tells none of them from the others
 
 log = logging.getLogger("one_peace.search")
@@ -135,6 +136,7 @@ class KeptCalibration:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._known: tuple[int, Calibration] | None = None  # with the time of the file it was read from
+        self._written: Counter[str] = Counter()  # rows by branch, since it was measured
         self._reading = threading.Lock()
 
     def latest(self, store: VectorStore) -> Calibration:
@@ -149,16 +151,23 @@ class KeptCalibration:
                 self._known = (time, read or Calibration.measure(store.vectors()))
             return self._known[1]
 
-    def renew(self, store: VectorStore) -> None:
-        """After writing to `store`: measures again if much has changed.
+    def renew(self, store: VectorStore, written: Mapping[str, int]) -> None:
+        """After writing to `store`, so many rows of each branch: measures again if much has changed.
 
         If this file cannot be written (the disk is full), the library's rows stay as written, and the next writer
         measures again.
         """
         rows, known = store.count(), Calibration.load(self.path)
-        if known is None or abs(rows - known.rows) > _DRIFT * known.rows:
+        self._written.update(written)
+        if known is None or abs(rows - known.rows) > _DRIFT * known.rows or self._is_outdated(known):
             measured = Calibration.measure(store.vectors())
             try:
                 measured.save(self.path)
+                self._written.clear()
             except OSError as error:
                 log.warning("%s could not be written: %s", self.path, error)
+
+    def _is_outdated(self, known: Calibration) -> bool:
+        """Whether of some branch more was written than its statistics, and what they are drawn towards, can stand."""
+        counts = {name: moments.count for name, moments in known.branches.items()}
+        return any(new > _DRIFT * (counts.get(name, 0) + _PRIOR_ROWS) for name, new in self._written.items())

@@ -64,6 +64,9 @@ class Indexing:
         only: the paths that this run is about; by default all (`KnownItems`).
         rejected: files that could not be used before, by path; brought up to date.
         save_rejected: keeps that.
+
+    Attributes:
+        written: embeddings that it stored, by branch.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Indexing:
         self.rejected = rejected
         self.save_rejected = save_rejected
         self.report = IndexReport()
+        self.written: Counter[str] = Counter()
         self._unsaved = False  # what became of `rejected`
         self._reader = Reader(kinds, encoder.modalities)
         self._known = KnownItems(store, only)
@@ -189,6 +193,7 @@ class Indexing:
                 records += rows_of(whole, content, encoded)
         if records:
             self.store.add(records)
+            self.written.update(record.entry.branch for record in records)
         items = by_item([record.entry for record in records])
         written = {record.entry.id for record in records}
         before = [row for rows in items for row in self._known.by_path.get(rows[0].path, [])]

@@ -168,7 +168,7 @@ class Library:
         with self._folder.writing() as store:
             rows = store.entries((Condition("item", "in", wanted),))
             store.delete([row.id for row in rows])
-            self._folder.calibration.renew(store)
+            self._folder.calibration.renew(store, {})
             return len({row.item for row in rows})
 
     def add_tags(self, tags: Mapping[str, Iterable[str]]) -> int:
@@ -332,5 +332,5 @@ class Library:
             only=None if folder else list(found.found),
         )
         report = indexing.run(found, folder, tracker(progress))
-        self._folder.calibration.renew(store)
+        self._folder.calibration.renew(store, indexing.written)
         return report
