@@ -272,6 +272,10 @@ def test_a_folder_is_one_however_it_is_spelled(
     for nowhere in ("animal", str(folder / "animal")):
         with pytest.raises(QueryError, match=r"no file of the library is below"):
             opened.search(text="red", folder=nowhere)
+        with pytest.raises(QueryError, match=r"no file of the library is below"):
+            opened.nearest(np.eye(1, encoder.dim), folder=nowhere)
+        with pytest.raises(QueryError, match=r"no file of the library is below"):
+            list(opened.vectors(Filters(folder=nowhere)))  # for exports, tags and duplicates too
     monkeypatch.chdir(folder / "animals")
     assert opened.find("../red.png") is not None
     assert opened.add([("../red.png", "")]).unchanged == 1 and len(opened) == 4

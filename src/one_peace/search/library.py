@@ -108,9 +108,11 @@ class Library:
         """Filters as the store takes them.
 
         Raises:
-            QueryError: an unknown modality or branch, or a relative folder that nothing here is below.
+            QueryError: an unknown modality or branch, or a folder that nothing here is below.
         """
-        return self._narrowed(filters or Filters(), None, None).conditions()
+        narrowed = self._narrowed(filters or Filters(), None, None)
+        self._check_folder(narrowed)
+        return narrowed.conditions()
 
     def statistics(self) -> dict[str, int]:
         """Number of items by modality."""
@@ -228,8 +230,8 @@ class Library:
         query.check(self.model.modalities)
         query = replace(query, filters=self._narrowed(query.filters, None, None))
         results = self._searcher.answer(query)
-        if not results and query.filters.folder is not None and not self._has_below(query.filters.folder):
-            raise QueryError("folder", "no file of the library is below it")  # clients are told no paths of ours
+        if not results:
+            self._check_folder(query.filters)
         return results
 
     def nearest(
@@ -248,7 +250,10 @@ class Library:
         direction = np.asarray(vector, np.float32).reshape(-1)
         if direction.shape != (self.model.dim,) or not np.isfinite(direction).all():
             raise QueryError("vector", f"expected {self.model.dim} finite numbers, got shape {np.shape(vector)}")
-        return self._searcher.nearest(direction, k, narrowed, calibrate)
+        results = self._searcher.nearest(direction, k, narrowed, calibrate)
+        if not results:
+            self._check_folder(narrowed)
+        return results
 
     def close(self) -> None:
         """Waits for what is written in the background, and frees memory. The library stays usable."""
@@ -293,6 +298,11 @@ class Library:
     ) -> Query:
         narrowed = self._narrowed(filters or Filters(), modality, folder)
         return Query.of(inputs, weights, k=k, filters=narrowed, calibrate=calibrate, rerank=rerank)
+
+    def _check_folder(self, filters: Filters) -> None:
+        """Raises `QueryError` for a folder (absolute) that no file is below."""
+        if filters.folder is not None and not self._has_below(filters.folder):
+            raise QueryError("folder", "no file of the library is below it")  # clients are told no paths of ours
 
     def _has_below(self, folder: str | os.PathLike[str]) -> bool:
         """Whether it has rows of any file in the folder."""
