@@ -504,8 +504,9 @@ def test_an_address_relative_to_the_working_directory_of_then_is_followed(
 
 
 def test_a_librarys_own_folder_is_no_place_for_vectors(folder: Path, place: Path, encoder: FakeEncoder) -> None:
-    with pytest.raises(LibraryError, match="a folder of their own"):
-        Library(place, encoder, store=str(place))
+    for taken in (place, place / "uploads", place / "uploads" / "own"):
+        with pytest.raises(LibraryError, match="a folder of their own"):
+            Library(place, encoder, store=str(taken))
     Library(place, encoder, store=str(place / "own")).index(folder)
     manifest = json.loads((place / "library.json").read_text())
     (tmp := place.parent / "beside").mkdir()

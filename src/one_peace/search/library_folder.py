@@ -29,6 +29,7 @@ from one_peace.search.walk import absolute
 
 _LOCK = "writer.lock"
 VECTORS = "vectors"
+UPLOADS = "uploads"  # files that the service was sent
 _CALIBRATION = "calibration.npz"
 
 
@@ -37,15 +38,14 @@ def kept_address(library: Path, address: str) -> str:
     together, any other absolute.
 
     Raises:
-        LibraryError: it is the library's own folder, where more lies than vectors.
+        LibraryError: it is the library's own folder, or that of its uploads, where more lies than vectors.
     """
     if not address or "://" in address:
         return address
     place = absolute(address)
-    if place == library:
-        raise LibraryError(
-            f"{library} is the library itself; give its vectors a folder of their own: {library / VECTORS}"
-        )
+    if place == library or place.is_relative_to(library / UPLOADS):
+        taken = "the library itself" if place == library else "where files lie that the library was sent"
+        raise LibraryError(f"{place} is {taken}; give its vectors a folder of their own: {library / VECTORS}")
     return os.path.relpath(place, library) if place.is_relative_to(library) else os.fspath(place)
 
 

@@ -15,9 +15,9 @@ from typing import BinaryIO
 from one_peace.errors import InputError
 from one_peace.media.signatures import file_type
 from one_peace.search.file_kinds import KINDS, Kind, kind_of
+from one_peace.search.library_folder import UPLOADS
 from one_peace.server.sniffing import refuse_disguise
 
-FOLDER = "uploads"  # of the library's folder
 _PART = ".part"
 _LONGEST_NAME = 80
 
@@ -30,7 +30,7 @@ class Uploads:
     """
 
     def __init__(self, library: Path, kinds: dict[str, Kind]) -> None:
-        self.folder = library / FOLDER
+        self.folder = library / UPLOADS
         self._kinds = kinds
         self._lock = threading.Lock()
         self._held: Counter[Path] = Counter()
