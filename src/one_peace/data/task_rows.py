@@ -109,18 +109,19 @@ class TaskRows:
                 yield error.source, error
 
     def check_ids(self) -> None:
-        """`InputError` names an id that two rows have: their predictions could not be told apart."""
+        """`InputError` names an id that two rows have: their predictions could not be told apart. Rows that cannot be
+        read are for whoever comes to them."""
         seen: dict[str, int] = {}
-        for index, values in enumerate(self._all_values()):
-            own = str(values.get(self.id)) if self.id else str(index)
+        for index in range(len(self) if self.id else 0):
+            try:
+                own = str(self._values(index).get(self.id))
+            except InputError:
+                continue
             if own in seen:
                 raise InputError(
                     str(self.path), f"rows {seen[own] + 1} and {index + 1} have the same {self.id}, {own[:60]}"
                 )
             seen[own] = index
-
-    def _all_values(self) -> Iterator[dict[str, Any]]:
-        return (self._values(index) for index in range(len(self)))
 
     def _name(self, column: str) -> str:
         return self.renamed.get(column.strip(), column.strip())
