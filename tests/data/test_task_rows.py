@@ -59,10 +59,11 @@ def test_large_pictures_stand_in_csv_too(tmp_path: Path) -> None:
 
 def test_columns_of_another_name(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
-    path.write_text("path,label\nx.png,dog\n")
+    path.write_text('label, path\ndog, x.png\ncat, "a, b.png"\n')
     rows = TaskRows(path, ("image",), ("image",), tmp_path, renamed={"path": "image"}, root=Path("/media"))
     assert rows.row(0)[1] == {"image": Path("/media/x.png"), "label": "dog"}
-    with pytest.raises(InputError, match=r"no column 'audio'; its columns are path \(read as image\), label"):
+    assert rows.row(1)[1] == {"image": Path("/media/a, b.png"), "label": "cat"}
+    with pytest.raises(InputError, match=r"no column 'audio'; its columns are label, path \(read as image\)"):
         TaskRows(path, ("audio",), ("audio",), tmp_path, renamed={"path": "image"})
 
 
@@ -75,12 +76,14 @@ def test_columns_of_another_name(tmp_path: Path) -> None:
         ("t.jsonl", "[1]\n", "row 1: is no JSON object"),
         ("t.jsonl", "{\n", "row 1: is no JSON"),
         ("t.txt", "image\n", "must end in .tsv, .csv, .jsonl"),
+        ("t.csv", "image,label,label\nx.png,a,b\n", r"several columns that are read as 'label': label, label; rename"),
+        ("t.csv", "photo,label, image\nx.png,a,b\n", r"several columns that are read as 'image': photo, image"),
     ],
 )
 def test_tables_that_cannot_be_used(name: str, content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
-        TaskRows(tmp_path / name, ("image",), ("image",), tmp_path / "cache")
+        TaskRows(tmp_path / name, ("image",), ("image",), tmp_path / "cache", renamed={"photo": "image"})
 
 
 def test_bad_rows_are_named_and_spoil_no_other(tmp_path: Path) -> None:

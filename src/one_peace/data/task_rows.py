@@ -49,7 +49,7 @@ class TaskRows:
     `check_ids` is not called. Picklable.
 
     Raises:
-        InputError: no such file, another kind of file, no rows, or a column that is not there.
+        InputError: no such file, another kind of file, no rows, a column that is not there, or one that is there twice.
     """
 
     def __init__(
@@ -73,6 +73,12 @@ class TaskRows:
         if not len(self.rows):
             raise InputError(str(path), "has no rows")
         known = list(self._values(0)) if self.header is None else [self._name(name) for name in self.header]
+        twice = next((name for name in known if name and known.count(name) > 1), None)
+        if twice is not None:
+            own = [name.strip() for name in self.header or () if self._name(name) == twice]
+            raise InputError(
+                str(path), f"has several columns that are read as {twice!r}: {', '.join(own)}; rename some"
+            )
         missing = [name for name in columns if name not in known]
         if missing:
             own = [name.strip() for name in self.header or known]
@@ -191,7 +197,7 @@ class WeightedRows(JoinedRows):
 def _fields(row: str, place: str) -> list[str]:
     """The values of a CSV row."""
     try:
-        return next(csv.reader([row]), [])
+        return next(csv.reader([row], skipinitialspace=True), [])
     except csv.Error as error:
         raise InputError(place, f"is no CSV ({error})") from error
 
