@@ -185,6 +185,13 @@ def usable(
         yield key, made
 
 
+def check_usable(rows: TableRows, table: str, read: Callable[[Row, str], object]) -> None:
+    """`InputError` where `read` can make nothing of any row; looks no further than the first that it can use."""
+    skipped: list[InputError] = []
+    if next(usable(rows, read, "skip", skipped), None) is None:
+        raise InputError(table, f"has no usable row; the last one: {skipped[-1]}")
+
+
 def column(row: Row, name: str, key: str) -> Any:
     """The value of a column that must be there and not be empty."""
     if name not in row:

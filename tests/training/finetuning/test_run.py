@@ -161,6 +161,11 @@ def test_a_table_without_anything_usable_ends_with_one_message(base: Path, table
         NoUsableRows, match=r"nothing.csv: nothing usable after 2 attempts; the last one: .*png does not exist"
     ):
         finetune(recipe(base, tables, tables=given), tmp_path, "cpu", lambda row: None)
+    said: list[dict[str, Any]] = []
+    judged = recipe(base, tables, tables={**given, "train": "train.csv", "validation": "nothing.csv"})
+    with pytest.raises(InputError, match=r"nothing.csv: has no usable row; the last one: .*png does not exist"):
+        finetune(judged, tmp_path / "judged", "cpu", said.append)
+    assert not said  # before anything is trained
 
 
 def test_every_epoch_has_every_row_once(base: Path, tables: Path, tmp_path: Path) -> None:

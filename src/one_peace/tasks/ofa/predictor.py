@@ -27,7 +27,7 @@ from one_peace.tasks.ofa.example import SequenceBatch, SequenceExample, collate
 from one_peace.tasks.ofa.figures import WrittenFigures
 from one_peace.tasks.ofa.kinds import SequenceSettings
 from one_peace.tasks.predictor import BATCH_SIZE
-from one_peace.tasks.task import BadRow, OnError, Row, TableRows, usable, without_target
+from one_peace.tasks.task import OnError, Row, TableRows, usable, without_target
 
 Work = Callable[[], list[Any]]
 TOP_CODES = 256  # codes that a drawing chooses from at each place
@@ -105,14 +105,11 @@ class SequencePredictor:
         """Batches of the rows with the model's answers: texts, boxes relative to the picture, image codes, or, with
         `targets` and for kinds without a right answer, what `LikelihoodFigures` takes."""
 
-        def read(row: Row, key: str) -> SequenceExample:
-            example = self.task.example(row if targets else without_target(row, self.task.target_columns), key)
-            if targets and not self.task.measurable(example):
-                raise BadRow(key, f"has no target to be measured against; its columns are {', '.join(row)}")
-            return example
+        def asked(row: Row, key: str) -> SequenceExample:
+            return self.task.example(without_target(row, self.task.target_columns), key)
 
         waiting: list[SequenceExample] = []
-        for _, example in usable(rows, read, on_error, self.skipped):
+        for _, example in usable(rows, self.task.measured if targets else asked, on_error, self.skipped):
             # The answers that may be given are looked at where one is chosen, not token by token.
             waiting.append(dataclasses.replace(example, answers=None))
             if len(waiting) == self.batch_size:

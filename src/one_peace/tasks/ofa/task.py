@@ -75,6 +75,13 @@ class SequenceTask(ABC):
         """Whether an answer to an example can be judged."""
         return bool((example.target != PAD_ID).any())
 
+    def measured(self, row: Row, key: str) -> SequenceExample:
+        """A row as an example to be measured on: `BadRow` too where its answer cannot be judged."""
+        made = self.example(row, key)
+        if not self.measurable(made):
+            raise BadRow(key, f"has no target to be measured against; its columns are {', '.join(row)}")
+        return made
+
     def draw(self, row: Row, key: str, generator: torch.Generator) -> SequenceExample:
         """A row as an example of this time, for those that differ from time to time. Errors as of `example`."""
         return self.example(row, key)

@@ -32,7 +32,7 @@ from one_peace.tasks.kinds import TaskSettings
 from one_peace.tasks.ofa.kinds import SEQUENCE_KINDS
 from one_peace.tasks.predictor import Predictor
 from one_peace.tasks.retrieval_pairs import RETRIEVAL
-from one_peace.tasks.task import Task
+from one_peace.tasks.task import Task, check_usable
 from one_peace.training.best import BEST, RECORD, copy_best
 from one_peace.training.distributed import Processes, prepare_model
 from one_peace.training.ema import WeightAverage, measured
@@ -208,6 +208,7 @@ def _judge(
     assert recipe.tables.validation is not None
     rows = recipe.tables.open(recipe.tables.validation, task.columns, cache)
     rows.check_ids()
+    check_usable(rows, str(rows.path), task.measured)
 
     def figures(average: WeightAverage | None) -> dict[str, float]:
         predictor = Predictor(scores.model, task, recipe.micro_batch or recipe.batch_size, run=scores)

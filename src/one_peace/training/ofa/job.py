@@ -22,7 +22,7 @@ from one_peace.tasks.ofa.example import SequenceExample
 from one_peace.tasks.ofa.kinds import SequenceSettings, read_sequence_settings
 from one_peace.tasks.ofa.predictor import SequencePredictor
 from one_peace.tasks.ofa.task import SequenceTask, check_taught
-from one_peace.tasks.task import Row
+from one_peace.tasks.task import Row, check_usable
 from one_peace.training.distributed import Processes, prepare_model, whole_tensor
 from one_peace.training.ema import WeightAverage, measured
 from one_peace.training.finetuning.examples import DrawingReader, Examples
@@ -202,6 +202,7 @@ def _judge(
     task = chosen.build(vocabulary, logits.model.config)
     rows = recipe.tables.open(recipe.tables.validation, task.columns, cache)
     rows.check_ids()
+    check_usable(rows, str(rows.path), task.measured)
 
     def figures(average: WeightAverage | None) -> dict[str, float]:
         size = recipe.micro_batch or recipe.batch_size
