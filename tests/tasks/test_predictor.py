@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from typer.testing import CliRunner
 
 from one_peace.cli.main import app
@@ -18,7 +20,7 @@ from one_peace.tasks.kinds import TaskSettings
 from one_peace.tasks.ofa.kinds import SequenceSettings
 from one_peace.tasks.predictor import Predictor
 from one_peace.tasks.retrieval_pairs import RetrievalSettings
-from one_peace.tasks.task import BadRow
+from one_peace.tasks.task import BadRow, TaskBatch
 from one_peace.training.saving import save_for_training
 from tiny_models import CONFIG, tiny_processors
 
@@ -90,6 +92,26 @@ def test_bad_rows_are_passed_over_and_kept(classifier: Path, pictures: Path) -> 
         list(predictor.predict([rows[0], rows[2]]))
     with pytest.raises(InputError, match="a: has no target"):
         predictor.measure(rows[:1])
+
+
+def test_scores_that_are_no_numbers_are_neither_right_nor_wrong(classifier: Path) -> None:
+    model = Predictor.from_pretrained(classifier)
+    own = model.run
+
+    def damaged(batch: TaskBatch) -> Tensor:
+        scores = own(batch)
+        scores[[key == "red" for key in batch.keys], 1] = math.nan
+        return scores
+
+    predictor = Predictor(model.model, model.task, run=damaged)
+    rows = [(name, {"image": Image.new("RGB", (64, 64), colour), "label": name}) for name, colour in COLOURS.items()]
+    for use in (predictor.measure, lambda some: list(predictor.predict(some))):
+        with pytest.raises(BadRow, match="red: gets scores that are not finite numbers"):
+            use(rows)
+    assert predictor.measure(rows, on_error="skip") == {"accuracy": 1.0, "accuracy@5": 1.0, "examples": 2.0}
+    assert [name for name, _ in predictor.predict(rows, on_error="skip")] == ["green", "blue"]
+    with pytest.raises(BadRow, match="red: gets scores"):
+        predictor.measure(rows[:1], on_error="skip")
 
 
 def test_the_wrong_task_is_refused(classifier: Path) -> None:

@@ -14,7 +14,7 @@ from one_peace.errors import CheckpointError, InputError
 from one_peace.models.one_peace.loading import load_for_prediction
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from one_peace.tasks.kinds import TaskSettings
-from one_peace.tasks.task import OnError, Row, TableRows, Task, TaskBatch, TaskExample, usable, without_target
+from one_peace.tasks.task import BadRow, OnError, Row, TableRows, Task, TaskBatch, TaskExample, usable, without_target
 
 BATCH_SIZE = 16
 
@@ -92,6 +92,8 @@ class Predictor:
         for scores, batch in self.scored(rows, on_error, targets=True):
             figures.add(scores, batch)
             examples += len(batch.keys)
+        if not examples and self.skipped:
+            raise self.skipped[-1]
         return {**figures.result(), "examples": float(examples)}
 
     def scored(
@@ -106,17 +108,33 @@ class Predictor:
         waiting: list[TaskExample] = []
         for _, example in usable(rows, self.task.measured if targets else asked, on_error, self.skipped):
             if waiting and (len(waiting) == self.batch_size or _candidates(waiting[0]) != _candidates(example)):
-                yield self._score(waiting)
+                yield from self._score(waiting, on_error)
                 waiting = []
             waiting.append(example)
         if waiting:
-            yield self._score(waiting)
+            yield from self._score(waiting, on_error)
 
     @torch.no_grad()
-    def _score(self, examples: Sequence[TaskExample]) -> tuple[Tensor, TaskBatch]:
-        parameter = next(self.model.parameters())
-        batch = self.task.collate(examples).to(parameter.device)
-        return self.run(batch).float().cpu(), batch.to(torch.device("cpu"))
+    def _score(self, examples: Sequence[TaskExample], on_error: OnError) -> Iterator[tuple[Tensor, TaskBatch]]:
+        """A batch of those examples whose scores are numbers."""
+        device = next(self.model.parameters()).device
+        batch = self.task.collate(examples)
+        scores = self.run(batch.to(device)).float().cpu()  # (examples * candidates, outputs)
+        of_each = scores.unflatten(0, (len(examples), -1))
+        finite = of_each.flatten(1).isfinite().all(dim=1)
+        kept: list[TaskExample] = []
+        for example, is_finite in zip(examples, finite.tolist(), strict=True):
+            if is_finite:
+                kept.append(example)
+                continue
+            error = BadRow(example.key, "gets scores that are not finite numbers")
+            if on_error == "raise":
+                raise error
+            self.skipped.append(error)
+        if len(kept) == len(examples):
+            yield scores, batch
+        elif kept:
+            yield of_each[finite].flatten(0, 1), self.task.collate(kept)
 
 
 def _candidates(example: TaskExample) -> int:
