@@ -19,7 +19,7 @@ from one_peace.data.lock import writer_lock
 from one_peace.errors import CheckpointError, DivergenceError
 from one_peace.training.best import BestModel
 from one_peace.training.distributed import Processes, average_changes, average_scalars, clip_gradients
-from one_peace.training.ema import WeightAverage
+from one_peace.training.ema import WeightAverage, measured
 from one_peace.training.log import LOG, Report, RunLog
 from one_peace.training.optimizer import Groups, build_optimizer, learning_rate, set_learning_rate
 from one_peace.training.recipe import OptimizerRecipe
@@ -109,7 +109,7 @@ def run_updates(
         first, updates.skipped = state.restore()
         best = None
         if judge is not None:
-            best = BestModel(out, judge.best_by, judge.save, processes)
+            best = BestModel(out, judge.best_by, partial(_save_measured, judge, model, updates.average), processes)
             best.restore(*state.best.tolist())
         done = first
         over = first >= settings.steps or (best is not None and judge is not None and judge.tired(best.step, first))
@@ -214,6 +214,12 @@ class Updates:
                 "number of such updates in a row that are passed over"
             )
         return losses, {"step": step + 1, "lr": rate, "grad_norm": norm.item()}
+
+
+def _save_measured(judge: Judge, model: nn.Module, average: WeightAverage | None, folder: Path) -> None:
+    """Saves the model as its figures were measured."""
+    with measured(model, average):
+        judge.save(folder)
 
 
 def _saved(state: RunState) -> str:
