@@ -13,7 +13,8 @@ _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 def build_dataclass(cls: type[T], values: object, where: str) -> T:
-    """A dataclass from a mapping of its fields, as YAML or JSON has it: lists stand for tuples.
+    """A dataclass from a mapping of its fields, as YAML or JSON has it: lists stand for tuples, mappings for
+    dataclasses.
 
     Raises:
         ValueError: no mapping, an unknown key (with the nearest known one), a missing key, or a value of another kind
@@ -34,10 +35,12 @@ def build_dataclass(cls: type[T], values: object, where: str) -> T:
     if missing:
         raise ValueError(f"{where}: missing {', '.join(missing)}")
     hints = get_type_hints(cls)
+    fields = {}
     for key, value in values.items():
         if not _fits(value, hints[key]):
             raise ValueError(f"{where}: {key} is {_kind_in_words(hints[key])}, not {value!r}")
-    return cls(**values)
+        fields[key] = _built(value, hints[key], f"{where}.{key}")
+    return cls(**fields)
 
 
 def within(settings: object, where: str, **intervals: str) -> None:
@@ -66,8 +69,9 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return value in inside
     if origin is tuple:
-        every = isinstance(value, list | tuple) and all(_fits(one, inside[0]) for one in value)
-        return every and (inside[-1] is Ellipsis or len(value) == len(inside))
+        if not isinstance(value, list | tuple) or (inside[-1] is not Ellipsis and len(value) != len(inside)):
+            return False
+        return all(_fits(one, kind) for one, kind in zip(value, _kinds(inside, len(value)), strict=True))
     if origin in (dict, Mapping):
         return isinstance(value, Mapping) and all(_fits(k, inside[0]) and _fits(v, inside[1]) for k, v in value.items())
     if hint is Any:
@@ -77,8 +81,26 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if dataclasses.is_dataclass(hint):
-        return True  # checked where it is built
+        return isinstance(value, hint | Mapping)  # the mapping is checked when it is built
     return isinstance(value, hint)
+
+
+def _built(value: Any, hint: Any, where: str) -> Any:
+    """What a field of this kind holds for a value that fits: tuples and dataclasses for what stands for them."""
+    origin, inside = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _built(value, next(one for one in inside if _fits(value, one)), where)
+    if origin is tuple:
+        kinds = _kinds(inside, len(value))
+        return tuple(_built(one, kind, where) for one, kind in zip(value, kinds, strict=True))
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+        return build_dataclass(hint, value, where)
+    return value
+
+
+def _kinds(inside: tuple[Any, ...], count: int) -> tuple[Any, ...]:
+    """The kind of each item of a tuple with these arguments."""
+    return inside[:1] * count if inside[-1] is Ellipsis else inside
 
 
 def _kind_in_words(hint: Any) -> str:
@@ -89,7 +111,8 @@ def _kind_in_words(hint: Any) -> str:
         return f"one of {', '.join(map(str, inside))}"
     if origin is tuple:
         count = "" if inside[-1] is Ellipsis else f" of {len(inside)}"
-        return f"a list{count}, each {_kind_in_words(inside[0])}"
+        kinds = dict.fromkeys(_kind_in_words(kind) for kind in inside if kind is not Ellipsis)
+        return f"a list{count}, each {' or '.join(kinds)}"
     if origin in (dict, Mapping):
         return "a mapping of settings" if inside[1] is Any else f"a mapping, each value {_kind_in_words(inside[1])}"
     return _NAMES.get(hint, "a mapping of settings")

@@ -290,11 +290,22 @@ def test_unknown_modalities_are_named() -> None:
 
 
 @dataclass(frozen=True)
+class Sensor:
+    """What a channel measures, and its range."""
+
+    unit: str
+    range: tuple[float, float] = (-1.0, 1.0)
+
+
+@dataclass(frozen=True)
 class SeriesConfig:
     """Single-channel series, `window` samples to a token."""
 
     window: int = 4
     max_tokens: int = 12
+    sensors: tuple[Sensor, ...] = (Sensor("V"),)
+    spare: Sensor | None = None
+    place: tuple[str, int] = ("roof", 3)
 
 
 class SeriesAdapter(Adapter):
@@ -358,7 +369,7 @@ def series(monkeypatch: pytest.MonkeyPatch) -> Iterator[Series]:
 
 def test_a_new_modality_is_pretrained_and_encoded(series: Series, folder: Path) -> None:
     assert list_modalities() == (*REGISTERED, "series")
-    text, partner = SAMPLES["text"].config, SeriesConfig()
+    text, partner = SAMPLES["text"].config, SeriesConfig(spare=Sensor("A"))
     config = OnePeaceConfig(
         "toy",
         WIDTH,
@@ -369,7 +380,7 @@ def test_a_new_modality_is_pretrained_and_encoded(series: Series, folder: Path) 
         1.0,
         decoder=DecoderConfig(16, 1, 2, 32),
     )
-    assert OnePeaceConfig.from_dict(config.to_dict()) == config
+    assert OnePeaceConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     torch.manual_seed(0)
     model = OnePeaceForPretraining(config)
     processors = {"text": get_modality("text").processor(text, folder), "series": SeriesProcessor(partner)}
@@ -412,7 +423,15 @@ def test_a_new_modality_tells_other_programs_its_config(series: Series, tmp_path
     }
     folder = write_folder(tmp_path / "model", config, {"a": [torch.zeros(2)]})
     told = json.loads((folder / "preprocessor_config.json").read_text())
-    assert told == {"series": {"window": 2, "max_tokens": 12}}
+    sensors = [{"unit": "V", "range": [-1.0, 1.0]}]
+    assert told == {"series": {"window": 2, "max_tokens": 12, "sensors": sensors, "spare": None, "place": ["roof", 3]}}
+    for wrong, message in [
+        ({"sensors": [{"unti": "V"}]}, "modalities.series.sensors: unknown key 'unti'; the nearest is 'unit'"),
+        ({"sensors": [3]}, r"sensors is a list, each a mapping of settings, not \[3\]"),
+        ({"place": ["roof", "x"]}, "place is a list of 2, each a text or a whole number, not"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            OnePeaceConfig.from_dict({**config, "modalities": {"series": wrong}})
 
 
 def test_a_table_names_files_of_a_new_modality(series: Series, tmp_path: Path) -> None:
