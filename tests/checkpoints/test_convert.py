@@ -9,12 +9,17 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from one_peace.checkpoints.convert import convert
+from one_peace.checkpoints.one_peace.config import OFFICIAL_MODALITIES
 from one_peace.checkpoints.pickles import load_pickle
 from one_peace.cli.main import app
 from one_peace.errors import CheckpointError
+from one_peace.modalities import get_modality, list_modalities
+from one_peace.modalities.text import TextConfig
 from one_peace.models import from_pretrained
-from one_peace.models.one_peace.config import HeadConfig
+from one_peace.models.one_peace.config import HeadConfig, OnePeaceConfig
+from one_peace.models.one_peace.interface import OnePeace
 from one_peace.models.one_peace.loading import load_for_prediction
+from one_peace.models.one_peace.model import OnePeaceEncoder
 from tiny_mico import tiny_mico
 from tiny_ofa import tiny_ofa
 
@@ -64,6 +69,16 @@ def test_native_round_trip(tmp_path: Path) -> None:
     assert_same(load_file(tmp_path / "ours" / weights), load_file(tmp_path / "back" / weights))
     assert (tmp_path / "ours/config.json").read_text() == (tmp_path / "back/config.json").read_text()
     assert set(state) <= set(load_pickle(tmp_path / "official.pt")["model"])
+
+
+@pytest.mark.parametrize("name", [name for name in list_modalities() if name not in OFFICIAL_MODALITIES])
+def test_modalities_that_the_published_code_does_not_know(name: str, tmp_path: Path) -> None:
+    modalities = {"text": TextConfig(vocab_size=300), name: get_modality(name).preset(32)}
+    OnePeace(OnePeaceEncoder(OnePeaceConfig("toy", 32, 2, 2, 32, modalities)), {}).save_pretrained(tmp_path / "ours")
+    convert(tmp_path / "ours", tmp_path / "official.pt")
+    convert(tmp_path / "official.pt", tmp_path / "back")
+    assert_same(load_file(tmp_path / "ours/model.safetensors"), load_file(tmp_path / "back/model.safetensors"))
+    assert (tmp_path / "ours/config.json").read_text() == (tmp_path / "back/config.json").read_text()
 
 
 def test_vision_round_trip(tmp_path: Path) -> None:

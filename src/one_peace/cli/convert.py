@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from one_peace.cli.imports import Imports
+
 
 def convert(
     source: Annotated[Path, typer.Argument(help="An official file (.pt, .pkl) or folder, or a saved model's folder.")],
@@ -24,6 +26,7 @@ def convert(
         Path | None,
         typer.Option(help="tokenizer.json, or a folder with it or with the published files of a vocabulary."),
     ] = None,
+    imports: Imports = None,
 ) -> None:
     """Convert between official files and our format, bit for bit, either way."""
     from one_peace.checkpoints.convert import convert as convert_weights

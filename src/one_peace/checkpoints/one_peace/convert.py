@@ -22,7 +22,7 @@ from one_peace.checkpoints.native import (
     write_folder,
     write_json,
 )
-from one_peace.checkpoints.one_peace.config import official_settings
+from one_peace.checkpoints.one_peace.config import OFFICIAL_MODALITIES, official_settings
 from one_peace.checkpoints.one_peace.names import (
     bare_name,
     from_vision,
@@ -128,8 +128,10 @@ def _vision_names(folder: NativeFolder) -> list[str]:
 
 
 def _buffer_names(names: list[str]) -> list[str]:
-    """The recomputed buffers that the published state dict has for these tensors."""
-    buffers = {name.split(".rel_pos_table")[0] + ".rp_bucket" for name in names if ".rel_pos_table" in name}
+    """The recomputed buffers that the published state dict has for these tensors, of the modalities that it knows."""
+    adapters = {name.split(".rel_pos_table")[0] for name in names if ".rel_pos_table" in name}
+    known = tuple(f"{modality}_adapter" for modality in OFFICIAL_MODALITIES)
+    buffers = {f"{adapter}.rp_bucket" for adapter in adapters if adapter.endswith(known)}
     buffers |= {name.replace("pos_embed", "position_idx") for name in names if name.endswith("image_adapter.pos_embed")}
     buffers |= {name.split(".layers.")[0] + ".version" for name in names if ".fusion_model.layers." in name}
     return sorted(buffers - set(names))
