@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from one_peace.errors import InputError
+from one_peace.media.sources import describe
 from one_peace.modalities import register_modality
 from one_peace.modalities.base import Adapter, Embedded, Example, Modality, Processor, SequencePositions
 from one_peace.modalities.image import patch_mask
@@ -60,7 +61,11 @@ class MotionProcessor(Processor):
 
     def __call__(self, source: Any) -> Example:
         if isinstance(source, str | Path | bytes):
-            source = np.load(BytesIO(source) if isinstance(source, bytes) else source)
+            name = describe(source)
+            try:
+                source = np.load(BytesIO(source) if isinstance(source, bytes) else source)
+            except (OSError, ValueError, EOFError) as error:
+                raise InputError(name, f"holds no array ({error})") from error
         trace = torch.as_tensor(source, dtype=torch.float32)
         if trace.dim() != 2 or trace.shape[1] != 3 or len(trace) < self.config.window or not trace.isfinite().all():
             raise InputError(

@@ -23,6 +23,13 @@ class InputError(OnePeaceError, ValueError):
         return type(self), (self.source, self.problem)
 
 
+class ReadingFault(InputError):
+    """An input on which its reader failed in a way that it does not tell as an `InputError`: the fault may be its own.
+
+    The error that it raised is the `__cause__`.
+    """
+
+
 class CheckpointError(OnePeaceError):
     """A checkpoint that is damaged, unsafe or does not fit the model."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from one_peace.errors import InputError
+from one_peace.errors import InputError, MissingExtraError, ReadingFault
 from one_peace.modalities.base import Example
 from one_peace.models import inputs
 from one_peace.models.inputs import decode_in_parts, list_inputs
@@ -32,6 +33,19 @@ def test_all_come_in_order_with_their_errors(count: int) -> None:
             assert one.error is not None and not one.views
         else:
             assert one.error is None and one.views[0]["values"][0] == source
+
+
+def test_what_a_reader_raises_in_its_own_way_is_told_with_the_input() -> None:
+    def broken(source: Any) -> list[Example]:
+        if source == "video":
+            raise MissingExtraError("reading videos", "video")
+        raise KeyError("channels")
+
+    [[one]] = [list(part) for part in decode_in_parts([Path("a.trace")], broken, 8)]
+    assert isinstance(one.error, ReadingFault) and isinstance(one.error.__cause__, KeyError)
+    assert str(one.error) == "a.trace: reading it failed (KeyError: 'channels')"
+    with pytest.raises(MissingExtraError):  # no other input will mend that
+        list(decode_in_parts(["video"], broken, 8))
 
 
 def test_parts_are_bounded_by_count_and_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:

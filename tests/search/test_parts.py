@@ -10,8 +10,9 @@ import pytest
 import soundfile
 from PIL import Image
 
+import fake_encoder
 from fake_encoder import FakeEncoder
-from one_peace.errors import InputError
+from one_peace.errors import InputError, ReadingFault
 from one_peace.modalities import base
 from one_peace.search import file_kinds, videos
 from one_peace.search.documents import LONGEST_PASSAGE, passages_of
@@ -214,15 +215,25 @@ def test_files_of_a_registered_modality(smell: None, media: Path, tmp_path: Path
     assert not file_kinds.has_pictures("text") and not file_kinds.has_pictures("unheard of")
 
 
+@pytest.mark.parametrize("place", ["picture", "processor"])
 def test_a_fault_of_a_reader_costs_one_file_and_not_the_run(
-    smell: None, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, smell: None, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def faulty(self: _Smell, source: Path) -> Image.Image:
+    def faulty_picture(self: _Smell, source: Path) -> Image.Image:
         if source.name == "b.smell":
             raise RuntimeError("too strong")
         return Image.new("RGB", (8, 8), RED)
 
-    monkeypatch.setattr(_Smell, "picture", faulty)
+    def faulty_processor(name: str, source: str) -> np.ndarray:
+        if source == "b":
+            raise ReadingFault("b.smell", "reading it failed (RuntimeError: too strong)")
+        return features(name, source)
+
+    features = fake_encoder._features
+    if place == "picture":
+        monkeypatch.setattr(_Smell, "picture", faulty_picture)
+    else:
+        monkeypatch.setattr(fake_encoder, "_features", faulty_processor)
     for name in ("a", "b", "c"):
         (media / f"{name}.smell").write_text(name)
     opened = Library(tmp_path / "library", _Nose())

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, TypeGuard, TypeVar
 
-from one_peace.errors import InputError
+from one_peace.errors import InputError, OnePeaceError, ReadingFault
 from one_peace.media.sources import describe
 from one_peace.modalities.base import Example
 
@@ -81,6 +81,12 @@ def _decode_ahead(sources: Iterable[Any], views: Callable[[Any], list[Example]])
             return Decoded(index, describe(source), views(source))
         except InputError as error:
             return Decoded(index, describe(source), error=error)
+        except OnePeaceError:  # a package that is missing, say, which no other input will mend
+            raise
+        except Exception as error:  # what a modality of somebody else's raises on a damaged file is not ours to know
+            fault = ReadingFault(describe(source), f"reading it failed ({type(error).__name__}: {error})")
+            fault.__cause__ = error
+            return Decoded(index, fault.source, error=fault)
 
     numbered = enumerate(sources)
     first = list(islice(numbered, _FEW))

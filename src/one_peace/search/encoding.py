@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from one_peace.errors import ReadingFault
 from one_peace.search.contents import Content, Piece
 from one_peace.search.records import Entry, Record
 
@@ -35,10 +36,12 @@ def load_encoder(name: str, device: str) -> Encoder:
 @dataclass(frozen=True, eq=False)
 class Encoded:
     """The encoded pieces of a file, each with its unit-length vector (dim,); and what is wrong with a piece that could
-    not be encoded, or with what could not even be read, "" if nothing is."""
+    not be encoded, or with what could not even be read, "" if nothing is. `lasting` if that is the file's
+    fault."""
 
     pieces: list[tuple[Piece, np.ndarray]]
     problem: str
+    lasting: bool
 
 
 def encode_contents(encoder: Encoder, contents: Sequence[Content]) -> list[Encoded]:
@@ -49,6 +52,7 @@ def encode_contents(encoder: Encoder, contents: Sequence[Content]) -> list[Encod
             places.setdefault(piece.branch, []).append((number, part))
     vectors: dict[tuple[int, int], np.ndarray] = {}
     problems = {number: content.problem for number, content in enumerate(contents) if content.problem}
+    faults: set[int] = set()
     for branch, some in places.items():
         sources = [contents[number].pieces[part].source for number, part in some]
         result = encoder.encode_modality(branch, sources, progress=False, on_error="skip")
@@ -56,10 +60,13 @@ def encode_contents(encoder: Encoder, contents: Sequence[Content]) -> list[Encod
             vectors[some[kept]] = vector
         for failed, error in result.errors.items():
             problems.setdefault(some[failed][0], error.problem)
+            if isinstance(error, ReadingFault):
+                faults.add(some[failed][0])
     return [
         Encoded(
             [(piece, vectors[n, part]) for part, piece in enumerate(content.pieces) if (n, part) in vectors],
             problems.get(n, ""),
+            lasting=n not in faults,
         )
         for n, content in enumerate(contents)
     ]

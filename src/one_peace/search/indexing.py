@@ -209,7 +209,7 @@ class Indexing:
         found = encode_contents(self.encoder, [content for _, content in files])
         for (reading, _), encoded in zip(files, found, strict=True):
             if not encoded.pieces:
-                self._reject(Failure(reading.file, encoded.problem, lasting=True))
+                self._reject(Failure(reading.file, encoded.problem, encoded.lasting))
             elif encoded.problem:
                 self.report.problems[reading.file.path] = encoded.problem
         return found
