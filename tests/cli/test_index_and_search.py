@@ -184,7 +184,7 @@ def test_nothing_is_erased_before_a_new_beginning_is_possible(
 
 def test_any_mix_and_a_sheet(folder: Path, tmp_path: Path) -> None:
     call("index", folder)
-    sheet = tmp_path / "sheet.png"
+    sheet = tmp_path / "sheets" / "sheet.png"
     words = ["--text", "red", "-t", "a \u732b", "--image", folder / "red.png", "--audio"]
     output = call("search", *words, folder / "animals" / "tone.wav", "--library", folder, "--sheet", sheet)
     assert f"contact sheet: {sheet}" in output

@@ -462,7 +462,7 @@ def test_a_table_of_ones_own(base: Path, pictures: Path, tmp_path: Path) -> None
     """Pairs without any captions file: equal captions are one text, a file in two rows is one picture."""
     with pictures.open("a") as file:
         file.write(f"0.png,{caption('more')}\n3.png,{caption(2).upper()}!\n")
-    out = tmp_path / "figures.json"
+    out = tmp_path / "results" / "figures.json"
     run("evaluate", "retrieval", f"data={pictures}", f"checkpoint={base}", "--out", out)
     model = one_peace.from_pretrained(base)
     media = model.encode_image([tmp_path / f"{k}.png" for k in range(4)])

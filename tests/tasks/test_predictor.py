@@ -158,9 +158,9 @@ def test_command_on_one_picture_a_folder_and_a_table(classifier: Path, pictures:
     assert {Path(line["input"]).stem: line["labels"][0][0] for line in lines} == {name: name for name in COLOURS}
     table = tmp_path / "table.csv"
     table.write_text("id,image\n1,pictures/red.png\n2,pictures/missing.png\n3,pictures/blue.png\n")
-    said = run(classifier, "--table", table, "--out", tmp_path / "out.jsonl", "--skip")
+    said = run(classifier, "--table", table, "--out", tmp_path / "made" / "out.jsonl", "--skip")
     assert said.startswith("2 predictions in")
-    made = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    made = [json.loads(line) for line in (tmp_path / "made" / "out.jsonl").read_text().splitlines()]
     assert [line["labels"][0][0] for line in made] == ["red", "blue"]
     failed = CliRunner().invoke(app, ["predict", str(classifier), "--table", str(table)])
     assert failed.exit_code == 1 and "row 2 (2): column 'image'" in failed.output and "does not exist" in failed.output

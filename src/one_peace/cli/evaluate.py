@@ -35,6 +35,8 @@ def evaluate(
     from one_peace.tasks.evaluation_recipe import SAMPLE_LIBRARY, load_evaluation
 
     chosen = load_evaluation(recipe, settings or [])
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
     if chosen.kind == SAMPLE_LIBRARY:
         figures = _of_sample_library(chosen, library, device)
     else:

@@ -68,6 +68,7 @@ def predict(
         for line in lines:
             typer.echo(line)
     else:
+        out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("w", encoding="utf-8") as file:
             count = sum(file.write(line + "\n") > 0 for line in lines)
         typer.echo(f"{count} predictions in {out}")

@@ -81,6 +81,7 @@ def search(
         from one_peace.search.sheet import contact_sheet
 
         picture = contact_sheet(results, text=text or [], image=image or [], audio=audio or [])
+        sheet.parent.mkdir(parents=True, exist_ok=True)
         picture.save(sheet)
     if json:
         _print_json(results)
