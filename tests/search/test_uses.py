@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from fake_encoder import DIM, FakeEncoder, write_sound
+from one_peace.errors import InputError
 from one_peace.search import duplicates
 from one_peace.search.duplicates import find_duplicates
 from one_peace.search.exporting import export_library
@@ -139,8 +140,24 @@ def test_ordering_by_joint_encoding(folder: Path, tmp_path: Path) -> None:
     assert plain.index("red.png") < plain.index("green.jpg") and again.index("green.jpg") < again.index("red.png")
     kept = [(i, name) for i, name in enumerate(plain) if not name.endswith(("png", "jpg"))]
     assert all(again[i] == name for i, name in kept)
+    (folder / "animals" / "green.jpg").write_bytes(b"another file")  # of what it was nothing can be read
+    assert [r.path.name for r in opened.search(text="red", k=4, rerank=4)] == plain
     (folder / "red.png").unlink()  # gone from the disk, but not yet from the library
     assert len(opened.search(text="red", k=4, rerank=2)) == 4
+
+
+def test_a_file_that_joint_encoding_cannot_read(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(self: _Joint, **inputs: list) -> dict[str, torch.Tensor]:
+        raise InputError(str(folder / "red.png"), "cannot be opened: Permission denied")
+
+    monkeypatch.setattr(_Joint, "features", unreadable)
+    opened = Library(tmp_path / "library", _Joint())
+    opened.index(folder)
+    with pytest.raises(QueryError) as caught:
+        opened.search(text="red", rerank=4)
+    assert str(caught.value) == (
+        "rerank: the file of an answer cannot be opened: Permission denied; index its folder again"
+    )
 
 
 def test_what_cannot_be_encoded_jointly(opened: Library, folder: Path) -> None:

@@ -12,7 +12,7 @@ from one_peace.errors import InputError, MissingExtraError
 from one_peace.models.inputs import run_ahead
 from one_peace.search.contents import Content
 from one_peace.search.file_kinds import Kind
-from one_peace.search.records import stored_moment
+from one_peace.search.records import Entry, stored_moment
 from one_peace.search.walk import Found, reason
 
 _READ_AHEAD = 4  # files decoded at the same time
@@ -71,8 +71,8 @@ def digest_of(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def is_still(file: Found) -> bool:
-    """Whether a file has the size and time of change that it was found with."""
+def is_still(file: Found | Entry) -> bool:
+    """Whether a file has the size and time of change that it was found or indexed with."""
     try:
         status = os.stat(file.path)
     except OSError:

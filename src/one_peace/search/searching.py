@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from one_peace.errors import InputError
 from one_peace.search.calibration import KeptCalibration
 from one_peace.search.encoding import Encoder
 from one_peace.search.filters import Condition, Filters
 from one_peace.search.queries import ITEM, Part, Query, QueryError, mix
 from one_peace.search.ranking import Ranked, rank_items
+from one_peace.search.reading import is_still
 from one_peace.search.records import Result
 from one_peace.search.stores.base import VectorStore
 
@@ -32,7 +33,8 @@ class Searcher:
         """The items nearest to a query that was checked; its filters name what there is.
 
         Raises:
-            QueryError: an unknown item, parts that cancel out, or nothing to rerank by.
+            QueryError: an unknown item, parts that cancel out, nothing to rerank by, or a file that cannot be read for
+                that.
             InputError: an input that cannot be used.
         """
         parts = list(zip(query.parts, self._embed(query.parts), strict=True))
@@ -43,7 +45,10 @@ class Searcher:
         if query.rerank:
             from one_peace.search.reranking import rerank as joint_order
 
-            ranked = joint_order(self.model, parts, ranked[: query.rerank], _source) + ranked[query.rerank :]
+            try:
+                ranked = joint_order(self.model, parts, ranked[: query.rerank], _source) + ranked[query.rerank :]
+            except InputError as error:  # the parts were embedded; clients are told no paths of ours
+                raise QueryError("rerank", f"the file of an answer {error.problem}; index its folder again") from error
         return _results(ranked[: query.k], [vector for _, vector in parts])
 
     def nearest(self, direction: np.ndarray, k: int, filters: Filters, calibrate: bool) -> list[Result]:
@@ -79,11 +84,10 @@ class Searcher:
 
 
 def _source(one: Ranked) -> Any:
-    """What the model is shown of an answer, read from its file; None if that cannot be read any more."""
+    """What the model is shown of an answer, its file; None if that is not what was indexed any more, or but a part."""
     entry = one.row.entry
-    if entry.modality == entry.branch and entry.parts == 1:
-        return Path(entry.path) if os.path.isfile(entry.path) else None
-    return None
+    whole = entry.modality == entry.branch and entry.parts == 1
+    return Path(entry.path) if whole and is_still(entry) else None
 
 
 def _results(ranked: Sequence[Ranked], parts: Sequence[np.ndarray]) -> list[Result]:
