@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -231,6 +232,17 @@ def test_a_killed_worker_is_one_clear_error(text: TextProcessor, tmp_path: Path)
     healthy = open_pairs({"t": SourceRecipe(str(table))}, base, SEED, tmp_path / "cache", workers=1)
     with healthy as pairs:
         assert len(pairs.batch(4, SEED, 5)) == 4
+
+
+def test_a_sigterm_to_every_process_leaves_the_run_its_workers(two_sources: Any, decoder: Any, tmp_path: Path) -> None:
+    """As a scheduler sends it: the step at work and the state that follows need them."""
+    with open_pairs(two_sources, decoder, SEED, tmp_path / "cache", workers=2) as pairs:
+        pairs.batch(4, SEED, 0)
+        workers = multiprocessing.active_children()
+        for worker in workers:
+            os.kill(worker.pid or 0, signal.SIGTERM)
+        assert [len(pairs.batch(4, SEED, step)) for step in range(1, 8)] == [4] * 7
+    assert len(workers) == 2 and not any(worker.is_alive() for worker in workers)
 
 
 def test_a_worker_that_dies_in_the_middle_of_a_message(

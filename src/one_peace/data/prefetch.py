@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
 import re
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.synchronize import Event
 from typing import Any
 
 import torch
@@ -52,6 +57,7 @@ class PrefetchedPairs:
         self.report = LoadingReport()
         self._steps: Iterator[LoadedBatch | OnePeaceError] | None = None
         self._next: tuple[int, int, int, int] | None = None  # size, step, rank, world
+        self._closing = multiprocessing.Event()
         self._began: float | None = None
 
     def __enter__(self) -> PrefetchedPairs:
@@ -97,6 +103,7 @@ class PrefetchedPairs:
 
     def close(self) -> None:
         """Stops the workers; the next `batch` starts new ones."""
+        self._closing.set()
         self._steps, self._next = None, None
 
     def _from_workers(self, size: int, step: int, rank: int, world: int) -> LoadedBatch:
@@ -123,15 +130,28 @@ class PrefetchedPairs:
         return loaded
 
     def _start(self, size: int, step: int, rank: int, world: int) -> Iterator[LoadedBatch | OnePeaceError]:
+        self._closing.clear()
         batches = DataLoader(
             _Steps(self.loader, size, rank, world),
             batch_size=None,
             sampler=_StepsFrom(step),
             num_workers=self.workers,
             prefetch_factor=AHEAD,
+            worker_init_fn=partial(_outlive_sigterm, self._closing),
             generator=torch.Generator(),  # by default it would draw from the generator of the training
         )
         return (_unpack(b) if isinstance(b, _Packed) else b for b in batches)
+
+
+def _outlive_sigterm(closing: Event, worker: int) -> None:
+    """In a worker: SIGTERM, which a scheduler sends to every process, ends it only once the run wants no more batches.
+    Until then the run needs them, to finish its step and to save."""
+
+    def end(*_: object) -> None:
+        if closing.is_set():
+            os._exit(0)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def worker_death(error: BaseException) -> OnePeaceError | None:
