@@ -7,6 +7,10 @@ import json
 import os
 import pickle
 import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -257,6 +261,23 @@ def test_several_readers_fetch_a_shard_once(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert len(server.requests) == 1
+
+
+def test_threads_that_read_side_by_side_share_the_open_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those do that read held-out pairs: every thread kept a shard open that it had asked for at the same time."""
+    source = ShardSource(write_shards(tmp_path, 20, 6), IMAGE, cache(tmp_path))
+    monkeypatch.setattr(shards, "OPEN_SHARDS", 3)
+    monkeypatch.setattr(source.cache, "open", partial(_slowly, source.cache.open))
+    before = len(os.listdir("/proc/self/fd"))
+    with ThreadPoolExecutor(6) as pool:
+        read = list(pool.map(source.read, range(len(source))))
+    assert [(pair.text, pair.partner) for pair in read] == [(caption(n), png(n)) for n in range(120)]
+    assert len(os.listdir("/proc/self/fd")) <= before + 3
+
+
+def _slowly(work: Callable[[str], int], url: str) -> int:
+    time.sleep(0.01)
+    return work(url)
 
 
 def test_dead_addresses_are_skipped_and_named(tmp_path: Path) -> None:

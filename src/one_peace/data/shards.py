@@ -36,6 +36,16 @@ SIZES = "sizes.json"  # the usual name of a file that says how many pairs each s
 log = logging.getLogger("one_peace.data")
 
 
+class _OpenShard:
+    """A shard that is open, and its pairs. It closes when nobody holds it any more, since threads read side by side."""
+
+    def __init__(self, descriptor: int, entries: np.ndarray) -> None:
+        self.descriptor, self.entries = descriptor, entries
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
 class ShardSource:
     """Pairs of tar shards.
 
@@ -76,7 +86,7 @@ class ShardSource:
         self.cache = cache
         self.labels = None if labels is None else dict(enumerate(labels))
         self.endings = tuple(ending.lstrip(".").lower() for ending in endings)
-        self._opened: OrderedDict[int, tuple[int, np.ndarray]] = OrderedDict()
+        self._opened: OrderedDict[int, _OpenShard] = OrderedDict()
         self._away: dict[int, tuple[str, str]] = {}  # shards whose pairs `sizes` could not measure: why, and the reason
         if index is not None:
             lengths = lengths_by_index(self.urls, *_fetched_index(index, cache))
@@ -104,13 +114,13 @@ class ShardSource:
         url = self.urls[shard]
         if shard in self._away:
             raise UnusablePair(url, *self._away[shard])
-        descriptor, entries = self._open(shard)
-        if place >= len(entries):
-            raise UnusablePair(url, f"holds only {len(entries)} pairs", "shard smaller than said")
-        entry = entries[place]
-        key = f"{url}, {member_name(descriptor, int(entry['media']))}"
-        media = contents_at(descriptor, int(entry["media"]), int(entry["media_size"]), key)
-        text = contents_at(descriptor, int(entry["text"]), int(entry["text_size"]), key)
+        opened = self._open(shard)
+        if place >= len(opened.entries):
+            raise UnusablePair(url, f"holds only {len(opened.entries)} pairs", "shard smaller than said")
+        entry = opened.entries[place]
+        key = f"{url}, {member_name(opened.descriptor, int(entry['media']))}"
+        media = contents_at(opened.descriptor, int(entry["media"]), int(entry["media_size"]), key)
+        text = contents_at(opened.descriptor, int(entry["text"]), int(entry["text_size"]), key)
         return RawPair(key, self._caption(text, TEXTS[entry["form"]], key), media)
 
     def sizes(self, indices: np.ndarray) -> np.ndarray:
@@ -144,17 +154,12 @@ class ShardSource:
             raise UnusablePair(key, f"its .{form} holds no caption", f"bad .{form}") from error
 
     def _entries_if_any(self, shard: int) -> np.ndarray:
-        if (opened := self._opened.get(shard)) is not None:
-            return opened[1]
         try:
-            descriptor, entries = self._entries(shard)
+            return (self._opened.get(shard) or self._open_anew(shard)).entries
         except UnusablePair:  # said when one of its pairs is read
             return np.empty(0, ENTRY)
-        os.close(descriptor)
-        return entries
 
-    def _entries(self, shard: int) -> tuple[int, np.ndarray]:
-        """A shard opened anew, and its pairs."""
+    def _open_anew(self, shard: int) -> _OpenShard:
         url = self.urls[shard]
         descriptor = self.cache.open(url)
         try:
@@ -164,7 +169,7 @@ class ShardSource:
             build = partial(write_pairs, descriptor, self.endings)
             path = built_once(self.cache.folder / "indexes" / name, build)
             with PARSING:
-                return descriptor, np.load(path)
+                return _OpenShard(descriptor, np.load(path))
         except tarfile.TarError as error:
             os.close(descriptor)
             self.cache.discard(url)  # perhaps the error page of a server
@@ -174,15 +179,14 @@ class ShardSource:
             why = f"its index cannot be made: {error.strerror or error}"
             raise self.cache.failure(url, why, "shard not available") from error
 
-    def _open(self, shard: int) -> tuple[int, np.ndarray]:
-        """An open file and its entries; the shards used last stay open."""
-        if shard in self._opened:
-            self._opened.move_to_end(shard)
-        else:
-            self._opened[shard] = self._entries(shard)
+    def _open(self, shard: int) -> _OpenShard:
+        """An open shard; the last ones stay open. Of threads that ask for one at once, the first one's is kept."""
+        opened = self._opened.get(shard)
+        if opened is None:
+            opened = self._opened.setdefault(shard, self._open_anew(shard))
             if len(self._opened) > OPEN_SHARDS:
-                os.close(self._opened.popitem(last=False)[1][0])
-        return self._opened[shard]
+                self._opened.popitem(last=False)
+        return opened
 
     def _counted(self) -> list[int]:
         """The number of pairs in each shard, by reading all headers; 0 for those that cannot be had."""
