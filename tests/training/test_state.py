@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import multiprocessing
 import os
 import random
 import resource
@@ -94,6 +95,16 @@ def test_one_run_at_a_time_in_a_folder(tmp_path: Path) -> None:
         pretrain(fresh(), RECIPE, PROCESSORS, batches, tmp_path)
     assert not (tmp_path / "state").exists() and not (tmp_path / "log.jsonl").exists()
     assert pretrain(fresh(), dataclasses.replace(RECIPE, steps=1), PROCESSORS, batches, tmp_path) == 1
+
+
+def test_a_worker_that_outlives_its_run_does_not_hold_the_folder(tmp_path: Path) -> None:
+    """For some seconds after a `kill -9`; whoever restarts the run at once was told to wait for it."""
+    with writer_lock(tmp_path / LOCK):
+        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        worker.start()
+    with writer_lock(tmp_path / LOCK):
+        worker.kill()
+    worker.join()
 
 
 def test_what_an_interrupted_save_left_is_ignored_and_removed(tmp_path: Path) -> None:

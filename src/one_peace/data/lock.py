@@ -10,6 +10,8 @@ from pathlib import Path
 
 from one_peace.errors import OnePeaceError
 
+_held: set[int] = set()  # descriptors
+
 
 class FolderBusyError(OnePeaceError):
     """Somebody else writes to a folder: a library, or the output of bulk work."""
@@ -19,12 +21,14 @@ class FolderBusyError(OnePeaceError):
 def writer_lock(path: Path) -> Iterator[None]:
     """Holds the lock file `path`, which names the process that has it.
 
-    The kernel frees the lock when its process ends, however it ends: a file left by a dead one is taken over.
+    The kernel frees the lock when its process ends, however it ends: a file left by a dead one is taken over. Processes
+    forked meanwhile, such as data workers that outlive a killed run for some seconds, have no part in it.
 
     Raises:
         FolderBusyError: another process (or another user of the lock in this one) holds it.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    _held.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -35,4 +39,14 @@ def writer_lock(path: Path) -> Iterator[None]:
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
+        _held.discard(descriptor)
         os.close(descriptor)
+
+
+def _let_go() -> None:
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
