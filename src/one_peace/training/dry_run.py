@@ -27,7 +27,7 @@ from one_peace.training.pretraining.start import plan_model
 from one_peace.training.trackers import require_trackers
 
 SAMPLE = 256  # items of the sample library that are read
-MEASURED = 32  # pairs drawn for the mean length
+MEASURED = 64  # pairs drawn, for their mean length and the longest
 ROWS = 8  # of tables, to count with: beside so many OFA's mixture has its second batch once
 
 
@@ -52,7 +52,8 @@ def plan_run(recipe: PretrainRecipe, items: Iterable[Item], devices: int = 1) ->
     items = [item for item in items if item.kind != stage.partner or item.id in few]
     here = dataclasses.replace(recipe, workers=0)  # for a few pairs
     with open_batches(here, items, processors) as source:
-        pairs = source.batch(min(MEASURED, max(PAIRS, recipe.batch_size)), recipe.seed, 0)
+        # of many small batches: the pairs of one are alike in length
+        pairs = [pair for step in range(MEASURED // PAIRS) for pair in source.batch(PAIRS, recipe.seed, step)]
     return pretraining_cost(
         config,
         stage,

@@ -54,6 +54,17 @@ def test_memory_and_tokens() -> None:
     assert in_turn.memory == run.memory and 0.9 < in_turn.flops / twice.flops <= 1.0
 
 
+def test_memory_is_that_of_the_longest_pairs_and_arithmetic_that_of_the_mean() -> None:
+    """Whichever of them come first."""
+    sounds = tiny_pairs(PROCESSORS, "audio")
+    short, mixed, long = (
+        pretraining_cost(CONFIG, AUDIO_TEXT, PROCESSORS, [sounds[n] for n in chosen], 8)
+        for chosen in ((0, 0, 0, 0), (0, 0, 2, 4, 4), (4, 4, 4, 4))
+    )
+    assert mixed.memory == long.memory
+    assert short.flops < mixed.flops < long.flops
+
+
 def test_activations_grow_with_the_batch_without_end() -> None:
     pairs = tiny_pairs(PROCESSORS, "image")[:4]
     kept = [pretraining_cost(CONFIG, IMAGE_TEXT, PROCESSORS, pairs, 2**n).memory["activations"] for n in (3, 10, 17)]

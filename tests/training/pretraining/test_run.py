@@ -19,10 +19,12 @@ from PIL import Image
 
 from one_peace.errors import CheckpointError, InputError, OnePeaceError
 from one_peace.models.one_peace.loading import from_pretrained
+from one_peace.training import dry_run
 from one_peace.training.dry_run import plan_run
 from one_peace.training.pretraining.recipe import PretrainRecipe, recipe_to_yaml
 from one_peace.training.pretraining.run import run_pretraining
 from one_peace.training.progress import plain_line
+from pair_files import RATE, wav, write_csv
 from warm_processes import finish, run_command, start_together
 
 STAGE = {
@@ -104,6 +106,21 @@ def test_a_watched_run(table: Path, tmp_path: Path) -> None:
 def test_its_dry_run(table: Path) -> None:
     cost = plan_run(recipe(table, batch_size=64), [])
     assert cost.tokens["image"] == 64 * 17 and cost.flops > 1e9 and cost.frozen == 0
+
+
+def test_its_dry_run_draws_pairs_of_all_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch has pairs of one length: of the first one a dry run told half of the memory."""
+    monkeypatch.setenv("ONE_PEACE_CACHE", str(tmp_path / "cache"))
+    for number in range(40):
+        (tmp_path / f"{number}.wav").write_bytes(wav(1 + number / 20))
+    write_csv(tmp_path / "pairs.csv", [["path", "text"], *([f"{n}.wav", f"sound {n}"] for n in range(40))])
+    drawn: list[int] = []
+    monkeypatch.setattr(
+        dry_run, "pretraining_cost", lambda *given, **more: drawn.extend(len(p["waveform"]) for _, p in given[3])
+    )
+    plan_run(recipe(tmp_path, stage=STAGE | {"partner": "audio"}), [])
+    assert min(drawn) < 1.3 * RATE and max(drawn) > 2.7 * RATE
+    assert sum(drawn) / len(drawn) == pytest.approx(1.975 * RATE, rel=0.1)
 
 
 def test_its_dry_run_refuses_what_the_run_would(table: Path) -> None:

@@ -1,9 +1,10 @@
 """What a step of pretraining on pairs costs: parameters, tokens, arithmetic and memory.
 
-Arithmetic and activations are counted, not estimated from formulas, so that they hold for any modality: a few pairs go
+Arithmetic and activations are counted, not estimated from formulas, so that they hold for any modality: two pairs go
 through models of the full width but one or two blocks, in small batches on the CPU, and the counts are extended to the
 depth and batch asked for. That is exact for what grows with the number of blocks and with the batch or its square,
-which is everything in the model.
+which is everything in the model. Arithmetic is that of pairs of mean length. Memory is that of the longest ones, since
+batches are of pairs of similar length, and each has to find room.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from one_peace.training.initial_values import empty_model
 from one_peace.training.pretraining.forward_pass import PretrainingPass
 from one_peace.training.recipe import EngineRecipe
 
-PAIRS = 4  # to count with; the batches have half of them, and all
+PAIRS = 4  # in the larger of the batches that are counted; the smaller one has half of them
 
 
 def pretraining_cost(
@@ -54,34 +55,52 @@ def pretraining_cost(
     local = batch_size // devices
     at_once = min(micro_batch or local, local)
 
-    def measured(engine: EngineRecipe) -> dict[tuple[int, int], _Measured]:
-        some = {PAIRS // 2: pairs[: PAIRS // 2], PAIRS: pairs[:PAIRS]}
-        places = ((1, PAIRS // 2), (2, PAIRS // 2), (1, PAIRS))
-        return {
-            (layers, count): _measure(config, layers, stage, processors, some[count], denoise, engine)
-            for layers, count in places
-        }
-
-    points = measured(dataclasses.replace(engine, recompute=False))
-    flops = _flops({place: point.flops for place, point in points.items()}, config.layers, at_once)
-    kept = measured(engine) if engine.recompute else points
-    activations = _bytes({place: point.kept for place, point in kept.items()}, config.layers, at_once)
-    if engine.recompute:  # and one block's, while it goes backward
-        activations += points[1, PAIRS // 2].largest_block * at_once // (PAIRS // 2)
-    tokens = {
-        name: round(sum(1 + processors[name].length(pair[side]) for pair in pairs) / len(pairs) * batch_size)
+    sides = {
+        name: [1 + processors[name].length(pair[side]) for pair in pairs]
         for side, name in enumerate((stage.anchor, stage.partner))
     }
+    tokens = {name: round(sum(lengths) / len(pairs) * batch_size) for name, lengths in sides.items()}
+    typical, longest = _chosen(pairs, [sum(both) for both in zip(*sides.values(), strict=True)])
+    flops = flops_at_once(config, stage, processors, typical, at_once, denoise)
+    kept = _points(config, stage, processors, longest, denoise, engine)
+    activations = _bytes({place: point.kept for place, point in kept.items()}, config.layers, at_once)
+    if engine.recompute:  # and one block's, while it goes backward
+        whole = dataclasses.replace(engine, recompute=False)
+        block = _measure(config, 1, stage, processors, longest, denoise, whole).largest_block
+        activations += block * at_once // len(longest)
     model = empty_model(config)
     freeze_for_stage(model, stage)
     memory = memory_of_weights(model, PretrainingPass.blocks, engine, shards) | {"activations": activations}
     return Cost(count_parameters(model, part_of), tokens, flops * batch_size // at_once, memory, devices)
 
 
+def flops_at_once(
+    config: OnePeaceConfig,
+    stage: PretrainingStage,
+    processors: Mapping[str, Processor],
+    two: Sequence[tuple[Example, Example]],
+    at_once: int,
+    denoise: bool = True,
+) -> int:
+    """The arithmetic of so many pairs like the given two, forward and backward, that go through the model at once."""
+    points = _points(config, stage, processors, two, denoise, EngineRecipe())
+    return _flops({place: point.flops for place, point in points.items()}, config.layers, at_once)
+
+
 def part_of(name: str) -> str:
     """The part that a parameter is in: shared attention, a modality's own, the decoder."""
     modality = modality_of(bare_name(name))
     return "decoder" if name.startswith("decoder.") else modality or "shared attention and norms"
+
+
+def _chosen(
+    pairs: Sequence[tuple[Example, Example]], lengths: Sequence[int]
+) -> tuple[list[tuple[Example, Example]], list[tuple[Example, Example]]]:
+    """Two pairs of about mean length, and the two longest."""
+    mean = sum(lengths) / len(lengths)
+    order = sorted(range(len(pairs)), key=lambda i: lengths[i])
+    typical = sorted(order, key=lambda i: abs(lengths[i] - mean))
+    return [pairs[i] for i in typical[:2]], [pairs[i] for i in order[-2:]]
 
 
 @dataclass(frozen=True)
@@ -94,6 +113,22 @@ class _Measured:
     largest_block: int
 
 
+def _points(
+    config: OnePeaceConfig,
+    stage: PretrainingStage,
+    processors: Mapping[str, Processor],
+    two: Sequence[tuple[Example, Example]],
+    denoise: bool,
+    engine: EngineRecipe,
+) -> dict[tuple[int, int], _Measured]:
+    """Steps by (layers, pairs): one or two blocks, the two pairs once or twice, so that all hold equal sequences."""
+    places = ((1, [*two]), (2, [*two]), (1, [*two, *two]))
+    return {
+        (layers, len(some)): _measure(config, layers, stage, processors, some, denoise, engine)
+        for layers, some in places
+    }
+
+
 def _measure(
     config: OnePeaceConfig,
     layers: int,
@@ -103,8 +138,6 @@ def _measure(
     denoise: bool,
     engine: EngineRecipe,
 ) -> _Measured:
-    # Pairs of equal size, so that both batch sizes hold the same sequences.
-    pairs = [pairs[n % (PAIRS // 2)] for n in range(len(pairs))]
     model = OnePeaceForPretraining(dataclasses.replace(config, layers=layers, drop_path=0.0)).train()
     freeze_for_stage(model, stage)
     losses = prepare_model(PretrainingPass(model, stage), engine, Processes(), "cpu")

@@ -11,7 +11,7 @@ import torch
 from one_peace.modalities.base import Example, Processor
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.training.distributed import Processes
-from one_peace.training.pretraining.cost import PAIRS, pretraining_cost
+from one_peace.training.pretraining.cost import flops_at_once
 from one_peace.training.pretraining.gradients import BatchSource
 from one_peace.training.pretraining.recipe import PretrainRecipe
 
@@ -107,13 +107,12 @@ class Utilisation:
         return {"mfu": round(done / seconds / peak, 4), **shown}
 
     def _per_token(self, denoise: bool, typical: Sequence[Pair]) -> float:
-        pairs = [typical[n % len(typical)] for n in range(PAIRS)]
-        recipe = self.recipe
+        stage, processors = self.recipe.stage, self.processors
+        at_once = self.recipe.micro_batch or self.recipe.batch_size
         with torch.random.fork_rng(devices=[]):
-            cost = pretraining_cost(
-                self.config, recipe.stage, self.processors, pairs, recipe.batch_size, recipe.micro_batch, denoise
-            )
-        return cost.flops / sum(cost.tokens.values())
+            flops = flops_at_once(self.config, stage, processors, typical, at_once, denoise)
+        tokens = sum(2 + processors[stage.anchor].length(a) + processors[stage.partner].length(b) for a, b in typical)
+        return flops / at_once / (tokens / len(typical))
 
 
 @cache
