@@ -6,6 +6,7 @@ import io
 import pickle
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,10 @@ import torch
 from PIL import Image
 
 from one_peace.errors import InputError
-from one_peace.models.ofa import prompts
+from one_peace.generation.sampling import sample
+from one_peace.generation.settings import GenerationSettings
+from one_peace.modalities.tokenization import EOS_ID, PAD_ID
+from one_peace.models.ofa import interface, prompts
 from one_peace.models.ofa.interface import Box, Ofa
 from one_peace.models.ofa.processor import OfaProcessor
 from one_peace.models.ofa.running import Results
@@ -168,7 +172,7 @@ def test_without_a_vocabulary() -> None:
         silent.caption(PICTURES[0])
 
 
-def test_drawing(ofa: Ofa) -> None:
+def test_drawing(ofa: Ofa, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="coder"):
         ofa.draw("a red apple")
     torch.manual_seed(0)
@@ -178,6 +182,17 @@ def test_drawing(ofa: Ofa) -> None:
     assert [p.size for p in pictures] == [(CONFIG.code_grid * coder.config.patch,) * 2] * 2
     same = drawing.draw(["a red apple"], samples=2)[0]
     assert [p.tobytes() for p in pictures] == [p.tobytes() for p in same]
+    together: list[int] = []
+
+    def counted(decoder: Any, start: torch.Tensor, *more: Any, **options: Any) -> Any:
+        together.append(len(start))
+        return sample(decoder, start, *more, **options)
+
+    monkeypatch.setattr(interface, "sample", counted)
+    monkeypatch.setitem(interface.POSITIONS_PER_BATCH, "cpu", 16 * (CONFIG.code_grid**2 + 1) - 1)
+    drawing.draw(["a red apple"] * 2, samples=8)
+    assert together == [1, 1], "what is written takes memory, not what is read"
+    monkeypatch.undo()
     other = drawing.draw("a red apple", samples=2, seed=1)
     assert [p.tobytes() for p in pictures] != [p.tobytes() for p in other]
 

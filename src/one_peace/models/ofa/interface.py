@@ -168,7 +168,7 @@ class Ofa:
         def read(text: str, picture: None) -> Request:
             return self.processor(prompts.draw(text))
 
-        return self._run(texts, None, read, work, batch_size, on_error)
+        return self._run(texts, None, read, work, batch_size, on_error, lambda request: samples * (side**2 + 1))
 
     def _picture(self, tokens: Sequence[int], coder: Vqgan) -> Image.Image:
         side = self.config.code_grid
@@ -277,11 +277,19 @@ class Ofa:
         work: Work,
         batch_size: int | None,
         on_error: OnError,
+        length: Callable[[Request], int] | None = None,
     ) -> Any:
+        """`length`: positions that a request takes, by default those that are read of it."""
         positions = POSITIONS_PER_BATCH.get(self.device.type, POSITIONS_PER_BATCH["cpu"])
-        length = self.processor.length
         return run(
-            texts, images, read, work, length=length, positions=positions, batch_size=batch_size, on_error=on_error
+            texts,
+            images,
+            read,
+            work,
+            length=length or self.processor.length,
+            positions=positions,
+            batch_size=batch_size,
+            on_error=on_error,
         )
 
 
