@@ -134,6 +134,19 @@ def test_inputs_that_cannot_be_used(ofa: Ofa, tmp_path: Path) -> None:
     assert list(ofa.answer(PICTURES[0], ["red?", 3], on_error="skip", **QUICK).errors) == [1]  # type: ignore[list-item]
     with pytest.raises(InputError, match="64 can be read"):
         ofa.generate(" red" * 200)
+    for candidate, problem in (("red " * 200, "64 can be read"), (" ", "without words")):
+        with pytest.raises(InputError, match=problem):
+            ofa.answer(PICTURES[0], "what is red?", ["red", candidate])
+
+
+@pytest.mark.parametrize("prompt", ["none", "src"])
+def test_what_is_written_ends_where_positions_do(prompt: str) -> None:
+    """After a prompt of the decoder's own, too, which leaves fewer of them."""
+    ofa = tiny_ofa(prompt=prompt)
+    start = 1 if prompt == "none" else len(ofa.processor(" two dogs").tokens)
+    room = CONFIG.text_positions - start
+    endless = GenerationSettings(EOS_ID, PAD_ID, max_tokens=500, min_tokens=room)
+    assert isinstance(ofa.generate(" two dogs", settings=endless), str)
 
 
 def test_what_is_asked_about_a_picture_needs_one(ofa: Ofa) -> None:

@@ -357,6 +357,26 @@ def test_what_cannot_be_learned_is_left_out_or_refused(base: Path, tables: Path,
             finetune(recipe(base, tables, task, sequence=sequence), tmp_path / "b", "cpu", lambda row: None)
 
 
+@pytest.mark.parametrize(("kind", "column"), [("drawing", "caption"), ("summarization", "source"), ("pretraining", "")])
+def test_texts_longer_than_the_model_reads_are_left_out(
+    kind: str, column: str, base: Path, tables: Path, tmp_path: Path
+) -> None:
+    """In training, in what is measured while it lasts, and in the tables beside a mixture."""
+    lines = [line.split("\t") for line in (tables / "all.tsv").read_text().splitlines()]
+    long = lines[0].index(column or "text")
+    lines[1][long] = "øæå" * 60
+    (tables / "long.tsv").write_text("\n".join("\t".join(line) for line in lines) + "\n")
+    held = {"root": str(tables), "train": "long.tsv", "validation": "long.tsv"}
+    task: dict[str, Any] = {"kind": kind}
+    if kind == "pretraining":
+        task, held = {**task, "mixed": {"texts": "long.tsv"}}, {"root": str(tables), "train": "all.tsv"}
+    said: list[dict[str, Any]] = []
+    figures = finetune(recipe(base, tables, task, tables=held, steps=4), tmp_path / kind, "cpu", said.append)
+    assert "of which 128 can be read" in said[-1]["warning"]
+    if column:
+        assert (figures["examples"], figures["unusable"]) == (7.0, 1.0)
+
+
 PUBLISHED = {  # rate, global batch, epochs or updates, drop path, image size
     "ofa-captions": (1e-5, 128, 2, 0.1, 480),
     "ofa-captions-cider": (1e-5, 64, 3, 0.0, 480),

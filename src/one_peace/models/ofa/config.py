@@ -94,6 +94,11 @@ class OfaConfig:
         """Rows of the token table before `<mask>`: four specials, then words."""
         return self.vocabulary - self.codes - self.bins - 1
 
+    @property
+    def longest_text(self) -> int:
+        """Tokens of the longest text that is read, start and end included: two rows of the table are beyond it."""
+        return self.text_positions - 2
+
     def to_dict(self) -> dict[str, Any]:
         """A dict of plain values, readable by `from_dict`."""
         values = dataclasses.asdict(self)

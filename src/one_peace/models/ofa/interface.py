@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from one_peace.checkpoints.native import write_folder
+from one_peace.errors import InputError
 from one_peace.generation.beam import beam_search
 from one_peace.generation.candidates import score_candidates
 from one_peace.generation.constraints import Constraint, TokenRange
@@ -226,7 +227,9 @@ class Ofa:
         listed = [] if isinstance(candidates, str) else [checked_text(candidate) for candidate in candidates]
         if not listed:
             raise ValueError("candidates must be a list of at least one text")
-        ids = [self.processor.vocabulary.encode(f" {candidate}") for candidate in listed]
+        if blank := [candidate for candidate in listed if not candidate.strip()]:
+            raise InputError(repr(blank[0])[:60], "is a candidate without words")
+        ids = [self.processor(f" {candidate}").tokens[1:-1].tolist() for candidate in listed]
 
         def work(requests: list[Request]) -> list[str]:
             encoded = self._encode(requests)
@@ -262,9 +265,8 @@ class Ofa:
             rows = [index for index, start in enumerate(starts) if len(start) == length]
             decoder = self.model.start(self._encode([requests[index] for index in rows]))
             start = torch.tensor([starts[index] for index in rows], device=self.device)
-            for index, hypotheses in zip(
-                rows, beam_search(decoder, start, settings, constraint=constraint), strict=True
-            ):
+            groups = beam_search(decoder, start, decoder.within(settings, start), constraint=constraint)
+            for index, hypotheses in zip(rows, groups, strict=True):
                 tokens = hypotheses[0].tokens if hypotheses else []
                 found[index] = tokens[:-1] if tokens and tokens[-1] == EOS_ID else tokens
         return found

@@ -51,7 +51,7 @@ class OfaProcessor:
     def __call__(self, text: str, picture: Any = None) -> Request:
         """A prompt, with a picture in any form that `decode_picture` reads. `InputError` names what cannot be used."""
         tokens = self.vocabulary.source(self.vocabulary.encode(text))
-        longest = self.config.text_positions - 2
+        longest = self.config.longest_text
         if len(tokens) > longest:
             raise InputError(
                 repr(text[:60]), f"has {len(tokens)} tokens, start and end included; {longest} can be read"

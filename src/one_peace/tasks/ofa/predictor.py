@@ -26,6 +26,7 @@ from one_peace.objectives.sequence import SequenceLossSettings, sequence_loss
 from one_peace.tasks.ofa.example import SequenceBatch, SequenceExample, collate
 from one_peace.tasks.ofa.figures import WrittenFigures
 from one_peace.tasks.ofa.kinds import SequenceSettings
+from one_peace.tasks.ofa.task import check_length
 from one_peace.tasks.predictor import BATCH_SIZE
 from one_peace.tasks.task import OnError, Row, TableRows, usable, without_target
 
@@ -105,11 +106,14 @@ class SequencePredictor:
         """Batches of the rows with the model's answers: texts, boxes relative to the picture, image codes, or, with
         `targets` and for kinds without a right answer, what `LikelihoodFigures` takes."""
 
-        def asked(row: Row, key: str) -> SequenceExample:
-            return self.task.example(without_target(row, self.task.target_columns), key)
+        def read(row: Row, key: str) -> SequenceExample:
+            task = self.task
+            made = task.measured(row, key) if targets else task.example(without_target(row, task.target_columns), key)
+            check_length("source", made.source, key, self.model.config.longest_text)
+            return made
 
         waiting: list[SequenceExample] = []
-        for _, example in usable(rows, self.task.measured if targets else asked, on_error, self.skipped):
+        for _, example in usable(rows, read, on_error, self.skipped):
             # The answers that may be given are looked at where one is chosen, not token by token.
             waiting.append(dataclasses.replace(example, answers=None))
             if len(waiting) == self.batch_size:
@@ -164,7 +168,7 @@ class SequencePredictor:
 
     def _written(self, encoded: Encoded, batch: SequenceBatch) -> list[Any]:
         device = encoded.features.device
-        settings = self.task.search(self.model.config.text_positions - 2)
+        settings = self.task.search(self.model.config.longest_text)
         constraint = self.task.constraint(self.answers)
         if isinstance(constraint, Trie):
             constraint = constraint.to(device)
@@ -176,7 +180,7 @@ class SequencePredictor:
                 generator = torch.Generator(device).manual_seed(0)
                 groups = sample(decoder, start, settings, generator, top_k=TOP_CODES, constraint=constraint)
             else:
-                groups = beam_search(decoder, start, settings, constraint=constraint)
+                groups = beam_search(decoder, start, decoder.within(settings, start), constraint=constraint)
             for row, hypotheses in zip(rows, groups, strict=True):
                 found[row] = [token for token in hypotheses[0].tokens if token != EOS_ID] if hypotheses else []
         return [self.task.value(tokens) for tokens in found]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -124,18 +124,24 @@ class SequenceTask(ABC):
 
 def check_taught(example: SequenceExample, longest: int) -> None:
     """Whether the model can learn from an example. `BadRow` where it has no target, one that is not among the answers
-    that may be given, or more than `longest` tokens on a side."""
+    that may be given, or more than `longest` tokens of text on a side."""
     if not bool((example.target != PAD_ID).any()):
         raise BadRow(example.key, "has no target to learn or to be measured against")
-    for side, tokens in (("source", example.source), ("target", example.previous)):
-        if len(tokens) > longest:
-            raise BadRow(example.key, f"its {side} has {len(tokens)} tokens, of which {longest} can be read")
+    check_length("source", example.source, example.key, longest)
+    if not example.codes:
+        check_length("target", example.previous, example.key, longest)
     if example.answers is not None:
         node = torch.tensor([ROOT])
         for token in example.target[example.target != PAD_ID]:
             node = example.answers.follow(node, token[None])
         if int(node) == NOWHERE:
             raise BadRow(example.key, "its answer is none of those that may be given")
+
+
+def check_length(side: str, tokens: Sized, key: str, longest: int) -> None:
+    """`BadRow` where a side of an example has more than `longest` tokens."""
+    if len(tokens) > longest:
+        raise BadRow(key, f"its {side} has {len(tokens)} tokens, of which {longest} can be read")
 
 
 def cleaned(row: Row, name: str, key: str, max_words: int, *, caption: bool = True) -> str:

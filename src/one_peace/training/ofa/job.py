@@ -86,8 +86,7 @@ def open_sequence(recipe: FinetuneRecipe, device: str, processes: Processes) -> 
         train = mixed = mixed_examples(recipe, rows, vocabulary, model.config, mixture, cache)
         draw = partial(mixed.groups, recipe.batch_size, processes)
     else:
-        longest = 10**9 if task.codes else model.config.text_positions - 2
-        reader = SequenceReader(task, longest, chosen.self_critical)
+        reader = SequenceReader(task, model.config.longest_text, chosen.self_critical)
         train = single = Examples(rows, reader, recipe.seed, recipe.tables.augmentation, recipe.workers)
         draw = partial(_one_group, single, recipe.batch_size, processes)
     if chosen.self_critical:

@@ -86,10 +86,11 @@ class Doubled(DrawingReader[SequenceExample]):
     """Examples of the second batch, whose tokens count twice."""
 
     task: TextInfilling | ImageInfilling
+    longest: int
 
     def draw(self, row: Row, key: str, generator: torch.Generator) -> SequenceExample:
         made = dataclasses.replace(self.task.draw(row, key, generator), confidence=DOUBLED)
-        check_taught(made, 10**9)
+        check_taught(made, self.longest)
         return made
 
 
@@ -151,14 +152,14 @@ def mixed_examples(
         raise ValueError(f"task.mixed has tables by {', '.join(COUNTS)}; not {unknown[0] if mixed else mixed!r}")
     negatives = mixture.get("negatives")
     corpus = corpus_of(rows) if negatives is None else published_corpus(recipe.tables.path(negatives))
-    longest = config.text_positions - 2
+    longest = config.longest_text
     task = Mixture(vocabulary, corpus, pictures=PictureForm(config.image_size))
     first = Examples(rows, MixtureReader(task, longest), recipe.seed, workers=recipe.workers)
     # The middle of a picture has half its width: as many codes as the model writes, of 8 pixels each.
     small = PictureForm(2 * 8 * config.code_grid)
     readers: dict[str, Any] = {
-        "texts": Doubled(TextInfilling(vocabulary, vocabulary.tokenizer.whole_word_starts)),
-        "pictures": Doubled(ImageInfilling(vocabulary, config.code_grid**2, small)),
+        "texts": Doubled(TextInfilling(vocabulary, vocabulary.tokenizer.whole_word_starts), longest),
+        "pictures": Doubled(ImageInfilling(vocabulary, config.code_grid**2, small), longest),
         "objects": ObjectReader(Mixture(vocabulary, corpus, pictures=small), longest),
     }
     columns = {"texts": ("text",), "pictures": ("image", "codes"), "objects": ObjectReader.columns}
