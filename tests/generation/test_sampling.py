@@ -40,10 +40,18 @@ def test_frequencies_are_probabilities(temperature: float) -> None:
         assert bool(((frequencies(hypotheses) - expected).abs() <= 4.5 * deviation + 1e-4).all())
 
 
-def test_top_k_cuts_the_tail() -> None:
+def test_top_k_and_top_p_cut_the_tail() -> None:
     for index, hypotheses in enumerate(draw(2, 1000, top_k=3)):
         likely = first_token(index).topk(3).indices.tolist()
         assert set(frequencies(hypotheses).nonzero().flatten().tolist()) == set(likely)
+    for index, hypotheses in enumerate(draw(2, 1000, top_p=0.6)):
+        decoder = ToyDecoder(2)
+        logs = torch.tensor([log_probabilities(decoder, index, [token])[0] for token in range(8)])
+        logs[[PAD, END]] = -float("inf")
+        values, places = logs.exp().sort(descending=True)
+        count = int((values.cumsum(0) < 0.6).sum()) + 1
+        assert 1 < count < 6
+        assert set(frequencies(hypotheses).nonzero().flatten().tolist()) == set(places[:count].tolist())
 
 
 def test_the_top_one_is_greedy_and_scores_are_not_cut() -> None:
@@ -72,8 +80,9 @@ def test_constraint_and_prefix() -> None:
     first, second = draw(2, 30, max_tokens=4, constraint=codes, prefix=prefix)
     assert all(one.tokens[:2] == [5, 4] and set(one.tokens[:-1]) <= {4, 5, 6} for one in first)
     assert {one.tokens[1] for one in second} == {4, 5, 6}
-    with pytest.raises(ValueError, match="top_k"):
-        draw(1, 1, top_k=-1)
+    for wrong in ({"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}):
+        with pytest.raises(ValueError, match="top_k must not be negative and top_p"):
+            draw(1, 1, **wrong)
 
 
 def test_a_trie_is_drawn_from_by_its_shares_though_samples_end_at_different_times() -> None:

@@ -206,6 +206,8 @@ def test_drawing(ofa: Ofa, monkeypatch: pytest.MonkeyPatch) -> None:
     drawing.draw(["a red apple"] * 2, samples=8)
     assert together == [1, 1], "what is written takes memory, not what is read"
     monkeypatch.undo()
+    (first, second) = drawing.draw("a red apple", samples=2, top_p=1e-6)
+    assert first.tobytes() == second.tobytes(), "of every code the likeliest"
     other = drawing.draw("a red apple", samples=2, seed=1)
     assert [p.tobytes() for p in pictures] != [p.tobytes() for p in other]
 

@@ -20,17 +20,18 @@ def sample(
     generator: torch.Generator,
     *,
     top_k: int = 0,
+    top_p: float = 1.0,
     prefix: Tensor | None = None,
     constraint: Constraint | None = None,
 ) -> list[list[Hypothesis]]:
     """`settings.beams` independent samples for each input, by descending score; fewer where one comes to a place that
     nothing may follow.
 
-    Drawn from the `top_k` most probable tokens (0: all). Scores are log-probabilities before that cut. The other
-    arguments are those of `beam_search`.
+    Drawn from the `top_k` most probable tokens (0: all), and of those from the fewest that have probability `top_p`
+    together. Scores are log-probabilities before that cut. The other arguments are those of `beam_search`.
     """
-    if top_k < 0:
-        raise ValueError(f"top_k must not be negative, got {top_k}")
+    if top_k < 0 or not 0 < top_p <= 1:
+        raise ValueError(f"top_k must not be negative and top_p in (0, 1], got {top_k} and {top_p}")
     rules = NextToken(settings, start, constraint, prefix)
     inputs = torch.arange(len(start), device=start.device)
     tokens = start.new_empty(len(start), 0)
@@ -41,7 +42,7 @@ def sample(
     for length in range(steps):
         scores = rules.log_probabilities(logits, tokens, inputs)
         draws = settings.beams if length == 0 else 1
-        weights = _weights(scores, top_k, settings.end)
+        weights = _weights(scores, top_k, top_p, settings.end)
         chosen = torch.multinomial(weights, draws, replacement=True, generator=generator).flatten()
         if length == 0:
             rows = inputs.repeat_interleave(settings.beams)
@@ -59,12 +60,16 @@ def sample(
     return _hypotheses(tokens, token_scores, settings, start.shape[1])
 
 
-def _weights(scores: Tensor, top_k: int, end: int) -> Tensor:
+def _weights(scores: Tensor, top_k: int, top_p: float, end: int) -> Tensor:
     """What tokens are drawn by (rows, vocabulary), zero for what may not be drawn. Rows that nothing may follow draw
     the end token."""
     if top_k and top_k < scores.shape[1]:
         values, places = scores.topk(top_k, dim=1)
         scores = torch.full_like(scores, -math.inf).scatter_(1, places, values)
+    if top_p < 1:
+        values, places = scores.sort(dim=1, descending=True)
+        before = values.exp().cumsum(dim=1) - values.exp()  # of the more probable ones
+        scores = torch.full_like(scores, -math.inf).scatter_(1, places, values.masked_fill(before >= top_p, -math.inf))
     peak = scores.amax(dim=1, keepdim=True)
     # Over the likeliest one: what is left beside a forbidden token may have probabilities below those of float32.
     weights = (scores - peak).exp()

@@ -140,12 +140,16 @@ class Ofa:
         *,
         samples: int = 4,
         top_k: int = 256,
+        top_p: float = 1.0,
         temperature: float = 1.0,
         seed: int = 0,
         batch_size: int | None = None,
         on_error: OnError = "raise",
     ) -> Any:
         """Pictures of what texts say: `samples` of each, a list of RGB images by descending probability.
+
+        Each code is drawn from the `top_k` likeliest, and of those from the fewest that have probability `top_p`
+        together.
 
         Raises:
             ValueError: the model has no `coder`, or one with other codes.
@@ -163,7 +167,7 @@ class Ofa:
         def work(requests: list[Request]) -> list[list[Image.Image]]:
             start = torch.full((len(requests), 1), BOS_ID, device=self.device)
             decoder = self.model.start(self._encode(requests), codes=True)
-            drawn = sample(decoder, start, settings, generator, top_k=top_k, constraint=codes)
+            drawn = sample(decoder, start, settings, generator, top_k=top_k, top_p=top_p, constraint=codes)
             return [[self._picture(one.tokens[: side**2], coder) for one in group] for group in drawn]
 
         def read(text: str, picture: None) -> Request:
