@@ -98,6 +98,21 @@ def test_short_videos_repeat_their_last_frame_and_time_counts_where_asked() -> N
     assert greys() == [0, 1, 2, 3] and greys(by_time=True) == [3, 3, 3, 3]
 
 
+@pytest.mark.parametrize("count", [1, 2, 5, 8, 10, 30])
+def test_training_sees_all_of_a_short_video(count: int) -> None:
+    """Of what is kept of it to vary, too: without variation it is what is encoded."""
+    config = FrameConfig(16, 8)
+    videos = FrameProcessor(get_modality("video"), config)
+    source = grey_frames(count, 16, 16)
+    encoded, loaded = videos(source)["frames"], videos.load(source)
+    assert len(encoded) == 8 and len(loaded) == min(24, max(2, count))
+    if count <= 8:
+        torch.testing.assert_close(videos.vary(loaded, torch.Generator(), 0.0)["frames"], encoded, atol=0.02, rtol=0)
+    for seed in range(4):
+        varied = videos.vary(loaded, torch.Generator().manual_seed(seed), 1.0)["frames"]
+        assert len(varied) == 8 and len(varied.mean((1, 2, 3)).unique()) == min(count, 8)
+
+
 def test_a_picture_is_one_frame_whose_middle_is_taken_where_asked() -> None:
     wide = np.zeros((10, 30, 3), np.uint8)
     wide[:, 10:20] = 255

@@ -252,7 +252,7 @@ class Modality(ABC):
         """An input as pictures, for a tower that several modalities share (`frames.py`), one at a time.
 
         Of a still input there is one. Of one that has a course there are `count`, spread over it by number or, with
-        `by_time`, by time; those of a short one repeat.
+        `by_time`, by time; a short one may give fewer, but two at least, and its last one then stands for the rest.
 
         Returns:
             (3, height, width) each: uint8, or float32 in [0, 1].

@@ -53,7 +53,7 @@ class FrameProcessor(Processor):
 
     def __call__(self, source: Any) -> Example:
         frames = self.modality.frames(source, self.config.count, by_time=self.config.by_time)
-        return {"frames": torch.stack([prepare_frame(frame, self.config) for frame in frames])}
+        return {"frames": self._filled(torch.stack([prepare_frame(frame, self.config) for frame in frames]))}
 
     def load(self, source: Any) -> Tensor:
         """Frames to vary: (n, 3, side, side) uint8, of moving inputs up to three times as many as the model takes."""
@@ -69,7 +69,7 @@ class FrameProcessor(Processor):
         frames = loaded
         if len(frames) > 1:
             frames = frames[even_frames(len(frames), self.config.count, generator if strength else None)]
-        frames = _floats(frames)
+        frames = _floats(self._filled(frames))
         area, left, top, mirror = torch.rand(4, generator=generator).tolist()
         if self.config.crop and strength:
             side = frames.shape[-1]
@@ -79,6 +79,11 @@ class FrameProcessor(Processor):
             frames = self.modality.mirror(frames) if mirror < 0.5 else frames
         size = self.config.size
         return {"frames": normalise_frames(_resize(frames, size, size), self.config.statistics)}
+
+    def _filled(self, frames: Tensor) -> Tensor:
+        """As many frames as the model takes: those of a short video are followed by its last one, as published."""
+        short = self.config.count - len(frames)
+        return torch.cat([frames, frames[-1:].expand(short, -1, -1, -1)]) if len(frames) > 1 and short > 0 else frames
 
     def length(self, example: Example) -> int:
         """Frames: the tower sees each on its own."""

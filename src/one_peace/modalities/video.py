@@ -227,13 +227,13 @@ class Video(Modality):
         return VideoProcessor(config)
 
     def frames(self, source: Any, count: int, *, by_time: bool = False) -> Iterator[Tensor]:
-        """The rule of MiCo (`repeated_frames`), or what is on screen in the middle of `count` equal spans of time."""
+        """Spread by number (`even_frames`), or what is on screen in the middle of `count` equal spans of time."""
         with open_video(source) as clip:
             if by_time:
                 times, seconds = clip.timing()
                 chosen = frames_at(times, [(n + 0.5) * seconds / count for n in range(count)])
             else:
-                chosen = repeated_frames(clip.count, count)
+                chosen = repeated_frames(clip.count, min(count, max(2, clip.count)))
             for picture in clip.pick(chosen):
                 yield pixels_of(picture)
 
