@@ -196,6 +196,23 @@ def test_what_cannot_be_read_together_is_named(mico: MiCo) -> None:
         mico.match([], image=picture(0))
 
 
+def test_no_inputs_give_no_results(mico: MiCo) -> None:
+    assert mico.caption(image=[]) == mico.answer([], image=[], audio=[]) == []
+    assert mico.match(["a dog", "rain"], image=iter([])).shape == (2, 0)
+    assert mico.encode_joint(image=[]).shape == (0, mico.dim)
+
+
+def test_what_is_written_ends_where_positions_do(mico: MiCo, monkeypatch: pytest.MonkeyPatch) -> None:
+    prediction = mico.encoder.text.prediction
+    endless = torch.nn.Parameter(prediction.bias.index_fill(0, torch.tensor(LAST), -100.0), requires_grad=False)
+    monkeypatch.setattr(prediction, "bias", endless)
+    for written in (
+        mico.caption(image=picture(0), samples=1, max_tokens=600)[0],
+        mico.answer("what is it?", image=picture(0), beams=1, max_tokens=600),
+    ):
+        assert len(written) == 1 and written[0]
+
+
 def test_captions_do_not_depend_on_company(mico: MiCo) -> None:
     pictures = [picture(n) for n in range(3)]
     together = mico.caption(image=pictures, max_tokens=6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -66,3 +67,7 @@ class GenerationSettings:
             raise ValueError(f"no_repeat_ngram must not be negative, got {self.no_repeat_ngram}")
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+
+    def within(self, room: int) -> GenerationSettings:
+        """The same with at most `room` tokens: those that a model has positions left for."""
+        return dataclasses.replace(self, max_tokens=min(self.max_tokens, room))

@@ -104,7 +104,7 @@ class MiCo(EmbeddingModel):
         `encode` averages embeddings instead. `ValueError` where the model has no such head.
         """
         parts = tuple(branch_of(name) for name in inputs)
-        rows = []
+        rows = [torch.empty(0, self.dim)]
         for features in self._features(inputs, cls_only=True):
             pooled = {branch: self.encoder.pool(branch, x) for branch, x in features.items()}
             rows.append(self.encoder.project(parts, pooled).float().cpu())
@@ -121,7 +121,7 @@ class MiCo(EmbeddingModel):
         if not given:
             raise ValueError("nothing to match: there are no texts")
         tokens = self._collated(TEXT, given)["tokens"]
-        rows = []
+        rows = [torch.empty(0, len(given))]
         for memory in self._memories(inputs):
             count = memory[0][0].shape[0]
             logits = self.encoder.match(tokens.repeat(count, 1), memory)  # each input with all texts, in turn
@@ -218,7 +218,7 @@ class MiCo(EmbeddingModel):
             raise ValueError(f"{' and '.join(inputs)} take the same branch of the model; give one of them")
         lists = {name: list_inputs(sources) for name, sources in inputs.items()}
         counts = {len(sources) for sources in lists.values()}
-        if len(counts) != 1 or 0 in counts:
+        if len(counts) != 1:
             raise ValueError(f"equally many inputs of every modality are needed, got {sorted(counts)}")
         (count,) = counts
         if wanted is not None and wanted != count:

@@ -91,10 +91,11 @@ def write_captions(
         raise ValueError("samples are drawn by a generator, and there is none")
     start = torch.full((memory[0][0].shape[0], 1), pieces.first_id, device=memory[0][0].device)
     decoder = TextDecoder(text, memory, pieces.mask_id)
+    settings = search_settings(pieces.last_id, max_tokens, samples or beams, CAPTION_PENALTY)
+    settings = settings.within(text.config.max_positions - start.shape[1])
     if generator is not None and samples:
-        settings = search_settings(pieces.last_id, max_tokens, samples, CAPTION_PENALTY)
         return sample(decoder, start, settings, generator, top_k=top_k)
-    return beam_search(decoder, start, search_settings(pieces.last_id, max_tokens, beams, CAPTION_PENALTY))
+    return beam_search(decoder, start, settings)
 
 
 @torch.no_grad()
@@ -113,7 +114,8 @@ def write_answers(
     """
     start = torch.cat([questions, torch.full_like(questions[:, :1], pieces.first_id)], dim=1)
     decoder = TextDecoder(text, memory, pieces.mask_id, (questions != PAD_ID).long())
-    return beam_search(decoder, start, search_settings(pieces.last_id, max_tokens, beams, ANSWER_PENALTY))
+    settings = search_settings(pieces.last_id, max_tokens, beams, ANSWER_PENALTY)
+    return beam_search(decoder, start, settings.within(text.config.max_positions - start.shape[1]))
 
 
 def search_settings(last_id: int, max_tokens: int, beams: int, length_penalty: float) -> GenerationSettings:

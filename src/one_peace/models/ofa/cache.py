@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from one_peace.generation.settings import GenerationSettings
 from one_peace.models.ofa.decoder import OfaDecoder
 from one_peace.models.ofa.encoder import Encoded
 from one_peace.models.ofa.layers import KeysValues
@@ -46,10 +43,6 @@ class OfaCache:
     def rows(self) -> int:
         """Sequences that are being written."""
         return self.kept.shape[2]
-
-    def within(self, settings: GenerationSettings, start: Tensor) -> GenerationSettings:
-        """Settings with no more tokens after start (rows, n) than there are positions for."""
-        return dataclasses.replace(settings, max_tokens=min(settings.max_tokens, self.longest - start.shape[1]))
 
     @torch.no_grad()
     def step(self, tokens: Tensor) -> Tensor:

@@ -269,7 +269,7 @@ class Ofa:
             rows = [index for index, start in enumerate(starts) if len(start) == length]
             decoder = self.model.start(self._encode([requests[index] for index in rows]))
             start = torch.tensor([starts[index] for index in rows], device=self.device)
-            groups = beam_search(decoder, start, decoder.within(settings, start), constraint=constraint)
+            groups = beam_search(decoder, start, settings.within(decoder.longest - length), constraint=constraint)
             for index, hypotheses in zip(rows, groups, strict=True):
                 tokens = hypotheses[0].tokens if hypotheses else []
                 found[index] = tokens[:-1] if tokens and tokens[-1] == EOS_ID else tokens

@@ -180,7 +180,9 @@ class SequencePredictor:
                 generator = torch.Generator(device).manual_seed(0)
                 groups = sample(decoder, start, settings, generator, top_k=TOP_CODES, constraint=constraint)
             else:
-                groups = beam_search(decoder, start, decoder.within(settings, start), constraint=constraint)
+                groups = beam_search(
+                    decoder, start, settings.within(decoder.longest - start.shape[1]), constraint=constraint
+                )
             for row, hypotheses in zip(rows, groups, strict=True):
                 found[row] = [token for token in hypotheses[0].tokens if token != EOS_ID] if hypotheses else []
         return [self.task.value(tokens) for tokens in found]
