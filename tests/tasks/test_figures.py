@@ -15,11 +15,12 @@ from torch import Tensor
 
 from one_peace.data.published.answers import normalise_answer
 from one_peace.tasks.audio_question_answering import ChoiceAccuracy
+from one_peace.tasks.caption_metrics.figures import caption_figures
 from one_peace.tasks.classification import Accuracy, MeanAveragePrecision
 from one_peace.tasks.grounding import Overlap
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.metrics import consensus_accuracy
-from one_peace.tasks.ofa.figures import LabelFigures
+from one_peace.tasks.ofa.figures import CaptionFigures, LabelFigures
 from one_peace.tasks.reasoning import Truth
 from one_peace.tasks.task import Figures, TaskBatch
 from one_peace.tasks.visual_question_answering import AnswerAccuracy
@@ -164,3 +165,16 @@ def test_questions_are_scored_by_confidence_and_by_annotators() -> None:
     facts = [{"annotators": ["yes"] * 9 + ["no"]}, {"annotators": ["two"] * 4 + ["3"] * 6}, {}]
     found = measured(AnswerAccuracy(answers), scores, target, facts=facts)
     assert found == pytest.approx({"accuracy": (0.3 + 0.6 + 0.0) / 3, "consensus": (0.3 + 1.0) / 2})
+
+
+def test_captions_without_punctuation_are_held_against_what_people_wrote() -> None:
+    """As the published evaluation has it: only the predictions lose theirs."""
+    written = ["a man's t-shirt, black-and-white.", "two dogs!"]
+    references = [["A man's T-shirt, black-and-white."], ["Two dogs (one is small)."]]
+    figures = CaptionFigures()
+    for caption, texts in zip(written, references, strict=True):
+        figures.add(caption, {"references": texts})
+    bare = {"0": "a mans tshirt blackandwhite", "1": "two dogs"}
+    expected = caption_figures(bare, dict(zip("01", references, strict=True)))
+    assert figures.result() == expected and figures.watched() == {"CIDEr": pytest.approx(expected["CIDEr"])}
+    assert expected["ROUGE_L"] < 0.7

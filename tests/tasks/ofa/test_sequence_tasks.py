@@ -48,7 +48,7 @@ def test_captions_and_their_references(words: OfaVocabulary) -> None:
     assert text(words, trained.target) == " A dog runningTwo" and trained.pixels.shape == (3, 32, 32)
     assert trained.previous[0] == BOS_ID and trained.target[-1] == EOS_ID
     kept = Captioning(words, FORM, references=True).example(row, "r")
-    assert kept.facts["references"] == ["A dog running", "Two dogs"]
+    assert kept.facts["references"] == ["A dog, running!", "Two  dogs."], "as people wrote them, to be judged by"
     assert text(words, kept.target) == " A dog running&&Two dogs"
     alone = Captioning(words, FORM).example({"image": IMAGE}, "r")
     assert alone.previous.tolist() == [BOS_ID] and alone.target.tolist() == [PAD_ID]

@@ -6,12 +6,12 @@ words as they are, with an end marker, and document frequencies that were counte
 from __future__ import annotations
 
 import math
-import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from one_peace.tasks.caption_metrics.ngrams import Ngram, ngrams
+from one_peace.tasks.caption_metrics.ptb import without_punctuation
 
 ORDER = 4
 _SIGMA = 6.0  # of the penalty for another length
@@ -90,8 +90,4 @@ class _Weighed:
 
 def reward_words(caption: str) -> list[str]:
     """A caption as it is rewarded in self-critical training: without ASCII punctuation, with an end marker."""
-    bare = caption.strip().translate(_NO_PUNCTUATION).strip()
-    return [*bare.split(), END_MARK]
-
-
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+    return [*without_punctuation(caption).split(), END_MARK]

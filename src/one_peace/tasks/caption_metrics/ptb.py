@@ -7,6 +7,7 @@ These are its rules for English captions, not the whole program: numbers with se
 from __future__ import annotations
 
 import re
+import string
 
 PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
@@ -51,6 +52,7 @@ _PATTERNS = {
     "other": r"\S",
 }
 _TOKEN = re.compile("|".join(f"(?:{pattern})" for pattern in _PATTERNS.values()))
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _REWRITTEN = str.maketrans(
     {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-", "–": "--", "—": "--"}
     | {"‘": "'", "’": "'", "“": '"', "”": '"', "½": "1/2", "¼": "1/4", "¾": "3/4", "€": "$", "£": "#", "…": "..."}
@@ -60,6 +62,11 @@ _REWRITTEN = str.maketrans(
 def tokenize(caption: str) -> list[str]:
     """The words of a caption in lower case, without punctuation."""
     return [word for word in ptb_tokens(caption) if word not in PUNCTUATION]
+
+
+def without_punctuation(caption: str) -> str:
+    """A caption without ASCII punctuation, with single blanks: as OFA is taught, rewarded and judged by."""
+    return " ".join(caption.translate(_NO_PUNCTUATION).split())
 
 
 def ptb_tokens(text: str) -> list[str]:

@@ -9,9 +9,10 @@ from one_peace.generation.settings import GenerationSettings
 from one_peace.modalities.tokenization import EOS_ID, PAD_ID
 from one_peace.models.ofa import prompts
 from one_peace.models.ofa.vocabulary import OfaVocabulary
+from one_peace.tasks.caption_metrics.ptb import without_punctuation
 from one_peace.tasks.ofa.example import SequenceExample, with_target
 from one_peace.tasks.ofa.figures import CaptionFigures, WrittenFigures
-from one_peace.tasks.ofa.task import PICTURES, PictureForm, SequenceTask, without_punctuation
+from one_peace.tasks.ofa.task import PICTURES, PictureForm, SequenceTask
 from one_peace.tasks.task import BETWEEN, Row, has, text_of, texts_of
 
 
@@ -43,11 +44,12 @@ class Captioning(SequenceTask):
         given: list[str] = []
         if has(row, "caption"):
             given = texts_of(row, "caption", key) if self.references else [text_of(row, "caption", key)]
-        texts = [text for one in given if (text := without_punctuation(one))]
+        given = [text for text in given if without_punctuation(text)]
+        texts = [without_punctuation(text) for text in given]
         words = texts if self.references else [" ".join(text.split(" ")[: self.max_words]) for text in texts]
         answer = self.vocabulary.encode(f" {BETWEEN.join(words)}") if words else None
         parts = with_target(self.vocabulary.encode(prompts.DESCRIBE), answer)
-        return SequenceExample(key, pixels=pixels, facts={"references": texts}, **parts)
+        return SequenceExample(key, pixels=pixels, facts={"references": given}, **parts)
 
     def figures(self, answers: Sequence[str] = ()) -> WrittenFigures:
         return CaptionFigures(answers)

@@ -18,7 +18,7 @@ from torch import Tensor
 from one_peace.objectives.boxes import box_iou
 from one_peace.tasks.caption_metrics.cider import cider_d
 from one_peace.tasks.caption_metrics.figures import caption_figures
-from one_peace.tasks.caption_metrics.ptb import tokenize
+from one_peace.tasks.caption_metrics.ptb import tokenize, without_punctuation
 from one_peace.tasks.grounding import FOUND
 from one_peace.tasks.metrics import consensus_accuracy
 from one_peace.tasks.summary_metrics import gigaword_figures
@@ -79,17 +79,18 @@ class WrittenFigures(ABC):
 
 
 class CaptionFigures(WrittenFigures):
-    """CIDEr and its kin; facts have `references`."""
+    """CIDEr and its kin; facts have `references`, as people wrote them. Captions lose their punctuation before they are
+    compared, as published."""
 
     main = "CIDEr"
 
     def measure(self, values: Sequence[Any]) -> dict[str, float]:
-        captions = {str(number): value for number, value in enumerate(values)}
+        captions = {str(number): without_punctuation(value) for number, value in enumerate(values)}
         references = {str(number): facts["references"] for number, facts in enumerate(self.facts)}
         return caption_figures(captions, references)
 
     def watch(self, values: Sequence[Any]) -> dict[str, float]:
-        words = [tokenize(value) for value in values]
+        words = [tokenize(without_punctuation(value)) for value in values]
         references = [[tokenize(text) for text in facts["references"]] for facts in self.facts]
         return {"CIDEr": sum(cider_d(words, references)) / len(words)}
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import string
 from abc import ABC, abstractmethod
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
@@ -21,8 +19,6 @@ from one_peace.models.ofa.vocabulary import OfaVocabulary, clean_text
 from one_peace.tasks.ofa.example import SequenceExample
 from one_peace.tasks.ofa.figures import LikelihoodFigures, WrittenFigures
 from one_peace.tasks.task import BadRow, Row, column, prepare, text_of
-
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 @dataclass(frozen=True)
@@ -150,8 +146,3 @@ def cleaned(row: Row, name: str, key: str, max_words: int, *, caption: bool = Tr
     if not text:
         raise BadRow(key, f"column {name!r} has nothing in it but punctuation")
     return text
-
-
-def without_punctuation(text: str) -> str:
-    """A caption without ASCII punctuation, with single blanks."""
-    return re.sub(r"\s+", " ", text.translate(_PUNCTUATION)).strip()
