@@ -218,6 +218,20 @@ def test_three_captions_and_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "said"), [(2, {"2"}), ([2, "a dog"], {"2", "a dog"}), ("a dog&&a cow", {"a dog", "a cow"})]
+)
+def test_answers_are_learnt_in_the_forms_that_they_are_measured_in(answer: Any, said: set[str], tmp_path: Path) -> None:
+    model = tiny_mico()
+    write_clips(tmp_path, 1)
+    reader = ClipReader(model.processors, model.config, ("image",), parse_tasks("qa%tv"), strength=0.0)
+    row = {"image": tmp_path / "0.png", "caption": "a cow", "question": "what is it", "answer": answer}
+    drawn = [reader.draw(row, "row 1", torch.Generator().manual_seed(seed)) for seed in range(8)]
+    hidden = [one.hidden_answer for one in drawn if one.hidden_answer is not None]
+    answers = {tuple(torch.where(words.labels > 0, words.labels, words.tokens).tolist()) for words in hidden}
+    assert answers == {tuple(reader.words.encode(text, 10)) for text in said}
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"sources": {}}, "sources"),

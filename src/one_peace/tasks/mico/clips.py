@@ -18,7 +18,7 @@ from one_peace.models.mico.model import TEXT
 from one_peace.models.mico.writing import ANSWER_TOKENS
 from one_peace.objectives.masked_words import ANSWER_RATIO, CAPTION_RATIO, IGNORED, hide_words
 from one_peace.tasks.mico.pretraining import HiddenWords, MiCoBatch, MiCoTask
-from one_peace.tasks.task import BadRow, Row, column, prepare
+from one_peace.tasks.task import BadRow, Row, column, prepare, text_of, texts_of
 from one_peace.training.finetuning.examples import DrawingReader
 
 CAPTION_COLUMNS = ("desc", "caption", "text")  # the first that a row has
@@ -41,9 +41,9 @@ class MiCoExample:
 class ClipReader(DrawingReader[MiCoExample]):
     """Rows with the columns of `modalities` and a caption, as some tasks need them.
 
-    Of several captions, or several clips of one row, one is drawn. With `kinds` a row has captions of its picture, of
-    its sound and of both (`vision_captions`, `audio_captions`, `omni_captions`), each a text or a list. Tasks with
-    subtitles read `subtitle`, tasks that answer `question` and `answer`. `strength` is that of augmentation.
+    Of several captions or answers (a list, or joined by `&&`), or several clips of one row, one is drawn. With `kinds`
+    a row has captions of its picture, of its sound and of both (`vision_captions`, `audio_captions`, `omni_captions`).
+    Tasks with subtitles read `subtitle`, tasks that answer `question` and `answer`. `strength` is that of augmentation.
     """
 
     def __init__(
@@ -85,9 +85,9 @@ class ClipReader(DrawingReader[MiCoExample]):
         if "captioning" in self.objectives:
             example.hidden_captions = {name: self._hide(t, CAPTION_RATIO, hidden) for name, t in captions.items()}
         if self.with_subtitles:
-            example.subtitle = self._tokens(_text(row, "subtitle", key), self.config.max_subtitle_tokens, key)
+            example.subtitle = self._tokens(text_of(row, "subtitle", key), self.config.max_subtitle_tokens, key)
         if "answering" in self.objectives:
-            example.question = self._tokens(_text(row, "question", key), self.config.max_caption_tokens, key)
+            example.question = self._tokens(text_of(row, "question", key), self.config.max_caption_tokens, key)
             answer = self._tokens(_one_of(_texts(row, "answer", key), generator), ANSWER_TOKENS, key)
             example.hidden_answer = self._hide(answer, ANSWER_RATIO, hidden)
         for name in self.modalities:
@@ -182,15 +182,10 @@ def captions_of(row: Row, key: str) -> list[str]:
 
 
 def _texts(row: Row, name: str, key: str) -> list[str]:
-    value = row.get(name)
-    values: list[Any] = value if isinstance(value, list) else [value]
-    if not values or not all(isinstance(text, str) and text.strip() for text in values):
-        raise BadRow(key, f"column {name!r} is no text, and no list of texts")
-    return values
-
-
-def _text(row: Row, name: str, key: str) -> str:
-    return _texts(row, name, key)[0]
+    texts = texts_of(row, name, key)
+    if not texts or not all(texts):
+        raise BadRow(key, f"column {name!r} has an empty text")
+    return texts
 
 
 def _one_of(texts: Sequence[str], generator: torch.Generator) -> str:
