@@ -82,6 +82,19 @@ def test_there_and_back_bit_for_bit(file: Path, tmp_path: Path, state: dict[str,
     assert len(set(tied)) == 1
 
 
+def test_averaged_weights_are_those_that_count(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    """As in the published evaluation of visual questions; the file of a converted folder has them as its model."""
+    averaged = {name: tensor.float() + 0.5 if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    extra = {"epoch": 3, "ema": averaged, "ema_fp32_params": {"encoder.layer_norm.weight": torch.zeros(32)}}
+    file = official_file(tmp_path / "vqa.pt", state, extra_state=extra)
+    assert torch.equal(read_ofa(file).tensors["encoder.norm.weight"][0], averaged["encoder.layer_norm.weight"])
+    convert(file, tmp_path / "folder")
+    convert(tmp_path / "folder", tmp_path / "back.pt")
+    back = torch.load(tmp_path / "back.pt", weights_only=True)
+    assert all(torch.equal(back["model"][name], tensor) for name, tensor in averaged.items())
+    assert back["extra_state"] == {"epoch": 3}
+
+
 def test_the_transformers_layout_there_and_back(file: Path, tmp_path: Path) -> None:
     convert(file, tmp_path / "folder")
     convert(tmp_path / "folder", tmp_path / "port", form="transformers")

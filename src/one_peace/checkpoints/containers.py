@@ -28,7 +28,12 @@ def open_state_dict(path: Path) -> tuple[Form, dict[str, Tensor], Mapping[str, A
     if isinstance(loaded.get("model"), Mapping):
         form = "vision" if "matching_heuristics" in loaded else "container"
         state, container = loaded["model"], {key: value for key, value in loaded.items() if key != "model"}
-    return form, {name: _tensor(path, name, value) for name, value in state.items()}, container
+    return form, named_tensors(path, state), container
+
+
+def named_tensors(path: Path, state: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """The entries of a state dict. `CheckpointError` where one is no tensor."""
+    return {name: _tensor(path, name, value) for name, value in state.items()}
 
 
 def _tensor(path: Path, name: Any, value: Any) -> Tensor:

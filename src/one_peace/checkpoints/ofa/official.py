@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from one_peace.checkpoints.containers import open_state_dict, own_config, stored_settings
+from one_peace.checkpoints.containers import named_tensors, open_state_dict, own_config, stored_settings
 from one_peace.checkpoints.name_table import Kind, Target
 from one_peace.checkpoints.native import CONFIG, INDEX, WEIGHTS, open_weights, read_json
 from one_peace.checkpoints.ofa.config import TAILS, infer_config, settings_of_port
@@ -24,6 +24,7 @@ from one_peace.nn.relative_position import MAX_POSITIONS, grid_buckets, offset_b
 Form = Literal["container", "state_dict", "transformers"]
 PORT_WEIGHTS = "pytorch_model.bin"
 PORT_TYPE = "ofa"  # `model_type` in the config.json of a transformers-style folder
+AVERAGED = ("ema", "ema_fp32_params")  # in extra_state: the weights' moving average, and it in full precision
 VERSION = 3.0  # of the published encoder and decoder
 
 _JOINED = re.compile(r"(.*(?:self|encoder)_attn\.)in_proj_(weight|bias)")
@@ -59,7 +60,8 @@ def is_port(path: Path) -> bool:
 
 
 def read_ofa(path: str | Path) -> OfaCheckpoint:
-    """Reads a published checkpoint of either layout; tensors are memory-mapped.
+    """Reads a published checkpoint of either layout; tensors are memory-mapped. Where a file has the average of its
+    weights, as those for visual questions have, that is read in their place, as in the published evaluation.
 
     Nothing in the file is executed. `CheckpointError` for a file that is damaged, wants to run code or is no OFA model;
     `OSError` when it cannot be opened.
@@ -74,6 +76,12 @@ def read_ofa(path: str | Path) -> OfaCheckpoint:
     else:
         found, state, container = open_state_dict(path)
         form = "container" if found == "container" else "state_dict"
+        extra = container.get("extra_state")
+        if isinstance(extra, Mapping):
+            averaged = extra.get(AVERAGED[0])
+            if isinstance(averaged, Mapping) and averaged:
+                state = named_tensors(path, averaged)
+            container = {**container, "extra_state": {k: v for k, v in extra.items() if k not in AVERAGED}}
         settings = stored_settings(container)
     try:
         pieces = native_pieces(state)
