@@ -17,6 +17,7 @@ from one_peace.checkpoints.ofa.config import infer_config, official_settings
 from one_peace.checkpoints.ofa.growth import fit_tables, grow_rows
 from one_peace.checkpoints.ofa.names import TIED, from_port, to_official, to_port
 from one_peace.checkpoints.ofa.official import native_pieces, published_buffer, read_ofa
+from one_peace.checkpoints.registry import built_in_models
 from one_peace.errors import CheckpointError
 from one_peace.models.loading import from_pretrained
 from one_peace.models.ofa.config import OfaConfig
@@ -80,6 +81,12 @@ def test_there_and_back_bit_for_bit(file: Path, tmp_path: Path, state: dict[str,
     assert back["extra_state"] == {"epoch": 3} and back["cfg"] == torch.load(file, weights_only=True)["cfg"]
     tied = [back["model"][name].data_ptr() for name in (*TIED, "encoder.embed_tokens.weight")]
     assert len(set(tied)) == 1
+
+
+@pytest.mark.parametrize(("name", "family"), [("one-peace-nano", "one_peace"), ("mico-nano", "mico")])
+def test_models_of_other_families_are_told_as_such(name: str, family: str) -> None:
+    with pytest.raises(CheckpointError, match=f"family '{family}', and one of OFA is needed"):
+        open_saved(built_in_models()[name])
 
 
 def test_averaged_weights_are_those_that_count(tmp_path: Path, state: dict[str, Tensor]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from one_peace.checkpoints.assign import assign_tensors, build_on_meta, check_depth
 from one_peace.checkpoints.native import STATISTICS, is_native, open_folder
+from one_peace.checkpoints.ofa.config import FAMILY
 from one_peace.checkpoints.ofa.growth import fit_tables
 from one_peace.checkpoints.ofa.official import is_port, read_ofa
 from one_peace.errors import CheckpointError
@@ -45,6 +46,8 @@ def open_saved(path: Path) -> SavedOfa:
     if is_native(path) and not is_port(path):
         folder = open_folder(path)
         values, tensors = folder.config, dict(folder.tensors.items())
+        if (family := values.get("family", "one_peace")) != FAMILY:
+            raise CheckpointError(f"{path}: is a model of the family {family!r}, and one of OFA is needed")
     else:
         checkpoint = read_ofa(path)
         values, tensors = checkpoint.config, dict(checkpoint.tensors)
