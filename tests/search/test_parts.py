@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -164,6 +165,24 @@ def test_texts_without_ends_are_cut_too(media: Path, text: str) -> None:
     passages = passages_of(media / "a.txt")
     assert max(map(len, passages)) <= LONGEST_PASSAGE
     assert "".join("".join(passages).split()) == "".join(text.split())
+
+
+def test_the_time_grows_with_the_text_alone(media: Path) -> None:
+    (media / "a.txt").write_text("word " * 1_500_000)
+    started = time.process_time()
+    assert set(" ".join(passages_of(media / "a.txt")).split()) == {"word"}
+    assert time.process_time() - started < 20  # a sentence without end took minutes
+
+
+@pytest.mark.parametrize("sign", ["<a ", '<a b="', "</a ", "<!--", "<![CDATA[", "<!doctype [", "<?php "])
+def test_a_page_that_breaks_off_ends_there(media: Path, sign: str) -> None:
+    (media / "a.html").write_text("<p>before</p>" + sign * 2000)
+    assert passages_of(media / "a.html") == ["before"]
+
+
+def test_sections_of_unknown_names_are_not_shown(media: Path) -> None:
+    (media / "a.html").write_text("<p>before<![if ie]> and<![endif]></p><![later[x]]><p>after</p>")
+    assert passages_of(media / "a.html") == ["before and after"]
 
 
 def test_a_page_without_words_is_refused(media: Path) -> None:

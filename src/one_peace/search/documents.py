@@ -75,18 +75,19 @@ def _gather(blocks: Iterable[str]) -> Iterator[str]:
 def _pieces(block: str) -> Iterator[str]:
     """Sentences; one that is too long by words, a word that is too long by characters."""
     for sentence in _SENTENCE_END.split(block):
-        words = sentence.split()
-        while words:
-            taken, length = 0, 0
-            while taken < len(words) and length + len(words[taken]) <= LONGEST_PASSAGE:
-                length += len(words[taken]) + 1
-                taken += 1
-            if not taken:  # scripts without spaces, or no words at all
-                yield words[0][:LONGEST_PASSAGE]
-                words[0] = words[0][LONGEST_PASSAGE:]
-                continue
-            yield " ".join(words[:taken])
-            words = words[taken:]
+        taken: list[str] = []
+        length = 0
+        for word in sentence.split():
+            if taken and length + len(word) > LONGEST_PASSAGE:
+                yield " ".join(taken)
+                taken, length = [], 0
+            last = (len(word) - 1) // LONGEST_PASSAGE * LONGEST_PASSAGE  # above 0 in scripts without spaces
+            for start in range(0, last, LONGEST_PASSAGE):
+                yield word[start : start + LONGEST_PASSAGE]
+            taken.append(word[last:])
+            length += len(word) - last + 1
+        if taken:
+            yield " ".join(taken)
 
 
 def _markdown_blocks(text: str) -> list[str]:
@@ -124,16 +125,39 @@ class _Page(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
-        self._lines = [""]
+        self._lines: list[list[str]] = [[]]  # the parts of each
         self._unseen = 0  # depth inside elements that are not shown
+
+    # As in browsers, what does not end takes all that follows. The base class takes its first sign for text and tries
+    # again from the next one, which in a file of such signs never comes to an end.
+    def parse_starttag(self, i: int) -> int:
+        return self._end(super().parse_starttag(i))
+
+    def parse_endtag(self, i: int) -> int:
+        return self._end(super().parse_endtag(i))
+
+    def parse_comment(self, i: int, report: bool = True) -> int:
+        return self._end(super().parse_comment(i, report))
+
+    def parse_pi(self, i: int) -> int:
+        return self._end(super().parse_pi(i))
+
+    def parse_html_declaration(self, i: int) -> int:
+        try:
+            return self._end(super().parse_html_declaration(i))
+        except AssertionError:  # of a section of unknown name, <![x[
+            return self._end(self.parse_bogus_comment(i))
+
+    def _end(self, place: int) -> int:
+        return len(self.rawdata) if place < 0 else place
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         if tag in self._UNSEEN:
             self._unseen += 1
         elif tag == "img" and not self._unseen:
-            self._lines[-1] += f" {dict(attributes).get('alt') or ''} "
+            self._lines[-1].append(f" {dict(attributes).get('alt') or ''} ")
         elif tag not in self._INLINE:
-            self._lines.append("")
+            self._lines.append([])
 
     def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         if tag not in self._UNSEEN:
@@ -143,11 +167,11 @@ class _Page(HTMLParser):
         if tag in self._UNSEEN:
             self._unseen = max(0, self._unseen - 1)
         elif tag not in self._INLINE:
-            self._lines.append("")
+            self._lines.append([])
 
     def handle_data(self, data: str) -> None:
         if not self._unseen:
-            self._lines[-1] += data
+            self._lines[-1].append(data)
 
     def blocks(self) -> list[str]:
-        return [words for line in self._lines if (words := " ".join(line.split()))]
+        return [words for line in self._lines if (words := " ".join("".join(line).split()))]
