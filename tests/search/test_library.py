@@ -15,7 +15,7 @@ import pytest
 from fake_encoder import FakeEncoder, hide_animals, write_picture, write_sound
 from one_peace.data.lock import FolderBusyError, writer_lock
 from one_peace.errors import MissingExtraError
-from one_peace.search import indexing, reading
+from one_peace.search import indexing, known_items, reading
 from one_peace.search import manifest as manifests
 from one_peace.search.duplicates import find_duplicates
 from one_peace.search.filters import Filters
@@ -138,6 +138,20 @@ def test_copies_are_not_encoded_again(folder: Path, place: Path, encoder: FakeEn
     shutil.copyfile(folder / "red.png", folder / "copy.png")
     assert opened.index(folder).added == 1 and not encoder.encoded
     assert sorted(paths(opened.search(text="red", k=2))) == ["copy.png", "red.png"]
+
+
+def test_of_many_equal_files_each_is_looked_for_once(
+    folder: Path, place: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr(known_items, "_is_gone", lambda path: bool(looked.append(path)))
+    for n in range(5):
+        shutil.copyfile(folder / "red.png", folder / f"{n}.png")
+    opened = Library(place, encoder)
+    opened.index(folder)
+    for n in range(5, 15):
+        shutil.copyfile(folder / "red.png", folder / f"{n}.png")
+    assert opened.index(folder).added == 10 and len(looked) == 6
 
 
 def test_contents_change_places(folder: Path, place: Path, encoder: FakeEncoder) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from math import ceil, floor, isfinite
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -74,10 +75,15 @@ class Condition:
         found = getattr(entry, self.field)
         return found is not None and self._test(found) is not self.negated
 
+    @cached_property
+    def _values(self) -> frozenset[Any]:
+        """To find one among many."""
+        return frozenset(self.value)
+
     def _test(self, found: Any) -> bool:
         match self.test:
             case "in":
-                return found in self.value
+                return found in self._values
             case ">=":
                 return bool(found >= self.value)
             case "<=":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
 from one_peace.search.filters import Condition
@@ -32,8 +33,8 @@ class KnownItems:
         self.broken: set[str] = set()
         self.leftover: list[str] = []
         self._vanished: dict[tuple[str, str], list[list[Entry]]] = {}
-        self._alike: dict[tuple[str, str], list[list[Entry]]] = {}
-        self._found_again: set[str] = set()  # ids of items
+        self._alike: dict[tuple[str, str], deque[list[Entry]]] = {}
+        self._found_again: set[str] = set()  # ids of items that were lost
         self._ids: set[str] = set()  # of items
         self._all = only is None
         for where in [()] if only is None else _among(only):
@@ -51,9 +52,10 @@ class KnownItems:
             rows = twins.pop()
             self._found_again.add(rows[0].item)
             return rows
-        for rows in self._alike.get((modality, digest), []):
+        alike = self._alike.get((modality, digest), deque())
+        while alike:  # each is looked for once: thousands of files may be equal
+            rows = alike.popleft()
             if rows[0].item not in self._found_again and _is_gone(rows[0].path):
-                self._found_again.add(rows[0].item)
                 return rows
         return None
 
@@ -88,7 +90,7 @@ class KnownItems:
         self.by_path[first.path] = whole
         if len(whole) == first.parts:
             self.by_contents[first.modality, first.digest] = whole
-            self._alike.setdefault((first.modality, first.digest), []).append(whole)
+            self._alike.setdefault((first.modality, first.digest), deque()).append(whole)
         else:
             self.broken.add(first.path)
 

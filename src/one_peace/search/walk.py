@@ -45,7 +45,7 @@ class Walk:
 
     def could_hold(self, path: str) -> bool:
         """Whether a file that was not found may be there all the same, in a place that could not be read."""
-        return any(path == place or path.startswith(place + os.sep) for place in self.problems)
+        return any(os.fspath(place) in self.problems for place in (Path(path), *Path(path).parents))
 
     def look_at(self, path: Path, modality: str, caption: str, tags: tuple[str, ...] | None = None) -> None:
         """Notes the file at the absolute path `path`, or what is wrong with it."""
