@@ -16,6 +16,7 @@ from fake_encoder import FakeEncoder
 from one_peace.errors import InputError, ReadingFault
 from one_peace.modalities import base
 from one_peace.search import file_kinds, videos
+from one_peace.search.bulk import embed_folder
 from one_peace.search.documents import LONGEST_PASSAGE, passages_of
 from one_peace.search.filters import Filters
 from one_peace.search.indexing import Indexing
@@ -260,6 +261,9 @@ def test_a_fault_of_a_reader_costs_one_file_and_not_the_run(
         [(path, problem)] = opened.index(media).problems.items()
         assert path.endswith("b.smell") and "RuntimeError: too strong" in problem
     assert len(opened) == 2
+    pytest.importorskip("pyarrow")
+    report = embed_folder(media, tmp_path / "out", _Nose(), "nose")
+    assert (report.items, report.rows, report.problems) == (3, 2, 1)
 
 
 def test_a_batch_holds_several_kinds(media: Path, opened: Library, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,16 +20,15 @@ from typing import TypeAlias
 
 from one_peace.data.bulk_work import BulkError, damaged_plan, kept_plan, work_here
 from one_peace.data.lock import writer_lock
-from one_peace.errors import InputError, MissingExtraError
 from one_peace.modalities.imports import import_modality, imported_modalities
 from one_peace.search.contents import Content
 from one_peace.search.encoding import Encoder, encode_contents, rows_of
 from one_peace.search.file_kinds import kinds_for
 from one_peace.search.manifest import lasting_name
-from one_peace.search.reading import digest_of
+from one_peace.search.reading import Failure, Reader
 from one_peace.search.records import Entry, Record, Space
 from one_peace.search.shard_files import FORMATS, ShardWriter
-from one_peace.search.walk import Found, absolute, reason, walk
+from one_peace.search.walk import Found, absolute, walk
 
 _ITEMS = "items.jsonl"
 _BATCH_BYTES = 1 << 27  # decoded contents that are encoded together
@@ -139,10 +138,11 @@ def run_here(plan: Plan, shards: Iterable[tuple[int, list[Found]]], workers: int
 
 def embed_shard(model: Encoder, plan: Plan, number: int, files: Sequence[Found]) -> Shard:
     """The rows of the files of a shard."""
-    kinds = kinds_for(model.modalities)
+    reader = Reader(kinds_for(model.modalities), model.modalities)
     problems: dict[str, str] = {}
     records: list[Record] = []
     batch: list[tuple[Entry, Content]] = []
+    held = 0
 
     def flush() -> None:
         for (whole, content), encoded in zip(batch, encode_contents(model, [c for _, c in batch]), strict=True):
@@ -152,15 +152,16 @@ def embed_shard(model: Encoder, plan: Plan, number: int, files: Sequence[Found])
         batch.clear()
 
     for file in files:
-        try:
-            content = kinds[file.modality].read(Path(file.path), model.modalities)
-            batch.append((_entry(file, content), content))
-        except (InputError, MissingExtraError) as error:
-            problems[file.path] = error.problem if isinstance(error, InputError) else str(error)
-        except OSError as error:
-            problems[file.path] = reason(error)
-        if sum(content.nbytes for _, content in batch) >= _BATCH_BYTES:
+        outcome = reader.read(file)
+        if isinstance(outcome, Failure):
+            problems[file.path] = outcome.problem
+            continue
+        assert outcome.content is not None  # as nothing is known
+        batch.append((_entry(file, outcome.digest, outcome.content), outcome.content))
+        held += outcome.content.nbytes
+        if held >= _BATCH_BYTES:
             flush()
+            held = 0
     flush()
     return Shard(number, records, problems)
 
@@ -187,14 +188,14 @@ def load_worker(plan: Plan, imports: Sequence[str], device: str, threads: int) -
     return partial(embed_shard, model, plan)
 
 
-def _entry(file: Found, content: Content) -> Entry:
+def _entry(file: Found, digest: str, content: Content) -> Entry:
     item = hashlib.sha256(file.path.encode()).hexdigest()[:24]
     return Entry(
         id=item,
         item=item,
         path=file.path,
         modality=file.modality,
-        digest=digest_of(file.path),
+        digest=digest,
         size=file.size,
         mtime=file.mtime,
         caption=file.caption or content.caption,
