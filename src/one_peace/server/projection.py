@@ -51,10 +51,10 @@ class Map:
         for entries, vectors in self._library.vectors():
             kept = []
             for i, entry in enumerate(entries):
-                if entry.part == 0:
+                if entry.part == 0 and entry.branch in means:  # what came since is on the next map
                     if seen % step == 0:
                         kept.append(i)
-                        ids.append(entry.item or entry.id)
+                        ids.append(entry.item)
                         modalities.append(entry.modality)
                     seen += 1
             if kept:
