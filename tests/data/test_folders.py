@@ -129,7 +129,7 @@ def test_the_manifest_of_a_sample_library(tmp_path: Path) -> None:
         path = tmp_path / f"{number}.png"
         path.write_bytes(png(number))
         group = f"thing {number}"
-        texts = {"en": [group, f"{group} again"], "fr": [f"chose {number}"]}
+        texts = {"en": [group, f"{group}\u2028again"], "fr": [f"chose\x85{number}"]}  # a manifest's lines go on there
         items.append(Item(str(number), "image", path, group, split_of(group), "drawings", "1", "CC0-1.0", texts))
     manifest = tmp_path / "library" / "v1" / "manifest.jsonl"
     manifest.parent.mkdir(parents=True)

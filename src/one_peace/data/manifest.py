@@ -147,7 +147,8 @@ def load_manifest(path: Path, *, root: Path | None = None) -> list[Item]:
     path = Path(path)
     root = path.resolve().parents[2] if root is None else root
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as file:
+            lines = file.readlines()  # unlike `splitlines`, which also splits captions at rarer characters
     except FileNotFoundError:
         raise InputError(str(path), "no manifest here; build it with `one-peace samples`") from None
     items: list[Item] = []
