@@ -51,7 +51,6 @@ def test_every_module_of_the_folder_is_a_command() -> None:
         "__init__",
         "main",
         "imports",
-        "json_lines",
         "text_files",
         "progress",
         "written",

@@ -181,6 +181,15 @@ def test_hdvila_is_read_as_it_is(tmp_path: Path, folder: Path) -> None:
             videos_of_hdvila([file, tmp_path / "bad.jsonl"], folder, tmp_path / "out")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    video = tmp_path / "videos" / os.fsdecode(b"caf\xe9.mp4")
+    video.write_bytes(silent_film())
+    assert prepare_clips(tmp_path / "videos", tmp_path / "out", ClipSettings()).clips == 3
+    assert [row["video"] for row in rows(tmp_path / "out" / "manifest.jsonl")] == 3 * [str(video)]
+
+
 def test_videos_of_one_name_have_keys_of_their_own(tmp_path: Path) -> None:
     for name in ("x.mp4", "x.webm", "d/x.mp4", ".hidden.mp4", "out/y.mp4", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

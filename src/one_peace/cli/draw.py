@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from one_peace.cli.written import Device, Dtype, Json, Model, Vocabulary, open_ofa
+from one_peace.readable_json import readable_json
 
 
 def draw(
@@ -48,6 +48,6 @@ def draw(
             picture.save(file)
             if as_json:
                 score = {} if scores is None else {"likeness": round(scores[place - 1], 4)}
-                typer.echo(json.dumps({"text": text, "drawn": str(file), **score}, ensure_ascii=False))
+                typer.echo(readable_json({"text": text, "drawn": str(file), **score}))
             else:
                 typer.echo(str(file))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from one_peace.cli.imports import Imports
-from one_peace.cli.json_lines import json_line
 from one_peace.cli.progress import bar
 from one_peace.cli.text_files import read_text
+from one_peace.readable_json import readable_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -201,4 +201,4 @@ def write_embeddings(
     with out.open("w", encoding="utf-8") as file:
         for vector, name, modality in zip(vectors, inputs, modalities, strict=True):
             row = {"input": name, "modality": modality, "model": model.fingerprint, "vector": vector.tolist()}
-            file.write(json_line(row) + "\n")
+            file.write(readable_json(row) + "\n")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from one_peace.cli.imports import Imports
-from one_peace.cli.json_lines import json_line
+from one_peace.readable_json import readable_json
 
 if TYPE_CHECKING:
     from one_peace.tasks.ofa.predictor import SequencePredictor
@@ -143,4 +143,4 @@ def _lines(
             place = draw / f"{number:06d}.png"
             draw_box(row["image"], prediction["box"], prediction["phrase"]).save(place)
             prediction = {**prediction, "drawn": str(place)}
-        yield json_line({"input": key, **prediction})
+        yield readable_json({"input": key, **prediction})

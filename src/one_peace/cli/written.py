@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from one_peace.cli.json_lines import json_line
+from one_peace.readable_json import readable_json
 
 if TYPE_CHECKING:
     from one_peace.models.ofa.interface import Ofa
@@ -69,6 +69,6 @@ def print_lines(answers: Iterable[tuple[Path, dict[str, Any], str]], as_json: bo
     """(picture, everything, in short) of each answer; of a picture alone the answer without its name."""
     for picture, values, short in answers:
         if as_json:
-            typer.echo(json_line({"input": str(picture), **values}))
+            typer.echo(readable_json({"input": str(picture), **values}))
         else:
             typer.echo(short if alone else f"{picture}\t{short}")

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 
 from one_peace.atomic_files import write_whole
 from one_peace.errors import OnePeaceError
+from one_peace.readable_json import readable_json
 
 _PLAN = "plan.json"
 
@@ -79,7 +80,7 @@ class Notes:
 
     def write(self, number: int, note: Mapping[str, Any]) -> None:
         """Says that a shard is done; one that was is so again."""
-        write_whole(self._file(number), json.dumps(note, indent=1, ensure_ascii=False).encode())
+        write_whole(self._file(number), readable_json(note, indent=1).encode())
 
     def _file(self, number: int) -> Path:
         return self.out / f"shard-{number:06}.json"

@@ -28,6 +28,7 @@ from one_peace.data.clip_shards.videos import Video, videos_in, videos_of_hdvila
 from one_peace.data.lock import writer_lock
 from one_peace.data.shards import SIZES
 from one_peace.errors import InputError
+from one_peace.readable_json import readable_json
 
 _VIDEOS = "videos.jsonl"
 
@@ -187,7 +188,7 @@ def _list_videos(folder: Path, out: Path, settings: ClipSettings) -> int:
         raise BulkError(f"{out} holds {old.name} but no plan; choose another folder for the output")
     metadata = [Path(file) for file in settings.metadata]
     videos = videos_of_hdvila(metadata, folder, out) if metadata else videos_in(folder, out)
-    lines = [json.dumps(asdict(video), ensure_ascii=False) for video in videos]
+    lines = [readable_json(asdict(video)) for video in videos]
     write_whole(out / _VIDEOS, ("\n".join(lines) + "\n").encode())
     return len(videos)
 
@@ -227,7 +228,7 @@ def _summary(out: Path, notes: Notes, videos: int, shards: int, started: float) 
         seconds=time.perf_counter() - started,
     )
     for name, rows in (("manifest.jsonl", clips), ("dropped.jsonl", dropped)):
-        write_whole(out / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+        write_whole(out / name, "".join(readable_json(row) + "\n" for row in rows).encode())
     write_whole(out / SIZES, json.dumps(sizes, indent=1).encode())
     write_whole(out / "report.json", json.dumps(asdict(report), indent=1).encode())
     return report
