@@ -255,7 +255,9 @@ def test_command_line(tmp_path: Path) -> None:
     assert "one-peace index" in call(tmp_path)
     assert "API keys" in call(tmp_path, "--host", "0.0.0.0")
     keys = tmp_path / "keys"
-    keys.write_text("# for the office\nabcdefghijklmnop-1\n\nabcdefghijklmnop-2  # Anna\n", encoding="utf-8")
+    keys.write_text("# for the office\nabcdefghijklmnop-1\n\nabcdefghijklmnop-2  # Anna\n", encoding="utf-8-sig")
     assert read_keys(keys) == ("abcdefghijklmnop-1", "abcdefghijklmnop-2")
     keys.write_text("# none yet\n", encoding="utf-8")
     assert "no API key" in call(tmp_path, "--api-keys", keys)
+    keys.write_bytes("# für das Büro".encode("latin-1"))
+    assert f"{keys}: is not UTF-8" in call(tmp_path, "--api-keys", keys)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from one_peace.cli.imports import Imports
+from one_peace.cli.text_files import read_text
 
 KEYS_VARIABLE = "ONE_PEACE_API_KEYS"
 
@@ -45,7 +46,7 @@ def read_keys(file: Path | None) -> tuple[str, ...]:
     """API keys of a file, one a line ("#" begins a comment), or of the environment, separated by spaces or commas."""
     if file is None:
         return tuple(os.environ.get(KEYS_VARIABLE, "").replace(",", " ").split())
-    lines = (line.partition("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines())
+    lines = (line.partition("#")[0].strip() for line in read_text(file).splitlines())
     keys = tuple(line for line in lines if line)
     if not keys:
         raise ValueError(f"{file}: holds no API key; write one or more, one a line")
