@@ -121,6 +121,7 @@ def test_filters_in_words(tmp_path: Path) -> None:
     assert (far.after, far.before) == (1 - 2**63, 2**63 - 1)
     moment = filters_from_words(["before=2024-05-01T10:00:00.7+00:00"]).before
     assert moment == 1_714_557_600_700 * 10**6
+    assert filters_from_words(["after=1969-12-31T23:59:59.5+00:00"]).after == -(10**9) // 2
 
 
 @pytest.mark.parametrize(("day", "hours"), [("2024-05-01", 24), ("2024-03-31", 23), ("2024-10-27", 25)])

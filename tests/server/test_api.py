@@ -229,6 +229,12 @@ def test_a_file_that_changed_since_is_not_shown(server: Running) -> None:
     path.unlink()
 
 
+def test_times_that_no_file_has_are_no_bounds(server: Running) -> None:
+    far = {"after": "0001-01-01T00:00:00", "before": "9999-12-31T23:59:59Z"}
+    assert len(server.search(("text", "red", 1.0), filters=far)) == len(server.search(("text", "red", 1.0)))
+    assert server.search(("text", "red", 1.0), filters={"after": "9999-12-31T23:59:59Z"}) == []
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "says"),
     [

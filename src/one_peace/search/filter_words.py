@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time
 from math import isfinite
 from typing import Any
 
 from one_peace.search.filters import Filters
 from one_peace.search.queries import QueryError, check_name, filters_from
-from one_peace.search.records import stored_moment
+from one_peace.search.records import moment_of, stored_moment
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
-_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _DURATION = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)\s*s?")
 
 
@@ -80,10 +79,10 @@ def _moments(value: str) -> tuple[int, int]:
             first, last = datetime.combine(day, time.min), datetime.combine(day, time.max)
         else:
             first = last = datetime.fromisoformat(value)
-        start, end = ((moment.astimezone() - _EPOCH) // _MICROSECOND * 1000 for moment in (first, last))
+        start, end = moment_of(first.astimezone()), moment_of(last.astimezone())
     except (ValueError, OverflowError) as error:
         raise QueryError("filters", f"{value!r} is no date; write 2024-05-01 or 2024-05-01T12:30") from error
-    return stored_moment(start), stored_moment(end if first == last else end + 999)
+    return start, end if first == last else stored_moment(end + 999)
 
 
 _READERS: dict[str, Callable[[str], Any]] = {

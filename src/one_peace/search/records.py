@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -47,6 +48,7 @@ COLUMNS: dict[str, Any] = get_type_hints(Entry)
 """Type of each field of an `Entry`, in order."""
 
 _LAST_MOMENT = 2**63 - 1
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 
 def arrow_columns() -> list[Any]:
@@ -65,6 +67,11 @@ def arrow_columns() -> list[Any]:
 def stored_moment(nanoseconds: int) -> int:
     """A time in nanoseconds since 1970 as a column of 64 bits holds it: nothing is before 1677 or after 2262."""
     return max(-_LAST_MOMENT, min(nanoseconds, _LAST_MOMENT))
+
+
+def moment_of(time: datetime) -> int:
+    """A time with its zone as a stored moment."""
+    return stored_moment((time - _EPOCH) // _MICROSECOND * 1000)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from fastapi import APIRouter
 
 from one_peace.search.filters import Filters
 from one_peace.search.queries import ITEM, Part, Query, QueryError
-from one_peace.search.records import Result, stored_moment
+from one_peace.search.records import Result, moment_of
 from one_peace.server import schemas
 from one_peace.server.service import Here, Service
 
@@ -74,9 +74,4 @@ def _filters(given: schemas.Filters, service: Service) -> Filters:
 def _nanoseconds(moment: datetime | None) -> int | None:
     if moment is None:
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    try:
-        return stored_moment(int(moment.timestamp()) * 10**9 + moment.microsecond * 1000)
-    except (OverflowError, ValueError) as error:
-        raise QueryError("filters", f"{moment.isoformat()} is no date that files have") from error
+    return moment_of(moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))
