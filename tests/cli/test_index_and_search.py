@@ -16,8 +16,10 @@ from one_peace.cli.export import export
 from one_peace.cli.index import index
 from one_peace.cli.search import search
 from one_peace.cli.tag import tag
-from one_peace.search import indexing
+from one_peace.errors import InputError
+from one_peace.search import indexing, videos
 from search.conftest import encoder, folder
+from search.test_parts import RED, write_video
 
 __all__ = ["encoder", "folder"]  # fixtures
 
@@ -48,6 +50,19 @@ def test_index_says_what_it_did(folder: Path) -> None:
     assert f"not indexed: {folder / 'broken.png'}: " in output
     assert "4 added, 1 not readable, in " in output and f"4 files in {folder / '.one-peace'}" in output
     assert "4 unchanged" in call("index", folder)
+
+
+@pytest.mark.parametrize("command", [("index",), ("tag", "--labels", "red, blue"), ("duplicates",)])
+def test_a_file_that_is_there_in_part_is_told_as_such(
+    folder: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise InputError(str(path), "is damaged")
+
+    write_video(folder / "film.mp4", [RED])
+    monkeypatch.setattr(videos, "decode_sound", fail)
+    output = call(command[0], folder, *command[1:])
+    assert f"indexed in part: {folder / 'film.mp4'}: taken in without a part of it, which is damaged" in output
 
 
 def test_an_interruption_says_what_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

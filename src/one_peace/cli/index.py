@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from one_peace.cli.imports import Imports
+
+if TYPE_CHECKING:
+    from one_peace.search.indexing import IndexReport
 
 SHOWN = 10  # endings of files that are left out
 
@@ -61,10 +64,8 @@ def index(
         command = "the same command without --rebuild" if rebuild else "the same command"
         typer.echo(f"\ninterrupted: {kept}; {command} goes on from there", err=True)
         raise typer.Exit(130) from None
-    for one in (uploaded, report):
-        for path, problem in one.problems.items():
-            told = "indexed in part" if path in one.items else "not indexed"
-            typer.echo(f"{told}: {path}: {problem}".encode("utf-8", "backslashreplace").decode(), err=True)
+    tell_problems(uploaded)
+    tell_problems(report)
     if report.left_out:
         shown = [f"{count} {ending or 'without any'}" for ending, count in report.left_out.most_common(SHOWN)]
         if (more := len(report.left_out) - SHOWN) > 0:
@@ -75,3 +76,10 @@ def index(
     if uploaded.items:
         typer.echo(f"{len(uploaded.items)} uploaded files taken in again")
     typer.echo(f"{report}, in {time.perf_counter() - started:.1f} s; {len(opened)} files in {opened.path}")
+
+
+def tell_problems(report: IndexReport) -> None:
+    """Which files are not in the library, or not all of them, and why."""
+    for path, problem in report.problems.items():
+        told = "indexed in part" if path in report.items else "not indexed"
+        typer.echo(f"{told}: {path}: {problem}".encode("utf-8", "backslashreplace").decode(), err=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from one_peace.cli.imports import Imports
+from one_peace.cli.index import tell_problems
 from one_peace.cli.text_files import read_text
 
 if TYPE_CHECKING:
@@ -61,8 +62,7 @@ def indexed(folder: Path) -> Library:
     if is_library(folder):
         return Library(folder)
     library = Library(folder / ".one-peace")
-    for path, problem in library.index(folder).problems.items():
-        typer.echo(f"not indexed: {path}: {problem}".encode("utf-8", "backslashreplace").decode(), err=True)
+    tell_problems(library.index(folder))
     return library
 
 
