@@ -1,6 +1,6 @@
 """Libraries of pictures, sounds and texts: embed them, keep them on disk, search them.
 
-`Library` is what to use; `store.VectorStore` is what a storage engine has to provide.
+`Library` is what to use; `stores.base.VectorStore` is what a storage engine has to provide.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Library:
     model that it was made with, a new one `one-peace-nano`. `model_name` is what a new library notes down to
     load an encoder by that was handed over; by default its configuration's name. `device` is where an encoder that
     is loaded by name runs. `store` is where the vectors of a new library are kept, if not in `path`: the address
-    of an object store or of a database (`engines.py`), which several libraries on several machines may share.
+    of an object store or of a database (`stores/engines.py`), which several libraries on several machines may share.
 
     One process at a time may write; any number may search, and any number of threads of each.
 

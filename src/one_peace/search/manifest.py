@@ -26,9 +26,9 @@ class LibraryError(OnePeaceError):
 class Manifest:
     """`model` is the name or path to load it by, `fingerprint` identifies its vector space of width `dim`.
 
-    `address` is where its vectors are kept (`engines.py`), "" for the usual folder beside the manifest, a relative one
-    for another folder there. `place` is where the
-    library lay when it was last written to, by which it is seen that it was moved since.
+    `address` is where its vectors are kept (`stores/engines.py`), "" for the usual folder beside the manifest, a
+    relative one for another folder there. `place` is where the library lay when it was last written to, by which it is
+    seen that it was moved since.
     """
 
     model: str
