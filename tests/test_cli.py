@@ -192,6 +192,13 @@ def test_embed_refuses(arguments: list[str]) -> None:
     assert call("embed", *arguments).exit_code == 2
 
 
+def test_one_very_long_line_is_refused_before_the_work(tmp_path: Path) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("a short one\n" * 1000 + "x" * 600_000, encoding="utf-8")
+    result = call("embed", "--lines", lines, "-o", tmp_path / "out.npz", "--model", tmp_path / "none")
+    assert result.exit_code == 2 and "600,000 characters" in " ".join(result.output.split())
+
+
 def test_embed_refuses_an_unknown_ending(tmp_path: Path) -> None:
     result = call("embed", tmp_path / "data.xyz")
     assert result.exit_code == 1

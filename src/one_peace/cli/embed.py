@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from one_peace.models.embedding import EmbeddingModel
 
+MOST_BYTES = 2 << 30  # of the names of inputs in a .npz file
+
 
 def embed(
     files: Annotated[
@@ -76,6 +78,12 @@ def embed(
         raise typer.BadParameter("nothing to embed: give files, --text or --lines")
     if out.suffix not in (".npz", ".jsonl"):
         raise typer.BadParameter(f"--out must end in .npz or .jsonl, got {out}")
+    names = [str(path) for path, _ in inputs] + texts
+    longest = max(map(len, names))
+    if out.suffix == ".npz" and 4 * longest * len(names) > MOST_BYTES:  # before hours of work and not after
+        raise typer.BadParameter(
+            f"the longest input has {longest:,} characters, for which .npz makes room in every row: use --out X.jsonl"
+        )
 
     from one_peace.errors import InputError
     from one_peace.models import from_pretrained
@@ -83,7 +91,6 @@ def embed(
 
     keep_freed_memory()
     loaded = from_pretrained(model, device=device)
-    names = [str(path) for path, _ in inputs] + texts
     modalities = [modality for _, modality in inputs] + ["text"] * len(texts)
     sources: list[str | Path] = []
     unread: dict[int, InputError] = {}
