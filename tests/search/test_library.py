@@ -462,13 +462,20 @@ def test_another_model_begins_anew_when_told_to(folder: Path, place: Path, encod
     assert len(opened) == 0 and opened.index(folder).added == 4 and other.encoded["image"] == 2
     manifest = read_manifest(place)
     assert manifest is not None and manifest.fingerprint == "fake-2"
-    # Killed between the two steps of erasing: what is left of the other model does not get mixed in.
-    (place / "library.json").unlink()
-    assert Library(place, encoder).index(folder).added == 4
-    assert Library(place, encoder).index(folder).unchanged == 4
     (place / "library.json").write_text('{"format": 1}')
     erase_library(place)
     assert Library(place, encoder).index(folder).added == 4
+
+
+@pytest.mark.parametrize("vectors", [None, "own"])
+def test_what_killed_erasing_left_of_another_model_is_not_mixed_in(
+    folder: Path, place: Path, encoder: FakeEncoder, vectors: str | None
+) -> None:
+    store = vectors and str(place / vectors)
+    Library(place, FakeEncoder("fake-2"), store=store).index(folder)
+    (place / "library.json").unlink()
+    assert Library(place, encoder, store=store).index(folder).added == 4
+    assert Library(place, encoder).index(folder).unchanged == 4
 
 
 def test_vectors_may_be_kept_elsewhere(

@@ -167,9 +167,10 @@ class LibraryFolder:
 
     def _remove_leftovers(self) -> None:
         """What an interrupted `erase_library` left of another model."""
-        found = find_space(os.fspath(self.path / VECTORS))
+        vectors = full_address(self.path, self.address)
+        found = find_space(vectors) if is_within(self.path, self.address) else None
         if found is not None and (found.fingerprint, found.dim) != (self.space.fingerprint, self.space.dim):
-            shutil.rmtree(self.path / VECTORS)
+            shutil.rmtree(vectors)
             (self.path / _CALIBRATION).unlink(missing_ok=True)
 
 
