@@ -17,10 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from one_peace.data.cache_files import built_once
 from one_peace.data.manifest import Item, Split, normalise_caption
 from one_peace.data.pairs import source_of
-from one_peace.data.shard_cache import ShardCache, expand_braces, is_remote
+from one_peace.data.shard_cache import ShardCache, expand_braces
 from one_peace.data.shards import OPEN_SHARDS, media_endings
 from one_peace.data.tar_files import contents_at, members_of
 from one_peace.errors import InputError
@@ -87,10 +86,8 @@ class ClipShards:
     def _indexed(self, url: str) -> list[tuple[str, dict[str, Place]]]:
         descriptor = self.cache.open(url)
         try:
-            stat = os.fstat(descriptor)
-            version = f"{stat.st_size:x}" if is_remote(url) else f"{stat.st_size:x}-{stat.st_mtime_ns:x}"
-            name = f"{self.cache.name(url)}-clips-{'.'.join(self.endings)}-{version}.json"
-            index = built_once(self.cache.folder / "indexes" / name, partial(_write_index, descriptor, self.endings))
+            build = partial(_write_index, descriptor, self.endings)
+            index = self.cache.index(url, descriptor, f"clips-{'.'.join(self.endings)}.json", build)
         except tarfile.TarError as error:
             self.cache.discard(url)
             raise InputError(url, f"is not an uncompressed tar file ({error})") from error

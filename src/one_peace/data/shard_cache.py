@@ -7,12 +7,13 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from one_peace.checkpoints.download import download
+from one_peace.data.cache_files import built_once
 from one_peace.data.source import UnusablePair
 from one_peace.errors import DownloadError, InputError
 
@@ -99,6 +100,16 @@ class ShardCache:
         """A file name for what is kept of a shard."""
         digest = hashlib.sha256(url.encode()).hexdigest()[:16]
         return f"{digest}-{re.sub(r'[^A-Za-z0-9._-]', '_', urlsplit(url).path.rsplit('/', 1)[-1])[-80:]}"
+
+    def index(self, url: str, descriptor: int, what: str, build: Callable[[Path], None]) -> Path:
+        """A file with `what` there is to know of an open shard, such as `jpg.png.npy`, made by `build` if need be.
+
+        Of another version of the shard it is another file.
+        """
+        stat = os.fstat(descriptor)
+        version = f"{stat.st_size:x}" if is_remote(url) else f"{stat.st_size:x}-{stat.st_mtime_ns:x}"
+        kind, _, form = what.rpartition(".")
+        return built_once(self.folder / "indexes" / f"{self.name(url)}-{kind}-{version}.{form}", build)
 
     def _fetched(self, url: str) -> Path:
         target = self.folder / "shards" / self.name(url)

@@ -163,11 +163,8 @@ class ShardSource:
         url = self.urls[shard]
         descriptor = self.cache.open(url)
         try:
-            stat = os.fstat(descriptor)
-            version = f"{stat.st_size:x}" if is_remote(url) else f"{stat.st_size:x}-{stat.st_mtime_ns:x}"
-            name = f"{self.cache.name(url)}-{'.'.join(self.endings)}-{version}.npy"
             build = partial(write_pairs, descriptor, self.endings)
-            path = built_once(self.cache.folder / "indexes" / name, build)
+            path = self.cache.index(url, descriptor, f"{'.'.join(self.endings)}.npy", build)
             with PARSING:
                 return _OpenShard(descriptor, np.load(path))
         except tarfile.TarError as error:
