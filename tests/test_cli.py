@@ -52,7 +52,6 @@ def test_every_module_of_the_folder_is_a_command() -> None:
         "main",
         "imports",
         "text_files",
-        "progress",
         "written",
     } == set(COMMANDS)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from one_peace.cli.progress import bar
+from one_peace.progress_bar import bar
 
 
 def clips(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from one_peace.cli.imports import Imports
-from one_peace.cli.progress import bar
 from one_peace.cli.text_files import read_text
+from one_peace.progress_bar import bar
 from one_peace.readable_json import readable_json
 
 if TYPE_CHECKING:

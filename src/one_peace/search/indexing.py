@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -300,15 +299,3 @@ def _caption(row: Entry, caption: str) -> str:
 def _full(batch: Sequence[Reading]) -> bool:
     size = sum(reading.content.nbytes for reading in batch if reading.content is not None)
     return len(batch) >= _BATCH or size >= _BATCH_BYTES
-
-
-def tracker(progress: bool | None) -> Track:
-    """A bar on stderr, or none; by default only on a terminal."""
-    if not (sys.stderr.isatty() if progress is None else progress):
-        return lambda steps, total: steps
-    from rich.console import Console
-    from rich.progress import track
-
-    return lambda steps, total: track(
-        steps, description="indexing", total=total, console=Console(stderr=True), disable=not total
-    )

@@ -10,10 +10,11 @@ from typing import Any, overload
 
 import numpy as np
 
+from one_peace.progress_bar import bar
 from one_peace.search.encoding import Encoder, load_encoder
 from one_peace.search.file_kinds import Kind, kinds_for
 from one_peace.search.filters import Condition, Filter, Filters
-from one_peace.search.indexing import Indexing, IndexReport, tracker
+from one_peace.search.indexing import Indexing, IndexReport
 from one_peace.search.library_folder import LibraryFolder, address_of, full_address, kept_address
 from one_peace.search.manifest import LibraryError, lasting_name, read_manifest, read_rejected, write_rejected
 from one_peace.search.queries import MOST_ANSWERS, Query, QueryError, check_name, check_whole
@@ -341,6 +342,6 @@ class Library:
             lambda rows: write_rejected(self.path, rows),
             only=None if folder else list(found.found),
         )
-        report = indexing.run(found, folder, tracker(progress))
+        report = indexing.run(found, folder, bar("indexing", progress))
         self._folder.calibration.renew(store, indexing.written)
         return report

@@ -1,4 +1,4 @@
-"""A bar for commands that take long, on a terminal."""
+"""A bar on stderr for work that takes long."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def bar(what: str) -> Callable[[Iterator[T], int], Iterable[T]]:
-    """Passes steps on, of a known total, and shows on stderr how many have been taken."""
+def bar(what: str, shown: bool | None = None) -> Callable[[Iterator[T], int], Iterable[T]]:
+    """Passes steps on, of a known total, and shows how many have been taken; by default where stderr is a terminal."""
 
     def track(steps: Iterator[T], total: int) -> Iterable[T]:
-        if not sys.stderr.isatty():
+        if not total or not (sys.stderr.isatty() if shown is None else shown):
             return steps
         from rich.console import Console
         from rich.progress import track
