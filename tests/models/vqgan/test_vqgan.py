@@ -64,9 +64,44 @@ def test_saved_and_published_files(tmp_path: Path) -> None:
         loaded = load_vqgan(path)
         assert loaded.config == SMALL and torch.equal(loaded.encode(pictures), codes)
         torch.testing.assert_close(loaded.decode(codes), model.decode(codes))
-    torch.save({"state_dict": {"visual.proj": torch.zeros(2)}}, tmp_path / "other.ckpt")
-    with pytest.raises(CheckpointError, match=r"visual\.proj"):
+
+
+@pytest.mark.parametrize(
+    ("state", "problem"),
+    [
+        ({"state_dict": {"visual.proj": torch.zeros(2)}}, r"visual\.proj is no tensor of a Gumbel VQGAN"),
+        ({"state_dict": [1]}, "holds no state dict"),
+        ({1: torch.zeros(2)}, "1 is no tensor of a Gumbel VQGAN"),
+    ],
+)
+def test_files_of_other_models_are_refused(state: object, problem: str, tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "other.ckpt")
+    with pytest.raises(CheckpointError, match=rf"other\.ckpt: .*{problem}"):
         load_vqgan(tmp_path / "other.ckpt")
+
+
+def test_damaged_folders_are_refused(tmp_path: Path) -> None:
+    save_vqgan(small(), tmp_path)
+    config, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
+    known = config.read_text()
+    for text, problem in (
+        (known.replace('"codes": ', '"codes": 1'), "codebook.weight"),
+        (known.replace('"width": ', '"width": 1073741824'), "config"),
+        ("[1]", "config.json: must hold a JSON object"),
+    ):
+        config.write_text(text)
+        with pytest.raises(CheckpointError, match=rf"{tmp_path}.*(?s:.*){problem}"):
+            load_vqgan(tmp_path)
+    config.write_text(known)
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: damaged"):
+        load_vqgan(tmp_path)
+    weights.unlink()
+    with pytest.raises(CheckpointError, match=r"has neither model\.safetensors"):
+        load_vqgan(tmp_path)
+    config.unlink()
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        load_vqgan(tmp_path)
 
 
 def test_pictures_in_and_out() -> None:

@@ -6,18 +6,16 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from one_peace.checkpoints.assign import assign_tensors
+from one_peace.checkpoints.assign import assign_tensors, build_on_meta
+from one_peace.checkpoints.native import CONFIG, WEIGHTS, open_weights, read_json
 from one_peace.checkpoints.pickles import load_pickle
 from one_peace.checkpoints.vqgan_names import infer_config, native_tensors
 from one_peace.errors import CheckpointError
 from one_peace.models.vqgan.config import VqganConfig
 from one_peace.models.vqgan.model import Vqgan
-
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 def load_vqgan(path: str | Path) -> Vqgan:
@@ -26,22 +24,24 @@ def load_vqgan(path: str | Path) -> Vqgan:
     Nothing in the file is executed. `CheckpointError` for one that is damaged or another model.
     """
     path = Path(path)
+    tensors: Mapping[str, list[Tensor]]
     try:
         if path.is_dir():
-            config = VqganConfig.from_dict(json.loads((path / CONFIG).read_text(encoding="utf-8")))
-            tensors = {name: [tensor] for name, tensor in load_file(path / WEIGHTS).items()}
+            config, tensors = VqganConfig.from_dict(read_json(path / CONFIG)), open_weights(path)
         else:
             loaded = load_pickle(path)
-            if not isinstance(loaded, dict):
+            state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
+            if not isinstance(state, Mapping):
                 raise ValueError("holds no state dict")
-            state = loaded.get("state_dict", loaded)
-            tensors = native_tensors({name: t for name, t in state.items() if isinstance(t, torch.Tensor)})
+            tensors = native_tensors({str(name): t for name, t in state.items() if isinstance(t, Tensor)})
             config = VqganConfig.from_dict(infer_config(tensors))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, IndexError, ArithmeticError) as error:
         raise CheckpointError(f"{path}: no VQGAN: {error}") from error
-    with torch.device("meta"):
-        model = Vqgan(config)
-    assign_tensors(model, tensors)
+    try:
+        model = build_on_meta(Vqgan, config)
+        assign_tensors(model, tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     return model.eval()
 
 
