@@ -121,7 +121,7 @@ def test_what_does_not_fit_is_named(official: Path) -> None:
     state = golden.state_dict(GOLDEN)
     name = "multimodal_encoder.bert.encoder.layer.1.attention.self.key.weight"
     rewrite(official, {name: None})
-    with pytest.raises(CheckpointError, match=r"3 parts of text\.blocks\.1\.attention\.qkv\.weight"):
+    with pytest.raises(CheckpointError, match=r"self\.key\.weight, .*; there are"):
         read_mico(official)
     rewrite(official, {"multimodal_encoder.cls.predictions.decoder.bias": torch.ones(30522)})
     with pytest.raises(CheckpointError, match="one tensor in every model"):

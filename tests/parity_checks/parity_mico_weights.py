@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def check_eva02(fixture: Fixture, compare: Comparison) -> None:
     config = facts(fixture)["vision_cfg"]
     eva02 = bool(config.get("rope"))
     state = {f"vision_encoder.visual.{name}": tensor for name, tensor in fixture.group("w.").items()}
-    weights = sort_pieces(state, to_native, lambda native: len(to_official(native, eva02=eva02)))
+    weights = sort_pieces(state, to_native, partial(to_official, eva02=eva02))
     compare.exact("unknown names", weights.unknown, ())
     tower = Tower(
         TowerConfig(
@@ -118,7 +119,7 @@ def check_audio_encoders(fixture: Fixture, compare: Comparison) -> None:
     for name, module in modules.items():
         prefix = "audio_encoder." if name == "beats" else ""
         state = {prefix + key: tensor for key, tensor in fixture.group(f"{name}.w.").items()}
-        weights = sort_pieces(state, to_native, lambda native: len(to_official(native)))
+        weights = sort_pieces(state, to_native, to_official)
         compare.exact(f"{name} unknown names", weights.unknown, ())
         fill(module, {key.removeprefix(f"{name}."): parts for key, parts in weights.tensors.items()})
         features = module.eval()(slices.flatten(0, 1)).unflatten(0, slices.shape[:2])

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from one_peace.checkpoints.pieces import joined_shape
 from one_peace.errors import CheckpointError
 from one_peace.nn.device import parse_device
 from one_peace.nn.relative_position import CLS_ROWS
@@ -18,8 +19,8 @@ from one_peace.nn.resize import resize_bias_table, resize_positions
 
 TABLE = re.compile(r"(.*\.bias\.tables)\.(\d+)")
 GRID_TABLE = re.compile(r"(?:.*\.)?adapters\.image\.bias\.tables\.\d+")
-Built = TypeVar("Built", bound=nn.Module)
 GRID_POSITIONS = re.compile(r"(?:.*\.)?adapters\.image\.positions\.weight")
+Built = TypeVar("Built", bound=nn.Module)
 
 
 @dataclass
@@ -87,7 +88,7 @@ def assign_tensors(
             report.missing.append(name)
             continue
         pieces = source[origin[name]]
-        shape, dtypes = _shape(pieces), {piece.dtype for piece in pieces}
+        shape, dtypes = joined_shape(pieces), {piece.dtype for piece in pieces}
         if parameter.is_floating_point() and not all(dtype.is_floating_point for dtype in dtypes):
             problems.append(f"{name}: {', '.join(map(str, dtypes))} in the file, the model has real numbers")
         elif shape != tuple(parameter.shape):
@@ -133,11 +134,6 @@ def _materialise(
         owner._buffers[leaf] = new
     else:
         owner._parameters[leaf] = nn.Parameter(new, requires_grad=old.requires_grad)
-
-
-def _shape(pieces: list[Tensor]) -> tuple[int, ...]:
-    first = tuple(pieces[0].shape)
-    return first if len(pieces) == 1 else (sum(p.shape[0] for p in pieces), *first[1:])
 
 
 def _text(shape: tuple[int, ...]) -> str:

@@ -24,9 +24,9 @@ class Pieces:
 def sort_pieces(
     state: Mapping[str, Tensor],
     to_native: Callable[[str], Target | Kind | None],
-    parts_of: Callable[[str], int],
+    to_official: Callable[[str], list[str]],
 ) -> Pieces:
-    """Sorts a state dict; `parts_of` a native name is how many official tensors make it up.
+    """Sorts a state dict; `to_official` says which tensors make up that of a native name.
 
     Raises:
         CheckpointError: parts of a joined tensor are missing or differ in shape, or two tensors that are the same one
@@ -48,8 +48,8 @@ def sort_pieces(
     for native, parts in found.items():
         names = ", ".join(name for name, _ in parts.values())
         pieces = [tensor for _, tensor in parts.values()]
-        if len(parts) != parts_of(native):
-            problems.append(f"of the {parts_of(native)} parts of {native} only {names} are there")
+        if len(parts) != len(expected := to_official(native)):
+            problems.append(f"{native} is made of {', '.join(expected)}; there are {names}")
         elif len({p.shape[1:] for p in pieces}) > 1:
             problems.append(f"{names} differ in shape")
     if problems:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def read_mico(path: str | Path) -> MiCoCheckpoint:
     official = {name: value.detach() for name, value in loaded.items()}
     eva02 = any(current_name(name).endswith("visual.blocks.0.attn.q_proj.weight") for name in official)
     try:
-        pieces = sort_pieces(official, _native, lambda native: len(to_official(native, eva02=eva02)))
+        pieces = sort_pieces(official, _native, partial(to_official, eva02=eva02))
         shapes = {name: joined_shape(parts) for name, parts in pieces.tensors.items()}
         config = infer_config(file.parent.parent.name, shapes, model_settings)
     except CheckpointError as error:

@@ -99,7 +99,7 @@ def read_ofa(path: str | Path) -> OfaCheckpoint:
 
 def native_pieces(state: Mapping[str, Tensor]) -> Pieces:
     """A state dict of either layout sorted by native names; see `sort_pieces` for what is refused."""
-    return sort_pieces(upgraded(state), to_native, lambda native: len(to_official(native)))
+    return sort_pieces(upgraded(state), to_native, to_official)
 
 
 def upgraded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

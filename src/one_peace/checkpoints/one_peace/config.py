@@ -10,10 +10,10 @@ from typing import Any
 
 from one_peace.errors import CheckpointError
 from one_peace.modalities.image import PATCH
+from one_peace.nn.relative_position import CLS_ROWS
 
 Shapes = Mapping[str, tuple[int, ...]]
 OFFICIAL_MODALITIES = ("text", "image", "audio")
-CLS_ROWS = 3  # of a relative table
 HEAD_WIDTH = 64  # of every published model
 MOST_CONVOLUTIONS = 64  # of the waveform
 FIXED: Mapping[str, Any] = {  # choices of every published model

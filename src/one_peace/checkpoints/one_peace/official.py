@@ -11,10 +11,9 @@ from torch import Tensor
 
 from one_peace.checkpoints.containers import Form, open_state_dict, own_config, stored_settings
 from one_peace.checkpoints.name_table import Kind as Unused
-from one_peace.checkpoints.name_table import Target
 from one_peace.checkpoints.one_peace.config import infer_config
 from one_peace.checkpoints.one_peace.names import from_vision, prefixed_name, to_native, to_official
-from one_peace.checkpoints.pieces import joined_shape
+from one_peace.checkpoints.pieces import joined_shape, sort_pieces
 from one_peace.errors import CheckpointError
 
 
@@ -37,11 +36,6 @@ class OfficialCheckpoint:
     unknown: tuple[str, ...] = ()
     container: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def pretraining(self) -> bool:
-        """Whether there is a decoder."""
-        return self.config.get("decoder") is not None
-
 
 def read_official(path: str | Path) -> OfficialCheckpoint:
     """Reads an official file; tensors are memory-mapped where its format allows.
@@ -51,21 +45,11 @@ def read_official(path: str | Path) -> OfficialCheckpoint:
     """
     path = Path(path)
     form, official, container = open_state_dict(path)
-    pieces: dict[str, dict[int, Tensor]] = {}
-    unused: dict[str, Unused] = {}
-    unknown: list[str] = []
-    for name, tensor in official.items():
-        match to_native(from_vision(name)):
-            case Target(native, part) if (part or 0) in pieces.get(native, {}):
-                unknown.append(name)  # a second tensor for the same place
-            case Target(native, part):
-                pieces.setdefault(native, {})[part or 0] = tensor
-            case Unused() as reason:
-                unused[name] = reason
-            case None:
-                unknown.append(name)
-    tensors = {native: [parts[i] for i in sorted(parts)] for native, parts in pieces.items()}
-    _check_pieces(path, tensors)
+    try:
+        pieces = sort_pieces(official, lambda name: to_native(from_vision(name)), to_official)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    tensors, unused = pieces.tensors, pieces.unused
     config = own_config(container)
     if config is None:
         settings = stored_settings(container)
@@ -83,17 +67,4 @@ def read_official(path: str | Path) -> OfficialCheckpoint:
         tensors = {name: parts for name, parts in tensors.items() if name not in norms}
     if config.get("decoder") or head:
         tensors = {prefixed_name(n): parts for n, parts in tensors.items()}
-    return OfficialCheckpoint(path, form, config, tensors, official, unused, tuple(unknown), container)
-
-
-def _check_pieces(path: Path, tensors: Mapping[str, list[Tensor]]) -> None:
-    """Every part of a joined tensor must be there and fit the others."""
-    problems = []
-    for native, parts in tensors.items():
-        names = to_official(native)
-        if len(parts) != len(names):
-            problems.append(f"of {', '.join(names)} only {len(parts)} are present")
-        elif len({p.shape[1:] for p in parts}) > 1:
-            problems.append(f"{', '.join(names)} differ in shape")
-    if problems:
-        raise CheckpointError(f"{path}: {len(problems)} tensors are not whole:\n  " + "\n  ".join(problems))
+    return OfficialCheckpoint(path, form, config, tensors, official, unused, pieces.unknown, container)
