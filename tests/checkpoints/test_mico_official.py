@@ -173,6 +173,16 @@ def test_conversion_keeps_bits_dtypes_and_what_has_no_place(official: Path, tmp_
     ).stat().st_size
 
 
+@pytest.mark.parametrize("origin", [{"file": "../../evil.pt"}, {"file": 7}, {"names": [3]}, {"settings": []}])
+def test_a_damaged_note_of_the_origin_is_refused(origin: dict[str, object], official: Path, tmp_path: Path) -> None:
+    note = convert(official, tmp_path / "native") / "official.json"
+    note.write_text(json.dumps(json.loads(note.read_text()) | origin))
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(CheckpointError, match=r"official\.json: "):
+        convert(note.parent, tmp_path / "back")
+    assert set(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize("kind", ["eva01", "eva02", "post_norm"])
 def test_settings_of_our_own_models_come_back(kind: str) -> None:
     values = preset("mico-tiny").to_dict()

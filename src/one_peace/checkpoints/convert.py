@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from one_peace.checkpoints.families import Family, family_of
-from one_peace.checkpoints.mico.official import find_mico, mico_to_native, native_to_mico
-from one_peace.checkpoints.native import (
-    MAX_SHARD_BYTES,
-    is_native,
-)
+from one_peace.checkpoints.mico.convert import mico_to_native, native_to_mico
+from one_peace.checkpoints.mico.official import find_mico
+from one_peace.checkpoints.native import MAX_SHARD_BYTES, is_native
 from one_peace.checkpoints.ofa.convert import native_to_ofa, ofa_to_native
 from one_peace.checkpoints.ofa.official import is_port
 from one_peace.checkpoints.one_peace.convert import native_to_official, official_to_native

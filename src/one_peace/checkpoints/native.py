@@ -22,6 +22,7 @@ from one_peace.modalities import get_modality
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ORIGIN = "official.json"  # of a converted folder: the names of the official file, their order and its settings
 OFFICIAL_PREFIX = "official."  # tensors without a native counterpart, kept so that a conversion can be undone
 STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")  # tensors that are no parameters
 MAX_SHARD_BYTES = 5_000_000_000
@@ -217,7 +218,7 @@ def _publish(work: Path, folder: Path) -> None:
         os.replace(work / name, folder / name)
         if name == WEIGHTS:
             (folder / INDEX).unlink(missing_ok=True)  # a reader would follow it
-    for path in [*folder.glob("model*.safetensors"), folder / "official.json"]:  # of an earlier save
+    for path in [*folder.glob("model*.safetensors"), folder / ORIGIN]:  # of an earlier save
         if path.name not in new:
             path.unlink(missing_ok=True)
 

@@ -1,39 +1,27 @@
-"""Official MiCo checkpoints: a folder with `log/hps.json` and `ckpt/model_step_N.pt`; read, written, converted."""
+"""Official MiCo checkpoints under native names: a folder with `log/hps.json` and `ckpt/model_step_N.pt`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from one_peace.checkpoints.mico.config import infer_config, official_settings
-from one_peace.checkpoints.mico.names import TIED, current_name, tied_to, to_native, to_official
+from one_peace.checkpoints.mico.config import infer_config
+from one_peace.checkpoints.mico.names import current_name, to_native, to_official
 from one_peace.checkpoints.name_table import Kind, Target
-from one_peace.checkpoints.native import (
-    MAX_SHARD_BYTES,
-    OFFICIAL_PREFIX,
-    NativeFolder,
-    open_folder,
-    read_json,
-    write_folder,
-    write_json,
-)
+from one_peace.checkpoints.native import read_json
 from one_peace.checkpoints.pickles import load_pickle
-from one_peace.checkpoints.pieces import joined_shape, own_storage, sort_pieces
-from one_peace.checkpoints.replacing import replacing_checkpoint
+from one_peace.checkpoints.pieces import joined_shape, sort_pieces
 from one_peace.errors import CheckpointError
 from one_peace.nn.resize import resize_frames, resize_positions
-from one_peace.nn.rotary import grid_rotary
 
 SETTINGS = Path("log", "hps.json")
 WEIGHTS = re.compile(r"model_step_(\d+)\.pt")
-ORIGIN = "official.json"  # in a converted folder: names, their order, settings and number of the official files
 
 
 @dataclass(frozen=True)
@@ -89,7 +77,7 @@ def read_mico(path: str | Path) -> MiCoCheckpoint:
     official = {name: value.detach() for name, value in loaded.items()}
     eva02 = any(current_name(name).endswith("visual.blocks.0.attn.q_proj.weight") for name in official)
     try:
-        pieces = sort_pieces(official, _native, partial(to_official, eva02=eva02))
+        pieces = sort_pieces(official, native_name, partial(to_official, eva02=eva02))
         shapes = {name: joined_shape(parts) for name, parts in pieces.tensors.items()}
         config = infer_config(file.parent.parent.name, shapes, model_settings)
     except CheckpointError as error:
@@ -138,99 +126,6 @@ class _Replaced(Mapping[str, list[Tensor]]):
         return sum(1 for _ in self)
 
 
-def mico_to_native(
-    source: Path,
-    target: Path,
-    write_files: Callable[[Path], None] | None = None,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-) -> Path:
-    """Our folder for an official checkpoint; tensors keep their bits, what has no native name is kept aside."""
-    checkpoint = read_mico(source)
-    if checkpoint.unknown:
-        raise CheckpointError(f"{checkpoint.path}: not tensors of a MiCo model: {', '.join(checkpoint.unknown)}")
-    tensors: dict[str, list[Tensor]] = dict(checkpoint.tensors)
-    for name, reason in checkpoint.unused.items():
-        tensor = checkpoint.official[name]
-        buffer = _buffer(current_name(name), checkpoint.config) if reason is Kind.BUFFER else None
-        if buffer is None or buffer.dtype != tensor.dtype or not torch.equal(buffer, tensor):
-            tensors[OFFICIAL_PREFIX + name] = [tensor]
-
-    def files(folder: Path) -> None:
-        names = list(checkpoint.official)
-        write_json(
-            folder / ORIGIN,
-            {"form": "mico", "names": names, "file": checkpoint.path.name, "settings": checkpoint.settings},
-        )
-        if write_files is not None:
-            write_files(folder)
-
-    return write_folder(target, checkpoint.config, tensors, write_files=files, max_shard_bytes=max_shard_bytes)
-
-
-def native_to_mico(source: Path, target: Path) -> Path:
-    """The official form, a folder, of a folder of ours."""
-    folder = open_folder(source)
-    origin = read_json(source / ORIGIN) if (source / ORIGIN).exists() else {}
-    names = origin.get("names") or _all_names(folder)
-    settings = origin.get("settings") or official_settings(folder.config)
-    state = {name: own_storage(_official_tensor(name, folder)) for name in names}
-    given = {current_name(name): name for name in names}
-    for name in names:  # stored once, as the published code stores them
-        twin = given.get(tied_to(current_name(name)) or "")
-        if twin is not None and name not in folder.leftovers:
-            state[name] = state[twin]
-    if target.exists() and not target.is_dir():
-        raise ValueError(f"{target} is a file; an official MiCo checkpoint is a folder")
-    (target / "log").mkdir(parents=True, exist_ok=True)
-    (target / "ckpt").mkdir(exist_ok=True)
-    with replacing_checkpoint(target / "ckpt" / origin.get("file", "model_step_0.pt")) as path:
-        torch.save(state, path)
-    write_json(target / SETTINGS, settings)
-    return target
-
-
-def _native(name: str) -> Target | Kind | None:
+def native_name(name: str) -> Target | Kind | None:
+    """`to_native` of a name of any version."""
     return to_native(current_name(name))
-
-
-def _official_tensor(name: str, folder: NativeFolder) -> Tensor:
-    if name in folder.leftovers:
-        return folder.leftovers[name][0]
-    target = _native(name)
-    if isinstance(target, Target) and target.name in folder.tensors:
-        tensor = folder.tensors[target.name][0]
-        parts = len(to_official(target.name, eva02=_eva02(folder.config)))
-        return tensor if target.part is None else tensor.chunk(parts)[target.part]
-    buffer = _buffer(current_name(name), folder.config)
-    if buffer is None:
-        raise CheckpointError(f"{folder.path}: nothing to make {name} from; remove {ORIGIN} to export without it")
-    return buffer
-
-
-def _all_names(folder: NativeFolder) -> list[str]:
-    names = []
-    for native in folder.tensors:
-        official = to_official(native, eva02=_eva02(folder.config))
-        if not official:
-            raise CheckpointError(f"{folder.path}: {native} has no official name")
-        names += official
-    if _eva02(folder.config):
-        ropes = ["rope", *(f"blocks.{i}.attn.rope" for i in range(folder.config["tower"]["layers"]))]
-        names += [f"vision_encoder.visual.{rope}.freqs_{f}" for rope in ropes for f in ("cos", "sin")]
-    return [*names, *TIED, "multimodal_encoder.bert.embeddings.position_ids"]
-
-
-def _eva02(config: Mapping[str, Any]) -> bool:
-    return bool(config["tower"]["kind"] == "eva02")
-
-
-def _buffer(name: str, config: Mapping[str, Any]) -> Tensor | None:
-    """The value that the published code gives a buffer."""
-    if name.endswith(".position_ids"):
-        return torch.arange(config["text"]["max_positions"])[None]
-    tower = config["tower"]
-    if ".rope.freqs_" in name and tower["kind"] == "eva02":
-        head = tower["width"] // tower["heads"]
-        cos, sin = grid_rotary(tower["image_size"] // tower["patch"], head, tower["rotary_grid"])
-        return (cos if name.endswith("cos") else sin)[1:]
-    return None

@@ -12,19 +12,11 @@ from torch import Tensor
 
 from one_peace.checkpoints.containers import OWN_CONFIG
 from one_peace.checkpoints.name_table import Kind
-from one_peace.checkpoints.native import (
-    CONFIG,
-    MAX_SHARD_BYTES,
-    OFFICIAL_PREFIX,
-    NativeFolder,
-    open_folder,
-    write_folder,
-    write_json,
-)
+from one_peace.checkpoints.native import CONFIG, MAX_SHARD_BYTES, ORIGIN, NativeFolder, open_folder, write_json
 from one_peace.checkpoints.ofa.config import TAILS, official_settings, port_settings
 from one_peace.checkpoints.ofa.names import TIED, from_port, to_native, to_official, to_port
 from one_peace.checkpoints.ofa.official import PORT_WEIGHTS, Form, published_tensor, read_ofa, upgraded
-from one_peace.checkpoints.origin import ORIGIN, plain, read_origin
+from one_peace.checkpoints.origin import container_origin, is_again, read_origin, write_converted
 from one_peace.checkpoints.pieces import own_storage
 from one_peace.checkpoints.replacing import replacing_checkpoint
 from one_peace.errors import CheckpointError
@@ -38,26 +30,17 @@ def ofa_to_native(
 ) -> Path:
     """Our folder for a published checkpoint of either layout; what has no native name is kept aside in it."""
     checkpoint = read_ofa(source)
-    if checkpoint.unknown:
-        raise CheckpointError(f"{source}: not tensors of an OFA model: {', '.join(checkpoint.unknown)}")
-    tensors: dict[str, list[Tensor]] = dict(checkpoint.tensors)
     current = set(upgraded(checkpoint.official))
     tail = _tail(checkpoint.form)
+    aside = []
     for name, tensor in checkpoint.official.items():
         kept = to_native(from_port(name))
         again = published_tensor(from_port(name), {}, checkpoint.config, tail) if kept is Kind.BUFFER else None
         renamed = from_port(name) not in current  # of an older version: the new names come from it
-        if renamed or (isinstance(kept, Kind) and not _equal(again, tensor)):
-            tensors[OFFICIAL_PREFIX + name] = [tensor]
-
-    def files(folder: Path) -> None:
-        container = {key: value for key, value in checkpoint.container.items() if key != "last_optimizer_state"}
-        names = list(checkpoint.official)
-        write_json(folder / ORIGIN, {"form": checkpoint.form, "names": names, "container": plain(container)})
-        if write_files is not None:
-            write_files(folder)
-
-    return write_folder(target, checkpoint.config, tensors, write_files=files, max_shard_bytes=max_shard_bytes)
+        if renamed or (isinstance(kept, Kind) and not is_again(again, tensor)):
+            aside.append(name)
+    origin = container_origin(checkpoint.form, checkpoint.container)
+    return write_converted(checkpoint, target, aside, origin, write_files, max_shard_bytes)
 
 
 def native_to_ofa(source: Path, target: Path, form: Form | None = None) -> Path:
@@ -84,10 +67,6 @@ def native_to_ofa(source: Path, target: Path, form: Form | None = None) -> Path:
             first_keys = {key: container.pop(key) for key in ("args", "cfg") if key in container}
             torch.save(first_keys | {"model": state} | container, path)
     return target
-
-
-def _equal(first: Tensor | None, second: Tensor) -> bool:
-    return first is not None and first.dtype == second.dtype and torch.equal(first, second)
 
 
 def _tail(form: Form) -> int:

@@ -14,14 +14,7 @@ from torch import Tensor
 from one_peace.checkpoints.containers import OWN_CONFIG, Form
 from one_peace.checkpoints.name_table import Kind as Unused
 from one_peace.checkpoints.name_table import Target
-from one_peace.checkpoints.native import (
-    MAX_SHARD_BYTES,
-    OFFICIAL_PREFIX,
-    NativeFolder,
-    open_folder,
-    write_folder,
-    write_json,
-)
+from one_peace.checkpoints.native import MAX_SHARD_BYTES, ORIGIN, NativeFolder, open_folder
 from one_peace.checkpoints.one_peace.config import OFFICIAL_MODALITIES, official_settings
 from one_peace.checkpoints.one_peace.names import (
     bare_name,
@@ -31,8 +24,8 @@ from one_peace.checkpoints.one_peace.names import (
     to_official,
     to_vision,
 )
-from one_peace.checkpoints.one_peace.official import OfficialCheckpoint, read_official
-from one_peace.checkpoints.origin import ORIGIN, plain, read_origin
+from one_peace.checkpoints.one_peace.official import read_official
+from one_peace.checkpoints.origin import container_origin, is_again, read_origin, write_converted
 from one_peace.checkpoints.pieces import own_storage
 from one_peace.checkpoints.replacing import replacing_checkpoint
 from one_peace.errors import CheckpointError
@@ -49,21 +42,13 @@ def official_to_native(
 ) -> Path:
     """Our folder for an official file; what has no native name is kept aside in it."""
     checkpoint = read_official(source)
-    if checkpoint.unknown:
-        raise CheckpointError(f"{source}: not tensors of a ONE-PEACE model: {', '.join(checkpoint.unknown)}")
-    tensors: dict[str, list[Tensor]] = dict(checkpoint.tensors)
-    for name, reason in checkpoint.unused.items():
-        tensor = checkpoint.official[name]
-        buffer = _buffer(name, checkpoint.config) if reason is Unused.BUFFER else None
-        if buffer is None or buffer.dtype != tensor.dtype or not torch.equal(buffer, tensor):
-            tensors[OFFICIAL_PREFIX + name] = [tensor]
-
-    def files(folder: Path) -> None:
-        write_json(folder / ORIGIN, _origin(checkpoint))
-        if write_files is not None:
-            write_files(folder)
-
-    return write_folder(target, checkpoint.config, tensors, write_files=files, max_shard_bytes=max_shard_bytes)
+    aside = [
+        name
+        for name, reason in checkpoint.unused.items()
+        if reason is not Unused.BUFFER or not is_again(_buffer(name, checkpoint.config), checkpoint.official[name])
+    ]
+    origin = container_origin(checkpoint.form, checkpoint.container)
+    return write_converted(checkpoint, target, aside, origin, write_files, max_shard_bytes)
 
 
 def native_to_official(source: Path, target: Path, *, vision: bool = False) -> Path:
@@ -88,11 +73,6 @@ def native_to_official(source: Path, target: Path, *, vision: bool = False) -> P
             first = {key: container.pop(key, None) for key in order}
             torch.save(first | {"model": state} | container, path)
     return target
-
-
-def _origin(checkpoint: OfficialCheckpoint) -> dict[str, Any]:
-    container = {key: value for key, value in checkpoint.container.items() if key != "last_optimizer_state"}
-    return {"form": checkpoint.form, "names": list(checkpoint.official), "container": plain(container)}
 
 
 def _new_container(config: Mapping[str, Any]) -> dict[str, Any]:
