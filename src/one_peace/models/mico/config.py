@@ -10,7 +10,7 @@ from typing import Any, Literal
 from one_peace.configuration import build_dataclass, within
 from one_peace.modalities.frames import FrameConfig
 from one_peace.modalities.slices import SliceConfig
-from one_peace.models.one_peace.config import check_blocks
+from one_peace.models.blocks import check_blocks
 
 FAMILY = "mico"
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from one_peace.checkpoints.ofa.config import FAMILY
 from one_peace.configuration import build_dataclass, within
 from one_peace.media.pictures import HALVES
+from one_peace.models.blocks import check_heads
 
 Prompt = Literal["none", "src", "prev_output"]
 SIZES = (
@@ -83,8 +84,7 @@ class OfaConfig:
         if self.prompt not in get_args(Prompt):
             raise ValueError(f"prompt must be one of {', '.join(get_args(Prompt))}, got {self.prompt!r}")
         within(self, "config", **dict.fromkeys(SIZES, "[1, inf)"), dropout="[0, 1)", drop_path="[0, 1)")
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        check_heads(self, "config")
         if min(self.codes, self.bins) < 0 or self.words < 4:
             raise ValueError(f"vocabulary {self.vocabulary} is too small for {self.codes} codes and {self.bins} bins")
         within(self, "config", code_grid=f"[1, {self.image_grid}]")

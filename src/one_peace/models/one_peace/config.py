@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from one_peace.configuration import build_dataclass, within
 from one_peace.modalities import get_modality
+from one_peace.models.blocks import check_blocks
 from one_peace.models.inputs import check_modalities
 
 
@@ -117,23 +118,3 @@ class OnePeaceConfig:
             fields["head"] = build_dataclass(HeadConfig, fields["head"], "head")
         config: OnePeaceConfig = build_dataclass(cls, fields | {"modalities": modalities}, "config")
         return config
-
-
-class Blocks(Protocol):
-    """The config of a stack of transformer blocks."""
-
-    @property
-    def width(self) -> int: ...
-    @property
-    def layers(self) -> int: ...
-    @property
-    def heads(self) -> int: ...
-    @property
-    def ffn_width(self) -> int: ...
-
-
-def check_blocks(config: Blocks, where: str) -> None:
-    """`ValueError` for blocks that cannot be built."""
-    within(config, where, width="[1, inf)", layers="[1, inf)", heads="[1, inf)", ffn_width="[1, inf)")
-    if config.width % config.heads:
-        raise ValueError(f"{where}: width {config.width} is not a multiple of heads {config.heads}")
