@@ -18,15 +18,14 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tens
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """The same by two products and a float32 softmax: the oracle, and on CPUs sometimes the faster form."""
+    """The same by two products and a softmax in float32 at least: the oracle, and on CPUs sometimes the faster form."""
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if bias is not None:
         logits = logits + bias
-    return logits.softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v
+    return logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(v.dtype) @ v
 
 
 AttentionBackend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-BACKENDS: dict[str, AttentionBackend] = {"sdpa": sdpa_attention, "plain": plain_attention}
 
 
 def choose_backend(device: torch.device, dtype: torch.dtype, bias_learns: bool = False) -> AttentionBackend:
@@ -35,7 +34,7 @@ def choose_backend(device: torch.device, dtype: torch.dtype, bias_learns: bool =
     Fused, except on CPUs in half precision, where it is slower, and for learning biases, where PyTorch's kernel has no
     gradient and its fallback takes a sixth longer than the plain form.
     """
-    if device.type == "cpu" and (dtype != torch.float32 or bias_learns):
+    if device.type == "cpu" and (dtype.itemsize == 2 or bias_learns):
         return plain_attention
     return sdpa_attention
 
