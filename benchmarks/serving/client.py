@@ -7,7 +7,6 @@ of an answer the status line and the length are read.
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import statistics
 import time
@@ -49,11 +48,6 @@ def request(path: str, body: bytes, kind: str) -> bytes:
 def json_request(path: str, value: Any) -> bytes:
     """The bytes of a POST of JSON."""
     return request(path, json.dumps(value).encode(), "application/json")
-
-
-def data_url(data: bytes, kind: str) -> str:
-    """Bytes inside JSON."""
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 async def load(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> Load:

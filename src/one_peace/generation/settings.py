@@ -35,8 +35,7 @@ class GenerationSettings:
     no_repeat_ngram: no n tokens in a row occur twice; 0 allows all.
     force_end: at max_tokens the end token is appended and its log-probability counts (OFA). Without it max_tokens
         includes the end token, and sequences that have not ended by then count as they are (MiCo).
-    exhaustive: a search goes on until no open beam could beat the worst hypothesis kept (MiCo). Without it a search
-    stops
+    exhaustive: a search goes on until no open beam could beat the worst hypothesis kept (MiCo). Without it, it stops
         with the first `beams` finished ones (OFA).
     """
 

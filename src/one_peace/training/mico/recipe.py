@@ -178,6 +178,7 @@ class MiCoRecipe:
         fields = dict(values)
         steps, optimizer = fields.get("steps"), fields.get("optimizer", {})
         if isinstance(optimizer, dict):
+            # the published share is one of time, which seldom ends with an update: the nearest
             warmup = {"warmup_steps": round(WARMUP * steps)} if isinstance(steps, int) and steps > 0 else {}
             optimizer = VAST_ADAM | warmup | optimizer
         fields["optimizer"] = build_dataclass(OptimizerRecipe, optimizer, "optimizer")
