@@ -129,8 +129,9 @@ def test_inputs_that_cannot_be_used(ofa: Ofa, tmp_path: Path) -> None:
     assert result.values == [ofa.caption(PICTURES[0], **QUICK)]
     with pytest.raises(ValueError, match="on_error"):
         ofa.caption(PICTURES[0], on_error="ignore")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="expected a text"):
-        ofa.answer(PICTURES[0], [3])  # type: ignore[list-item]
+    for question in ([3], 3, None):
+        with pytest.raises(InputError, match="expected a text"):
+            ofa.answer(PICTURES[0], question)  # type: ignore[arg-type]
     assert list(ofa.answer(PICTURES[0], ["red?", 3], on_error="skip", **QUICK).errors) == [1]  # type: ignore[list-item]
     with pytest.raises(InputError, match="64 can be read"):
         ofa.generate(" red" * 200)

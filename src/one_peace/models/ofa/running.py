@@ -76,8 +76,8 @@ def run(
 
 def paired(texts: str | Iterable[str], images: Any) -> tuple[list[str], list[Any], bool]:
     """Texts and pictures side by side, a single one repeated; and whether both were single."""
-    several_images, several_texts = are_several(images), not isinstance(texts, str)
-    given = [texts] if isinstance(texts, str) else list(texts)
+    several_images, several_texts = are_several(images), isinstance(texts, Iterable) and not isinstance(texts, str)
+    given: list[Any] = list(texts) if several_texts else [texts]
     sources = list_inputs(images)
     if several_texts and several_images and len(given) != len(sources):
         raise ValueError(f"{len(sources)} pictures for {len(given)} texts; give as many, or a single one for all")
