@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from one_peace.checkpoints.model_card import model_card
+from one_peace.checkpoints.renamed import Renamed
 from one_peace.checkpoints.replacing import work_folder
 from one_peace.checkpoints.tensor_file import Piece, nbytes, write_tensor_file
 from one_peace.configuration import build_dataclass
@@ -50,10 +51,6 @@ class LazyTensors(Mapping[str, list[Tensor]]):
     def __len__(self) -> int:
         return len(self._files)
 
-    def where(self, wanted: Callable[[str], bool]) -> LazyTensors:
-        """Those of some names."""
-        return LazyTensors({name: path for name, path in self._files.items() if wanted(name)})
-
     def _file(self, path: Path) -> Any:
         if path not in self._open:
             from safetensors import safe_open
@@ -87,9 +84,9 @@ def open_folder(path: str | Path) -> NativeFolder:
     path = Path(path)
     config = read_json(path / CONFIG)
     tensors = open_weights(path)
-    own = tensors.where(lambda name: not name.startswith(OFFICIAL_PREFIX))
-    rest = _Renamed(tensors.where(lambda name: name.startswith(OFFICIAL_PREFIX)))
-    return NativeFolder(path, config, own, rest)
+    rest = {name.removeprefix(OFFICIAL_PREFIX): name for name in tensors if name.startswith(OFFICIAL_PREFIX)}
+    own = {name: name for name in tensors if not name.startswith(OFFICIAL_PREFIX)}
+    return NativeFolder(path, config, Renamed(tensors, own), Renamed(tensors, rest))
 
 
 def open_weights(path: Path) -> LazyTensors:
@@ -155,22 +152,6 @@ def write_folder(
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Writes a JSON file for people to read."""
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-
-
-class _Renamed(Mapping[str, list[Tensor]]):
-    """Leftovers under their official names."""
-
-    def __init__(self, tensors: LazyTensors) -> None:
-        self._tensors = tensors
-
-    def __getitem__(self, name: str) -> list[Tensor]:
-        return self._tensors[OFFICIAL_PREFIX + name]
-
-    def __iter__(self) -> Iterator[str]:
-        return (name.removeprefix(OFFICIAL_PREFIX) for name in self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
 
 
 def _shard_stem(folder: Path) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from one_peace.checkpoints.one_peace.names import bare_name, modality_of
 from one_peace.checkpoints.pieces import joined_shape
+from one_peace.checkpoints.renamed import Renamed
 from one_peace.errors import CheckpointError
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.loading import SavedModel, open_saved
@@ -22,7 +23,8 @@ TEMPERATURE = "encoder.logit_scale"
 def open_for_training(path: Path) -> SavedModel:
     """A saved model, each tensor under the name that a pretraining model gives it. Errors as of `open_saved`."""
     saved = open_saved(path)
-    return dataclasses.replace(saved, tensors=_Named(saved.tensors))
+    names = {n if n.startswith(("encoder.", "decoder.")) else f"encoder.{n}": n for n in saved.tensors}
+    return dataclasses.replace(saved, tensors=Renamed(saved.tensors, names))
 
 
 def values_of(
@@ -86,20 +88,3 @@ def _starts_fresh(name: str, saved: OnePeaceConfig) -> bool:
     modality = modality_of(bare_name(name))
     new_modality = modality is not None and modality not in saved.modalities
     return new_modality or name == TEMPERATURE or (saved.decoder is None and name.startswith("decoder."))
-
-
-class _Named(Mapping[str, list[Tensor]]):
-    """Tensors under the names of a pretraining model, read when used."""
-
-    def __init__(self, tensors: Mapping[str, list[Tensor]]) -> None:
-        self._tensors = tensors
-        self._names = {n if n.startswith(("encoder.", "decoder.")) else f"encoder.{n}": n for n in tensors}
-
-    def __getitem__(self, name: str) -> list[Tensor]:
-        return self._tensors[self._names[name]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)

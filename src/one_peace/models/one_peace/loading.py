@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from one_peace.checkpoints.native import is_native, open_folder
 from one_peace.checkpoints.one_peace.names import bare_name, modality_of
 from one_peace.checkpoints.one_peace.official import read_official
 from one_peace.checkpoints.registry import resolve
+from one_peace.checkpoints.renamed import Renamed
 from one_peace.errors import CheckpointError
 from one_peace.modalities import get_modality
 from one_peace.modalities.base import Processor
@@ -124,7 +125,7 @@ def load_predictor(
         ignored = ("encoder.projections.", "encoder.logit_scale", "encoder.fusion.norms.")
         names = {name: name for name in source.tensors if name in wanted or not name.startswith(ignored)}
         names, added = _fold_roles(names, config, prefix="encoder.") if not model.roles else (names, {})
-        tensors = _Selected(source.tensors, names, added)
+        tensors = _WithRoles(source.tensors, names, added)
         assign_tensors(model, tensors, device, dtype, optional=("roles.",), shrink=_resizes_tables(config))
     except CheckpointError as error:
         raise CheckpointError(f"{source.path}: {error}") from error
@@ -209,18 +210,19 @@ def _resizes_tables(config: OnePeaceConfig) -> bool:
     return config.head is not None and config.head.pooling == "mean"
 
 
-class _Selected(Mapping[str, list[Tensor]]):
-    """Some tensors of a source under other names, still read only when used.
+class _WithRoles(Renamed):
+    """Tensors of a source under other names, embeddings of roles in their tables.
 
     `added` names, for a position table, a type embedding that the published code adds to the same tokens: to every
     token of the modality, so that it is a part of the table here.
     """
 
     def __init__(self, source: Mapping[str, list[Tensor]], names: Mapping[str, str], added: Mapping[str, str]) -> None:
-        self._source, self._names, self._added = source, names, added
+        super().__init__(source, names)
+        self._added = added
 
     def __getitem__(self, name: str) -> list[Tensor]:
-        pieces = self._source[self._names[name]]
+        pieces = super().__getitem__(name)
         if name not in self._added:
             return pieces
         (table,), (embedding,) = pieces, self._source[self._added[name]]
@@ -229,12 +231,6 @@ class _Selected(Mapping[str, list[Tensor]]):
                 f"{self._added[name]}: shape {tuple(embedding.shape)} does not go with {name}, {tuple(table.shape)}"
             )
         return [table.float() + embedding.float().reshape(1, -1)]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def _encoder_tensors(source: SavedModel, config: OnePeaceConfig) -> Mapping[str, list[Tensor]]:
@@ -246,7 +242,7 @@ def _encoder_tensors(source: SavedModel, config: OnePeaceConfig) -> Mapping[str,
     names = {bare_name(n): n for n in source.tensors if not n.startswith(("decoder.", "head."))}
     names = {short: n for short, n in names.items() if modality_of(short) not in absent}
     names |= {n: n for n in source.unknown}
-    return _Selected(source.tensors, *_fold_roles(names, config))
+    return _WithRoles(source.tensors, *_fold_roles(names, config))
 
 
 def _fold_roles(
