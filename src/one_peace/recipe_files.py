@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from importlib.resources import files
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+SHORTHANDS = {"data": "tables.root", "checkpoint": "model"}
+"""Paths on the command line -> the keys that they are settings of, in recipes of tasks."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -60,6 +64,17 @@ def read_recipe(kind: str, name_or_path: str, settings: Sequence[str] = ()) -> d
                 raise ValueError(f"setting {setting!r}: {parent} is a plain value and holds no settings")
         target[leaf] = _yaml(value, f"setting {setting!r}")
     return values
+
+
+def text_setting(key: str, text: object) -> str:
+    """The setting of a key to a text as it stands, whatever YAML would make of it: a folder may be called 2024."""
+    return f"{key}={json.dumps(str(text), ensure_ascii=False)}"
+
+
+def written_out(setting: str) -> str:
+    """A setting in place of one of `SHORTHANDS`, others as they are."""
+    key, equals, path = setting.partition("=")
+    return text_setting(SHORTHANDS[key], path) if equals and key in SHORTHANDS else setting
 
 
 def follow_modality(values: dict[str, Any], settings: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from one_peace.cache import table_cache
 from one_peace.configuration import build_dataclass, within
 from one_peace.data.task_rows import SUFFIXES, TaskRows
-from one_peace.recipe_files import follow_modality, read_recipe
+from one_peace.recipe_files import follow_modality, read_recipe, text_setting, written_out
 from one_peace.tasks.kinds import KINDS
 from one_peace.tasks.mico.evaluation import ANSWERING, WRITING
 from one_peace.tasks.mico.retrieval import OMNI_RETRIEVAL
@@ -21,7 +22,6 @@ from one_peace.tasks.task import media_columns
 
 SAMPLE_LIBRARY = "sample-library"
 TASKS = (SAMPLE_LIBRARY, RETRIEVAL, ZERO_SHOT, OMNI_RETRIEVAL, WRITING, ANSWERING, *KINDS, *SEQUENCE_KINDS)
-SHORTHANDS = {"data": "tables.root", "checkpoint": "model"}  # of the command line
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,12 @@ def load_evaluation(name_or_path: str, settings: Sequence[str] = ()) -> Evaluati
     """
     given = []
     for setting in settings:
-        key, equals, value = setting.partition("=")
-        if key == "data" and Path(value).suffix in SUFFIXES:
-            path = Path(value)
-            given += [f"tables.root={path.parent}", f"tables.splits={{{path.stem}: {path.name}}}", "tables.texts={}"]
+        key, _, value = setting.partition("=")
+        if key == "data" and (path := Path(value)).suffix in SUFFIXES:
+            split = json.dumps({path.stem: path.name}, ensure_ascii=False)
+            given += [text_setting("tables.root", path.parent), f"tables.splits={split}", "tables.texts={}"]
         else:
-            given.append(f"{SHORTHANDS.get(key, key)}{equals}{value}")
+            given.append(written_out(setting))
     values = read_recipe("evaluate", name_or_path, given)
     follow_modality(values, given)
     if values.get("tables") is not None:

@@ -322,6 +322,17 @@ def test_a_table_alone_is_all_there_is(tmp_path: Path) -> None:
     assert chosen.tables.validation == "val.csv" and chosen.settings(tmp_path).labels == ("yes sir",)
 
 
+@pytest.mark.parametrize("name", ["2024", "runs #2", "a: b, c", "yes", "@home", "[x]", "Käse 🧀"])
+def test_folders_tables_and_models_are_called_anything(name: str) -> None:
+    """What YAML would take for a number, a list, a comment."""
+    given = [f"data={name}/{name}.tsv", f"checkpoint={name}"]
+    trained, measured = load_finetune_recipe("refcoco", given), load_evaluation("refcoco", given)
+    assert (trained.tables.root, trained.tables.train, trained.model) == (name, f"{name}.tsv", name)
+    assert (measured.data.root, measured.data.splits, measured.model) == (name, {name: f"{name}.tsv"}, name)
+    assert load_finetune_recipe("refcoco", [f"data={name}"]).tables.root == name
+    assert load_evaluation("refcoco", [f"data={name}"]).data.root == name
+
+
 def test_the_command(base: Path, tables: Path, tmp_path: Path) -> None:
     arguments = ["finetune", "classification", f"data={tables}", f"checkpoint={base}", "tables.validation=val.csv"]
     result = CliRunner().invoke(app, [*arguments, "epochs=2", "batch_size=6", "--out", str(tmp_path / "run")])

@@ -12,7 +12,7 @@ from typing import Any
 from one_peace.configuration import build_dataclass, within
 from one_peace.data.task_rows import SUFFIXES, JoinedRows, TaskRows, WeightedRows
 from one_peace.errors import InputError
-from one_peace.recipe_files import follow_modality, read_recipe
+from one_peace.recipe_files import follow_modality, read_recipe, text_setting, written_out
 from one_peace.tasks.classification import labels_of
 from one_peace.tasks.coding import CODING
 from one_peace.tasks.given_answers import ANSWER_COLUMNS, answer_scores
@@ -27,7 +27,6 @@ from one_peace.training.trackers import known_trackers
 from one_peace.training.vqgan.recipe import CodingRecipe
 
 PUBLISHED_ADAM: dict[str, Any] = {"betas": (0.9, 0.999), "clip_norm": 0.0}  # of all published fine-tuning runs
-SHORTHANDS = {"data": "tables.root", "checkpoint": "model"}  # of the command line
 RANGES = {
     **dict.fromkeys(("batch_size", "steps", "image_size", "evaluate_every", "patience"), "[1, inf)"),
     **dict.fromkeys(("log_every", "save_every"), "[1, inf)"),
@@ -227,12 +226,12 @@ def load_finetune_recipe(name_or_path: str, settings: Sequence[str] = (), folder
     alone: list[str] = []
     given = []
     for setting in settings:
-        key, equals, value = setting.partition("=")
-        if key == "data" and Path(value).suffix in SUFFIXES:
+        key, _, value = setting.partition("=")
+        if key == "data" and (path := Path(value)).suffix in SUFFIXES:
             alone = ["tables.validation=null", "tables.texts=null"]
-            given += [f"tables.root={Path(value).parent}", f"tables.train={Path(value).name}"]
+            given += [text_setting("tables.root", path.parent), text_setting("tables.train", path.name)]
         else:
-            given.append(f"{SHORTHANDS.get(key, key)}{equals}{value}")
+            given.append(written_out(setting))
     values = read_recipe(folder, name_or_path, [*alone, *given])
     follow_modality(values, given)
     fit_micro_batch(values, given)
