@@ -112,7 +112,7 @@ def open_source(
 ) -> PairSource:
     """One source under its name in the recipe; of the manifest of a sample library one of its splits."""
     paths = expand_braces(recipe.path)
-    if _is_shard(paths[0]):
+    if is_shard(paths[0]):
         return ShardSource(
             paths,
             recipe.endings or media_endings(partner),
@@ -142,7 +142,7 @@ def places_of(path: str) -> set[str]:
     return {place(each) for each in expand_braces(path)}
 
 
-def _is_shard(path: str) -> bool:
+def is_shard(path: str) -> bool:
     """Whether it is a tar file here or at an address, which may go on behind the name: `.tar?signature=...`."""
     if "://" not in path:
         return path.lower().endswith(".tar")

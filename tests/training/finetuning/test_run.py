@@ -228,6 +228,7 @@ def test_every_epoch_has_every_row_once(base: Path, tables: Path, tmp_path: Path
         ),
         ({"micro_batch": 4}, "micro_batch=4 does not divide"),
         ({"workers": -1}, "workers is at least 0, not -1"),
+        ({"seed": 2**64}, r"seed is in \[0, 281474976710656\), not 18446744073709551616"),
         ({"patience": 1, "tables": {"train": "train.csv"}}, "patience needs a tables.validation"),
         ({"tables": {"train": "a", "augmentation": "lots"}}, "tables.augmentation is one of none, blur, reasoning"),
         ({"taks": {}}, "unknown key 'taks'; the nearest is 'task'"),

@@ -289,8 +289,10 @@ def test_fine_tuning_starts_from_weights_and_pretraining_from_a_shape(
 
 
 def test_rows_that_cannot_be_used_are_passed_over(tmp_path: Path) -> None:
-    path = write_recipe(tmp_path, steps=2, evaluation=None)
-    (tmp_path / "1.png").write_bytes(b"no picture")
+    folder = tmp_path / "clips.tar.unpacked"  # a table in it is no shard
+    folder.mkdir()
+    path = write_recipe(folder, steps=2, evaluation=None)
+    (folder / "1.png").write_bytes(b"no picture")
     said: list[Any] = []
     recipe = MiCoRecipe.from_dict(read_recipe("pretrain", str(path), ["batch_size=12"]))
     run_mico(recipe, [], tmp_path / "out", "cpu", said.append)

@@ -33,6 +33,7 @@ RANGES = {
     **dict.fromkeys(("warmup", "drop_path"), "[0, 1)"),
     "workers": "[0, inf)",
     "seconds": "[0.1, inf)",
+    "seed": f"[0, {2**48})",
 }
 AUGMENTATIONS = ("none", "blur", "reasoning", "labels")
 
