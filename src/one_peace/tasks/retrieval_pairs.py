@@ -43,8 +43,13 @@ class RetrievalSettings(SavedSettings):
         return (RETRIEVAL,)
 
     def __post_init__(self) -> None:
-        if self.rerank < 0 or self.rerank == 1:
-            raise ValueError(f"task.rerank: 0 for none, or how many of the first are ordered anew, not {self.rerank}")
+        check_rerank(self.rerank)
+
+
+def check_rerank(first: int) -> None:
+    """`ValueError` for a number of the first in a ranking that cannot be put in another order."""
+    if first < 0 or first == 1:
+        raise ValueError(f"task.rerank: 0 for none, or how many of the first are ordered anew, not {first}")
 
 
 class CaptionedRows:

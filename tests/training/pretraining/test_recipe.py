@@ -118,7 +118,7 @@ def test_an_unknown_key_of_an_evaluation_is_named() -> None:
         ("esc50", "task.labels=3", "task: labels is a text or a list, each a text, not 3"),
         ("esc50", "task.labels=[1, 2]", "task: labels is a text or a list"),
         ("msrvtt-captions", "task.beams=2.5", "task: beams is a whole number or null, not 2.5"),
-        ("msrvtt-captions", "task.beams=0", "task.beams is at least 1, not 0"),
+        ("msrvtt-captions", "task.beams=0", "task: beams is at least 1, not 0"),
         (
             "msrvtt-joint",
             "task.modalities=5",

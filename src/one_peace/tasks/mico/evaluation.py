@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from one_peace.configuration import within
 from one_peace.data.manifest import normalise_caption
 from one_peace.data.permutation import mix
 from one_peace.data.task_rows import TaskRows
@@ -36,9 +37,7 @@ class WritingSettings:
     def __post_init__(self) -> None:
         if self.modality not in BRANCH_OF:
             raise ValueError(f"task.modality is one of {', '.join(BRANCH_OF)}, not {self.modality!r}")
-        for name in ("beams", "max_tokens"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"task.{name} is at least 1, not {value}")
+        within(self, "task", beams="[1, inf)", max_tokens="[1, inf)")
 
 
 @dataclass(frozen=True)

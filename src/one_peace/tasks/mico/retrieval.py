@@ -14,7 +14,7 @@ from one_peace.tasks.mico.evaluation import readable
 from one_peace.tasks.mico.pretraining import MiCoTask, Parts, parse_tasks
 from one_peace.tasks.retrieval import Recall
 from one_peace.tasks.retrieval_evaluation import as_trained, measure_vectors
-from one_peace.tasks.retrieval_pairs import RetrievalSet
+from one_peace.tasks.retrieval_pairs import RetrievalSet, check_rerank
 from one_peace.tasks.task import OnError
 
 OMNI_RETRIEVAL = "omni-retrieval"  # the kind of task
@@ -52,8 +52,7 @@ class MiCoRetrievalSettings:
         if any(SUBTITLE in parts for parts in task.tuples):
             raise ValueError("task.tuples: subtitles are learnt from, and not looked up")
         check_tasks([task], list(columns))
-        if self.rerank < 0 or self.rerank == 1:
-            raise ValueError(f"task.rerank: 0 for none, or how many of the first are ordered anew, not {self.rerank}")
+        check_rerank(self.rerank)
         object.__setattr__(self, "modalities", columns)
         object.__setattr__(self, "tuples", task.tuples)
 
