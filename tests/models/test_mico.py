@@ -163,6 +163,10 @@ def test_another_picture_size(official: Path) -> None:
     assert model.modalities == ("image",)
     assert model.encode_image(picture(0)).shape == (1, model.dim)
     assert model.encoder.tower.positions.shape[1] == 37
+    with pytest.raises(ValueError, match=r"list of names, got 'image'; give \['image'\]"):
+        one_peace.from_pretrained(official, modalities="image")
+    with pytest.raises(ValueError, match="at least one modality; .* has text, image"):
+        one_peace.from_pretrained(official, modalities=[])
 
 
 def test_matching_pairs_each_text_with_each_input(mico: MiCo) -> None:

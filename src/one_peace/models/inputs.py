@@ -39,6 +39,19 @@ def check_modalities(asked: Iterable[str], known: Iterable[str], model: str) -> 
             raise ValueError(f"model {model!r} has no modality {name!r}; it has {', '.join(known)}")
 
 
+def choose_modalities(asked: Iterable[str], known: Iterable[str], model: str) -> list[str]:
+    """Those of the model's modalities that are asked for, in its order. `ValueError` for none, for a text in place of a
+    list, and as of `check_modalities`."""
+    known = tuple(known)
+    if isinstance(asked, str):
+        raise ValueError(f"modalities are a list of names, got {asked!r}; give [{asked!r}]")
+    asked = list(asked)
+    if not asked:
+        raise ValueError(f"name at least one modality; model {model!r} has {', '.join(known)}")
+    check_modalities(asked, known, model)
+    return [name for name in known if name in asked]
+
+
 @dataclass(frozen=True)
 class Decoded:
     """What became of an input: its views, or its error. `name` is for messages."""

@@ -19,7 +19,7 @@ from one_peace.modalities.base import Processor
 from one_peace.modalities.frames import FrameProcessor
 from one_peace.modalities.slices import SliceConfig, SliceProcessor
 from one_peace.modalities.wordpiece import FILE, VOCABULARY, WordPieceProcessor, WordPieces
-from one_peace.models.inputs import check_modalities
+from one_peace.models.inputs import choose_modalities
 from one_peace.models.mico.config import MiCoConfig
 from one_peace.models.mico.interface import MiCo
 from one_peace.models.mico.model import TEXT, MiCoModel
@@ -51,14 +51,15 @@ def from_pretrained(
         model = build_mico(values, tensors, parse_device(device), parse_dtype(dtype))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    check_modalities(modalities or (), (TEXT, *model.config.modalities), model.config.name)
+    known = (TEXT, *model.config.modalities)
+    chosen = known if modalities is None else choose_modalities(modalities, known, model.config.name)
     pieces = find_pieces(path, tokenizer)
     try:
         processors = open_processors(model.config, pieces)
     except ValueError as error:
         hint = "" if tokenizer else f"; give tokenizer=PATH, or change {VOCABULARY_VARIABLE} if it was found there"
         raise ValueError(f"{tokenizer or path}: {error}{hint}") from error
-    return MiCo(model, {name: one for name, one in processors.items() if modalities is None or name in modalities})
+    return MiCo(model, {name: processors[name] for name in chosen})
 
 
 def open_saved(path: Path) -> tuple[dict[str, Any], Mapping[str, list[Tensor]]]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from one_peace.configuration import build_dataclass, within
 from one_peace.modalities import get_modality
 from one_peace.models.blocks import check_blocks
-from one_peace.models.inputs import check_modalities
+from one_peace.models.inputs import choose_modalities
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,8 @@ class OnePeaceConfig:
 
     def with_modalities(self, names: Iterable[str]) -> OnePeaceConfig:
         """The same model with some of its modalities only: a branch."""
-        if isinstance(names, str):
-            raise ValueError(f"modalities are a list of names, got {names!r}; give [{names!r}]")
-        names = list(names)
-        if not names:
-            raise ValueError(f"name at least one modality; model {self.name!r} has {', '.join(self.modalities)}")
-        check_modalities(names, self.modalities, self.name)
-        kept = {name: config for name, config in self.modalities.items() if name in names}
+        chosen = choose_modalities(names, self.modalities, self.name)
+        kept = {name: self.modalities[name] for name in chosen}
         return dataclasses.replace(self, modalities=kept)
 
     def to_dict(self) -> dict[str, Any]:
