@@ -117,6 +117,14 @@ def test_the_transformers_layout_there_and_back(file: Path, tmp_path: Path) -> N
     again = torch.load(tmp_path / "port2" / "pytorch_model.bin", weights_only=True)
     assert list(again) == list(port) and all(torch.equal(again[n], port[n]) for n in port)
     assert (tmp_path / "port2" / "config.json").read_text() == (tmp_path / "port" / "config.json").read_text()
+    kept = (tmp_path / "folder" / "config.json").read_bytes()
+    for source, problem in (
+        ("folder", "is the model itself"),
+        ("again", "holds another model"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            convert(tmp_path / source, tmp_path / "folder", form="transformers")
+    assert (tmp_path / "folder" / "config.json").read_bytes() == kept
 
 
 def test_a_model_of_ours_becomes_a_published_file(tmp_path: Path) -> None:
@@ -131,6 +139,7 @@ def test_a_model_of_ours_becomes_a_published_file(tmp_path: Path) -> None:
     assert open_saved(tmp_path / "tiny.pt").config == ofa.config
     with pytest.raises(CheckpointError, match="no residual_scale"):
         convert(tmp_path / "folder", tmp_path / "port", form="transformers")
+    assert not (tmp_path / "port").exists()
 
 
 def test_the_folder_gives_the_same_model(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ def convert(
     source, target = Path(source), Path(target)
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
+    if target.exists() and target.samefile(source):
+        raise ValueError(f"{target} is the model itself; give another place for what becomes of it")
     family = family_of(source)
     published = source.is_file() or is_port(source) or find_mico(source) is not None
     if not published and not is_native(source):

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from one_peace.checkpoints.containers import OWN_CONFIG
 from one_peace.checkpoints.name_table import Kind
-from one_peace.checkpoints.native import CONFIG, MAX_SHARD_BYTES, ORIGIN, NativeFolder, open_folder, write_json
+from one_peace.checkpoints.native import (
+    CONFIG,
+    INDEX,
+    MAX_SHARD_BYTES,
+    ORIGIN,
+    WEIGHTS,
+    NativeFolder,
+    open_folder,
+    write_json,
+)
 from one_peace.checkpoints.ofa.config import TAILS, official_settings, port_settings
 from one_peace.checkpoints.ofa.names import TIED, from_port, to_native, to_official, to_port
 from one_peace.checkpoints.ofa.official import PORT_WEIGHTS, Form, published_tensor, read_ofa, upgraded
@@ -112,8 +121,11 @@ def _new_container(config: Mapping[str, Any]) -> dict[str, Any]:
 def _write_port(target: Path, state: dict[str, Tensor], config: Mapping[str, Any], stored: Mapping[str, Any]) -> Path:
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target} is a file; a transformers-style model is a folder")
+    if other := [name for name in (WEIGHTS, INDEX) if (target / name).exists()]:
+        raise ValueError(f"{target} holds another model, whose {other[0]} would be read in place of {PORT_WEIGHTS}")
+    settings = stored or port_settings(config)
     target.mkdir(parents=True, exist_ok=True)
     with replacing_checkpoint(target / PORT_WEIGHTS) as path:
         torch.save(state, path)
-    write_json(target / CONFIG, stored or port_settings(config))
+    write_json(target / CONFIG, settings)
     return target
