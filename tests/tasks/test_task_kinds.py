@@ -224,6 +224,8 @@ BAD_ROWS: list[tuple[str, dict[str, Any], str]] = [
     ("grounding", {"region_coord": "30,5,4,18"}, "no area"),
     ("grounding", {"region_coord": "4,5,30,180"}, "not inside the picture of 40 x 20"),
     ("grounding", {"region_coord": "nan,5,30,18"}, "no area"),
+    ("grounding", {"text": "zq" * 900}, r"row 7: column 'text': has \d+ tokens, of which \d+ can be read"),
+    ("audio question answering", {"text": f"What?&&&{'zq' * 900}&&&b&&&1"}, r"column 'text': has \d+ tokens"),
 ]
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from one_peace.configuration import within
+from one_peace.errors import InputError
 from one_peace.modalities.base import Adapter, Embedded, Example, Modality, Processor, SequencePositions
 from one_peace.modalities.tokenization import PAD_ID, Tokenizer
 from one_peace.nn.initialization import truncated_normal_
@@ -71,7 +72,14 @@ class TextProcessor(Processor):
         self.tokenizer = tokenizer
 
     def __call__(self, source: Any) -> Example:
-        return {"tokens": torch.tensor(self.tokenizer.encode(source), dtype=torch.int64)}
+        return self.of_tokens(self.tokenizer.encode(source))
+
+    def of_tokens(self, tokens: Sequence[int]) -> Example:
+        """An example of token ids. `InputError` for more of them than there are positions."""
+        longest = self.config.max_positions - 1  # beside cls
+        if len(tokens) > longest:
+            raise InputError("text", f"has {len(tokens)} tokens, of which {longest} can be read")
+        return {"tokens": torch.tensor(tokens, dtype=torch.int64)}
 
     def length(self, example: Example) -> int:
         return example["tokens"].shape[0]

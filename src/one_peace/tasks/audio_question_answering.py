@@ -40,7 +40,7 @@ class AudioQuestionAnswering(Task):
         assert isinstance(text, TextProcessor)
         encoded = [text.tokenizer.encode_answer(question, answer) for answer in candidates]
         inputs = {
-            "text": [{"tokens": torch.tensor(tokens, dtype=torch.int64)} for tokens in encoded],
+            "text": [prepare(text.of_tokens, tokens, "text", key) for tokens in encoded],
             "audio": [prepare(self.processors["audio"], column(row, "audio", key), "audio", key)],
         }
         return TaskExample(key, inputs, target, {"question": question, "candidates": candidates})

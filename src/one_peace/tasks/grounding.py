@@ -16,7 +16,7 @@ from one_peace.modalities.image import ImageProcessor
 from one_peace.modalities.text import TextProcessor
 from one_peace.models.one_peace.config import HeadConfig
 from one_peace.objectives.boxes import box_iou, grounding_loss
-from one_peace.tasks.task import BadRow, Figures, Row, Task, TaskBatch, TaskExample, column, has, text_of
+from one_peace.tasks.task import BadRow, Figures, Row, Task, TaskBatch, TaskExample, column, has, prepare, text_of
 
 FOUND = 0.5  # overlap from which a box counts as right
 
@@ -49,9 +49,8 @@ class Grounding(Task):
         target = None
         if has(row, "region_coord"):
             target = grounding_boxes(box_inside(row["region_coord"], key, size)[None], *size)[0]
-        tokens = torch.tensor(text.tokenizer.encode_expression(phrase), dtype=torch.int64)
         inputs = {
-            "text": [{"tokens": tokens}],
+            "text": [prepare(text.of_tokens, text.tokenizer.encode_expression(phrase), "text", key)],
             "image": [{"pixels": image_tensor(picture, image.config.image_size)}],
         }
         return TaskExample(key, inputs, target, {"phrase": phrase, "size": size})
