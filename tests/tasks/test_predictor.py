@@ -121,9 +121,17 @@ def test_the_wrong_task_is_refused(classifier: Path) -> None:
         Predictor.from_pretrained(classifier, dataclasses.replace(SETTINGS, modality="audio"))
 
 
-def test_damaged_settings_are_named(tmp_path: Path, classifier: Path) -> None:
-    (tmp_path / "task.json").write_text('{"kind": "classification", "labels": ["a"], "smothing": 1}')
-    with pytest.raises(InputError, match=r"task.json: is damaged: .*'smothing'; the nearest is 'smoothing'"):
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ('{"kind": "classification", "labels": ["a"], "smothing": 1}', "'smothing'; the nearest is 'smoothing'"),
+        ('{"kind": ["classification"], "labels": ["a"]}', "kind is a text"),
+        ('["classification"]', "is a mapping"),
+    ],
+)
+def test_damaged_settings_are_named(content: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "task.json").write_text(content)
+    with pytest.raises(InputError, match=rf"task.json: is damaged: .*{problem}"):
         TaskSettings.read(tmp_path)
 
 

@@ -40,7 +40,7 @@ def check_depth(config: Mapping[str, Any], tensors: Collection[str]) -> None:
     for name, value in config.items():
         if isinstance(value, Mapping):
             check_depth(value, tensors)
-        elif name.endswith(("layers", "depth", "trunk")):
+        elif name.endswith(("layers", "depth", "trunk", "blocks")):
             count = value if isinstance(value, int) else sum(value)
             if count > len(tensors):
                 raise ValueError(f"{name} is {value}, and the weights are {len(tensors)} tensors")

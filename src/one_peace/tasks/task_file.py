@@ -37,7 +37,8 @@ class SavedSettings(ABC):
             return None
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(values, dict) and "kind" in values and values["kind"] not in cls.kinds():
+            kind = values.get("kind") if isinstance(values, dict) else None
+            if isinstance(kind, str) and kind not in cls.kinds():
                 return None
             return build_dataclass(cls, values, TASK_FILE)
         except ValueError as error:

@@ -87,6 +87,7 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
     for text, problem in (
         (known.replace('"codes": ', '"codes": 1'), "codebook.weight"),
         (known.replace('"width": ', '"width": 1073741824'), "config"),
+        (known.replace('"blocks": ', '"blocks": 1000000'), r"blocks is 1000000\d, and the weights are \d+ tensors"),
         ("[1]", "config.json: must hold a JSON object"),
     ):
         config.write_text(text)

@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from one_peace.checkpoints.assign import assign_tensors, build_on_meta
+from one_peace.checkpoints.assign import assign_tensors, build_on_meta, check_depth
 from one_peace.checkpoints.native import CONFIG, WEIGHTS, open_weights, read_json
 from one_peace.checkpoints.pickles import load_pickle
 from one_peace.checkpoints.vqgan_names import infer_config, native_tensors
@@ -35,6 +35,7 @@ def load_vqgan(path: str | Path) -> Vqgan:
                 raise ValueError("holds no state dict")
             tensors = native_tensors({str(name): t for name, t in state.items() if isinstance(t, Tensor)})
             config = VqganConfig.from_dict(infer_config(tensors))
+        check_depth(config.to_dict(), tensors)
     except (ValueError, TypeError, IndexError, ArithmeticError) as error:
         raise CheckpointError(f"{path}: no VQGAN: {error}") from error
     try:
