@@ -148,9 +148,13 @@ def mixed_examples(
         ValueError: an unknown name, or processes that would not have the same work.
     """
     mixed = mixture.get("mixed") or {}
-    if not isinstance(mixed, Mapping) or (unknown := [name for name in mixed if name not in COUNTS]):
-        raise ValueError(f"task.mixed has tables by {', '.join(COUNTS)}; not {unknown[0] if mixed else mixed!r}")
+    if not isinstance(mixed, Mapping) or not all(isinstance(table, str) for table in mixed.values()):
+        raise ValueError(f"task.mixed has tables by {', '.join(COUNTS)}; not {mixed!r}")
+    if unknown := [name for name in mixed if name not in COUNTS]:
+        raise ValueError(f"task.mixed has tables by {', '.join(COUNTS)}; not by {unknown[0]!r}")
     negatives = mixture.get("negatives")
+    if not isinstance(negatives, str | None):
+        raise ValueError(f"task.negatives is a folder of lists, not {negatives!r}")
     corpus = corpus_of(rows) if negatives is None else published_corpus(recipe.tables.path(negatives))
     longest = config.longest_text
     task = Mixture(vocabulary, corpus, pictures=PictureForm(config.image_size))
