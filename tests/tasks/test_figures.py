@@ -176,5 +176,5 @@ def test_captions_without_punctuation_are_held_against_what_people_wrote() -> No
         figures.add(caption, {"references": texts})
     bare = {"0": "a mans tshirt blackandwhite", "1": "two dogs"}
     expected = caption_figures(bare, dict(zip("01", references, strict=True)))
-    assert figures.result() == expected and figures.watched() == {"CIDEr": pytest.approx(expected["CIDEr"])}
-    assert expected["ROUGE_L"] < 0.7
+    assert figures.result() == expected and expected["ROUGE_L"] < 0.7
+    assert figures.watched()["CIDEr"] > expected["CIDEr"], "both sides without punctuation, as runs are watched"

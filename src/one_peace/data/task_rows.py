@@ -118,7 +118,9 @@ class TaskRows:
         """`InputError` names an id that two rows have: their predictions could not be told apart. Rows that cannot be
         read are for whoever comes to them."""
         seen: dict[str, int] = {}
-        for index in range(len(self) if self.id else 0):
+        if self.id is None:
+            return
+        for index in range(len(self)):
             try:
                 own = str(self._values(index).get(self.id))
             except InputError:

@@ -79,8 +79,11 @@ class WrittenFigures(ABC):
 
 
 class CaptionFigures(WrittenFigures):
-    """CIDEr and its kin; facts have `references`, as people wrote them. Captions lose their punctuation before they are
-    compared, as published."""
+    """CIDEr and its kin; facts have `references`, as people wrote them.
+
+    As published, captions lose their punctuation before they are compared, and what a run watches is of references
+    without it, too.
+    """
 
     main = "CIDEr"
 
@@ -90,8 +93,8 @@ class CaptionFigures(WrittenFigures):
         return caption_figures(captions, references)
 
     def watch(self, values: Sequence[Any]) -> dict[str, float]:
-        words = [tokenize(without_punctuation(value)) for value in values]
-        references = [[tokenize(text) for text in facts["references"]] for facts in self.facts]
+        words = [_bare_words(value) for value in values]
+        references = [[_bare_words(text) for text in facts["references"]] for facts in self.facts]
         return {"CIDEr": sum(cider_d(words, references)) / len(words)}
 
     def best_constant(self) -> str:
@@ -181,3 +184,7 @@ class LikelihoodFigures(WrittenFigures):
     def measure(self, values: Sequence[Any]) -> dict[str, float]:
         likelihood, tokens, right = (sum(column) for column in zip(*values, strict=True))
         return {"likelihood": math.exp(likelihood / tokens), "accuracy": right / tokens}
+
+
+def _bare_words(caption: str) -> list[str]:
+    return tokenize(without_punctuation(caption))
