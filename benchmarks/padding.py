@@ -15,6 +15,7 @@ from pathlib import Path
 from one_peace.data.decoding import PairDecoder
 from one_peace.data.opening import SourceRecipe, open_pairs
 from one_peace.data.prefetch import PrefetchedPairs
+from one_peace.data.shard_cache import ShardCache
 from one_peace.modalities.text import TextProcessor
 from one_peace.models.one_peace.loading import from_pretrained
 
@@ -36,7 +37,7 @@ def main() -> None:
     for partner in ("image", "audio"):
         decoder = PairDecoder(text, partner, processors[partner], augmentation=0.0, caption_tokens=20)
         with tempfile.TemporaryDirectory() as cache:
-            grouped = open_pairs({"pairs": SourceRecipe(str(chosen.manifest))}, decoder, SEED, Path(cache))
+            grouped = open_pairs({"pairs": SourceRecipe(str(chosen.manifest))}, decoder, SEED, ShardCache(Path(cache)))
             mixed = PrefetchedPairs(type(grouped.loader)(grouped.loader.mixture, decoder), 0)
             for name, pairs in (("grouped", grouped), ("as drawn", mixed)):
                 for step in range(chosen.steps):

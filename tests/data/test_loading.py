@@ -72,11 +72,11 @@ def test_one_two_and_four_processes_draw_the_same_batches(
     two_sources: dict[str, SourceRecipe], decoder: PairDecoder, tmp_path: Path
 ) -> None:
     for step in (0, 7, 8, 31):
-        whole = open_pairs(two_sources, decoder, SEED, tmp_path / "cache").batch(16, SEED, step)
+        whole = open_pairs(two_sources, decoder, SEED, ShardCache(tmp_path / "cache")).batch(16, SEED, step)
         for world in (2, 4):
             parts: list[Pair] = []
             for rank in range(world):
-                process = open_pairs(two_sources, decoder, SEED, tmp_path / "cache")
+                process = open_pairs(two_sources, decoder, SEED, ShardCache(tmp_path / "cache"))
                 parts += process.batch(16, SEED, step, rank, world)
             assert same(parts, whole)
 
@@ -84,21 +84,21 @@ def test_one_two_and_four_processes_draw_the_same_batches(
 def test_workers_and_a_resumed_run_draw_the_same_batches(
     two_sources: dict[str, SourceRecipe], decoder: PairDecoder, tmp_path: Path
 ) -> None:
-    here = open_pairs(two_sources, decoder, SEED, tmp_path / "cache")
+    here = open_pairs(two_sources, decoder, SEED, ShardCache(tmp_path / "cache"))
     straight = [here.batch(8, SEED, step) for step in range(12)]
     before = torch.get_rng_state()
-    with open_pairs(two_sources, decoder, SEED, tmp_path / "cache", workers=2) as ahead:
+    with open_pairs(two_sources, decoder, SEED, ShardCache(tmp_path / "cache"), workers=2) as ahead:
         assert all(same(ahead.batch(8, SEED, step), straight[step]) for step in range(6))
         assert all(same(ahead.batch(8, SEED, step), straight[step]) for step in (9, 10, 3))  # jumps start anew
         assert 0 < ahead.report.waiting <= 1
     assert torch.equal(torch.get_rng_state(), before)  # the training's own random numbers are left alone
-    with open_pairs(two_sources, decoder, SEED, tmp_path / "cache", workers=1) as resumed:
+    with open_pairs(two_sources, decoder, SEED, ShardCache(tmp_path / "cache"), workers=1) as resumed:
         assert all(same(resumed.batch(8, SEED, step), straight[step]) for step in range(7, 12))
 
 
 def test_augmentation_changes_from_epoch_to_epoch(decoder: PairDecoder, tmp_path: Path) -> None:
     table = write_table(tmp_path / "t.tsv", [png(n) for n in range(4)])
-    pairs = open_pairs({"t": SourceRecipe(str(table))}, decoder, SEED, tmp_path / "cache")
+    pairs = open_pairs({"t": SourceRecipe(str(table))}, decoder, SEED, ShardCache(tmp_path / "cache"))
     seen = [partner["pixels"] for step in range(4) for _, partner in pairs.batch(4, SEED, step)]
     assert len({pixels.numpy().tobytes() for pixels in seen}) == 16
     assert all(pixels.shape == (3, 16, 16) and pixels.isfinite().all() for pixels in seen)
@@ -119,7 +119,7 @@ def test_thirty_percent_corrupt(decoder: PairDecoder, tmp_path: Path, caplog: py
     media = [corrupt(png(n), n) if n % 10 < 3 else png(n) for n in range(192)]
     texts = [" " if n % 10 == 3 else caption(n) for n in range(192)]
     table = write_table(tmp_path / "t.tsv", media, texts)
-    pairs = open_pairs({"t": SourceRecipe(str(table))}, decoder, SEED, tmp_path / "cache")
+    pairs = open_pairs({"t": SourceRecipe(str(table))}, decoder, SEED, ShardCache(tmp_path / "cache"))
     for step in range(GROUPED_STEPS):
         batch = pairs.batch(8, SEED, step)
         assert len(batch) == 8
@@ -137,15 +137,20 @@ def test_replacements_are_the_same_in_every_process(decoder: PairDecoder, tmp_pa
     media = [b"" if n % 3 else png(n) for n in range(60)]
     table = write_table(tmp_path / "t.tsv", media)
     recipes = {"t": SourceRecipe(str(table))}
-    whole = open_pairs(recipes, decoder, SEED, tmp_path / "cache").batch(12, SEED, 3)
-    parts = [open_pairs(recipes, decoder, SEED, tmp_path / "cache").batch(12, SEED, 3, rank, 3) for rank in range(3)]
+    whole = open_pairs(recipes, decoder, SEED, ShardCache(tmp_path / "cache")).batch(12, SEED, 3)
+    parts = [
+        open_pairs(recipes, decoder, SEED, ShardCache(tmp_path / "cache")).batch(12, SEED, 3, rank, 3)
+        for rank in range(3)
+    ]
     assert same([pair for part in parts for pair in part], whole)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_nothing_usable_is_one_clear_error(decoder: PairDecoder, tmp_path: Path, workers: int) -> None:
     table = write_table(tmp_path / "t.tsv", [b"broken"] * 30)
-    with open_pairs({"stamps": SourceRecipe(str(table))}, decoder, SEED, tmp_path / "c", workers=workers) as pairs:
+    with open_pairs(
+        {"stamps": SourceRecipe(str(table))}, decoder, SEED, ShardCache(tmp_path / "c"), workers=workers
+    ) as pairs:
         message = r"^stamps: nothing usable after \d+ attempts. \d+ pairs were left out: \d+ unreadable image. The last"
         with pytest.raises(NoUsableData, match=message):
             pairs.batch(4, SEED, 0)
@@ -153,7 +158,7 @@ def test_nothing_usable_is_one_clear_error(decoder: PairDecoder, tmp_path: Path,
 
 def test_one_usable_pair_is_found(decoder: PairDecoder, tmp_path: Path) -> None:
     table = write_table(tmp_path / "t.tsv", [png(1) if n == 77 else b"x" for n in range(100)])
-    pairs = open_pairs({"t": SourceRecipe(str(table))}, decoder, SEED, tmp_path / "cache")
+    pairs = open_pairs({"t": SourceRecipe(str(table))}, decoder, SEED, ShardCache(tmp_path / "cache"))
     assert len(pairs.batch(2, SEED, 0)) == 2
 
 
@@ -162,7 +167,7 @@ def test_remote_shards_with_dead_ones(decoder: PairDecoder, tmp_path: Path) -> N
     (tmp_path / "train-004.tar").unlink()
     with serving(tmp_path, cuts=1) as server:
         recipes = {"web": SourceRecipe(pattern.replace(str(tmp_path), server.url))}
-        pairs = open_pairs(recipes, decoder, SEED, tmp_path / "cache")
+        pairs = open_pairs(recipes, decoder, SEED, ShardCache(tmp_path / "cache"))
         batches = [pairs.batch(10, SEED, step) for step in range(8)]
     assert all(len(batch) == 10 for batch in batches)
     assert pairs.report.dropped.counts["shard not available"] >= 10
@@ -223,20 +228,20 @@ def test_a_killed_worker_is_one_clear_error(text: TextProcessor, tmp_path: Path)
     deadly = KillsItself(base.text, base.partner_name, base.partner)
     table = write_table(tmp_path / "t.tsv", [png(n) for n in range(40)])
     with (
-        open_pairs({"t": SourceRecipe(str(table))}, deadly, SEED, tmp_path / "cache", workers=2) as pairs,
+        open_pairs({"t": SourceRecipe(str(table))}, deadly, SEED, ShardCache(tmp_path / "cache"), workers=2) as pairs,
         pytest.raises(OnePeaceError, match=r"a data worker died \(process \d+: .*last checkpoint"),
     ):
         for step in range(2 * GROUPED_STEPS):
             pairs.batch(4, SEED, step)
     # With a decoder that lives, the run goes on at the step where it stopped.
-    healthy = open_pairs({"t": SourceRecipe(str(table))}, base, SEED, tmp_path / "cache", workers=1)
+    healthy = open_pairs({"t": SourceRecipe(str(table))}, base, SEED, ShardCache(tmp_path / "cache"), workers=1)
     with healthy as pairs:
         assert len(pairs.batch(4, SEED, 5)) == 4
 
 
 def test_a_sigterm_to_every_process_leaves_the_run_its_workers(two_sources: Any, decoder: Any, tmp_path: Path) -> None:
     """As a scheduler sends it: the step at work and the state that follows need them."""
-    with open_pairs(two_sources, decoder, SEED, tmp_path / "cache", workers=2) as pairs:
+    with open_pairs(two_sources, decoder, SEED, ShardCache(tmp_path / "cache"), workers=2) as pairs:
         pairs.batch(4, SEED, 0)
         workers = multiprocessing.active_children()
         for worker in workers:
@@ -257,7 +262,7 @@ def test_a_worker_that_dies_in_the_middle_of_a_message(
     monkeypatch.setattr(prefetch, "SIGNAL_SECONDS", 0.0)
     table = write_table(tmp_path / "t.tsv", [png(n) for n in range(8)])
     sources = {"t": SourceRecipe(str(table))}
-    with open_pairs(sources, picture_decoder(text), SEED, tmp_path / "cache", workers=1) as pairs:
+    with open_pairs(sources, picture_decoder(text), SEED, ShardCache(tmp_path / "cache"), workers=1) as pairs:
         with monkeypatch.context() as patch:
             patch.setattr(PrefetchedPairs, "_start", lambda self, *place: broken(*place))
             with pytest.raises(OnePeaceError, match=r"a data worker died \(process unknown: .*reset by peer"):
@@ -282,7 +287,7 @@ def test_batches_are_grouped_by_length(text: TextProcessor, tmp_path: Path) -> N
     table = tmp_path / "t.tsv"
     table.write_text("\n".join(["audio\ttext\tduration", *rows]))
     decoder = sound_decoder(text)
-    grouped = open_pairs({"t": SourceRecipe(str(table))}, decoder, SEED, tmp_path / "cache")
+    grouped = open_pairs({"t": SourceRecipe(str(table))}, decoder, SEED, ShardCache(tmp_path / "cache"))
     mixed = PrefetchedPairs(PairLoader(grouped.loader.mixture, decoder), 0)
     longest, seen = [], []
     for step in range(GROUPED_STEPS):
@@ -343,7 +348,7 @@ def test_captions_of_pictures_cost_little_padding(text: TextProcessor, tmp_path:
     words = [" ".join(["more"] * (1 + n * 29 % 48)) for n in range(256)]
     table = write_table(tmp_path / "t.tsv", [png(n) for n in range(256)], words)
     decoder = PairDecoder(text, "image", ImageProcessor(ImageConfig(64, 4, 4)), 0.0)
-    grouped = open_pairs({"t": SourceRecipe(str(table))}, decoder, SEED, tmp_path / "cache")
+    grouped = open_pairs({"t": SourceRecipe(str(table))}, decoder, SEED, ShardCache(tmp_path / "cache"))
     mixed = PrefetchedPairs(PairLoader(grouped.loader.mixture, decoder), 0)
     for step in range(GROUPED_STEPS):
         grouped.batch(256 // GROUPED_STEPS, SEED, step)
@@ -359,7 +364,7 @@ def test_micro_batches_are_padded_on_their_own(text: TextProcessor, tmp_path: Pa
     found = []
     for micro in (None, 1, 2, 16):
         sources = {"t": SourceRecipe(str(table))}
-        pairs = open_pairs(sources, picture_decoder(text, 0.0), SEED, tmp_path / "cache", micro_batch=micro)
+        pairs = open_pairs(sources, picture_decoder(text, 0.0), SEED, ShardCache(tmp_path / "cache"), micro_batch=micro)
         pairs.batch(8, SEED, 0)
         found.append(pairs.report.padding)
     assert found[0] == found[3] and found[0].text > 0.3 and found[0].text_tokens == found[1].text_tokens
@@ -399,25 +404,25 @@ def test_a_missing_file_is_named(decoder: PairDecoder, tmp_path: Path) -> None:
 
 
 def test_wrong_requests(two_sources: dict[str, SourceRecipe], decoder: PairDecoder, tmp_path: Path) -> None:
-    pairs = open_pairs(two_sources, decoder, SEED, tmp_path / "cache")
+    pairs = open_pairs(two_sources, decoder, SEED, ShardCache(tmp_path / "cache"))
     with pytest.raises(ValueError, match="10 pairs cannot be divided among 4"):
         pairs.batch(10, SEED, 0, 0, 4)
     with pytest.raises(ValueError, match="seed 1"):
         pairs.batch(8, 1, 0)
     with pytest.raises(InputError, match="none.tsv"):
-        open_pairs({"t": SourceRecipe(str(tmp_path / "none.tsv"))}, decoder, SEED, tmp_path / "cache")
+        open_pairs({"t": SourceRecipe(str(tmp_path / "none.tsv"))}, decoder, SEED, ShardCache(tmp_path / "cache"))
     with pytest.raises(InputError, match=r"is no .tsv, .csv, .jsonl or .tar"):
-        open_pairs({"t": SourceRecipe(str(tmp_path / "none.parquet"))}, decoder, SEED, tmp_path / "cache")
+        open_pairs({"t": SourceRecipe(str(tmp_path / "none.parquet"))}, decoder, SEED, ShardCache(tmp_path / "cache"))
     with pytest.raises(ValueError, match="missing or wrong: b"):
         table = two_sources["table"].path
         recipes = {"a": SourceRecipe(table, weight=1.0), "b": SourceRecipe(table)}
-        open_pairs(recipes, decoder, SEED, tmp_path / "cache")
+        open_pairs(recipes, decoder, SEED, ShardCache(tmp_path / "cache"))
 
 
 def test_a_table_in_parts(decoder: PairDecoder, tmp_path: Path) -> None:
     for part in range(3):
         write_table(tmp_path / f"t{part}.tsv", [png(n) for n in range(4)], [f"number {part}"] * 4)
-    pairs = open_pairs({"t": SourceRecipe(f"{tmp_path}/t{{0..2}}.tsv")}, decoder, SEED, tmp_path / "cache")
+    pairs = open_pairs({"t": SourceRecipe(f"{tmp_path}/t{{0..2}}.tsv")}, decoder, SEED, ShardCache(tmp_path / "cache"))
     mixture: Mixture = pickle.loads(pickle.dumps(pairs.loader)).mixture
     slots = mixture.slots(0, 12)
     texts = sorted(mixture.read(int(s), int(i)).text for s, i in zip(slots.source, slots.index, strict=True))

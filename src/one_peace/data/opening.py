@@ -24,7 +24,6 @@ from one_peace.data.tables import TableSource
 from one_peace.errors import InputError
 from one_peace.modalities import get_modality
 
-CACHE_BYTES = 50 << 30  # of remote shards
 SAMPLED_TEXTS = 20_000
 
 
@@ -66,7 +65,7 @@ def open_pairs(
     recipes: Mapping[str, SourceRecipe],
     decoder: PairDecoder,
     seed: int,
-    cache: Path,
+    shards: ShardCache,
     *,
     workers: int = 0,
     micro_batch: int | None = None,
@@ -75,14 +74,13 @@ def open_pairs(
     partners are of one length.
 
     Args:
-        cache: folder for indexes and for remote shards, of which it keeps about `CACHE_BYTES`.
+        shards: keeps indexes and remote shards; one for all of a run, so that a dead server is waited for once.
         micro_batch: pairs that are padded to one length; None: those of a batch.
 
     Raises:
         InputError: a source that is not there, has no such column, or has nothing usable in it.
         ValueError: no source, an empty one, weights for only some.
     """
-    shards = ShardCache(cache, CACHE_BYTES)
     sources = [open_source(name, recipe, decoder.partner_name, shards) for name, recipe in recipes.items()]
     weights = {name: recipe.weight for name, recipe in recipes.items() if recipe.weight is not None}
     group_by: Literal["text", "partner"] = "text" if get_modality(decoder.partner_name).fixed_length else "partner"
@@ -90,13 +88,12 @@ def open_pairs(
     return PrefetchedPairs(loader, workers, micro_batch)
 
 
-def sample_texts(recipes: Mapping[str, SourceRecipe], partner: str, cache: Path) -> list[str]:
+def sample_texts(recipes: Mapping[str, SourceRecipe], partner: str, shards: ShardCache) -> list[str]:
     """Up to `SAMPLED_TEXTS` texts, evenly from all sources, to train a tokenizer on.
 
     Raises:
         InputError: a source that is not there or has no such column.
     """
-    shards = ShardCache(cache, CACHE_BYTES)
     texts = []
     for name, recipe in recipes.items():
         source = open_source(name, recipe, partner, shards)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
+from one_peace.cache import pair_cache
 from one_peace.data.manifest import Item
 from one_peace.data.pairs import source_of
+from one_peace.data.shard_cache import ShardCache
 from one_peace.models.ofa.layers import Layer
 from one_peace.models.ofa.model import OfaModel, part_of
 from one_peace.nn.block import Block
@@ -43,15 +45,16 @@ def plan_run(recipe: PretrainRecipe, items: Iterable[Item], devices: int = 1) ->
     if recipe.batch_size % devices:
         raise ValueError(f"batch_size={recipe.batch_size} is no multiple of the {devices} devices")
     shards_over(devices, recipe.engine.shard_over)
-    open_held_out(recipe)
+    shards = ShardCache(pair_cache())
+    open_held_out(recipe, shards)
     items, stage = list(items), recipe.stage
-    config, processors = plan_model(recipe, items)
+    config, processors = plan_model(recipe, items, shards)
     weighed = recipe.data.sources
     drawn = [item.id for item in items if item.kind == stage.partner and source_of(item, weighed) in weighed]
     few = set(drawn[:: max(1, len(drawn) // SAMPLE)])
     items = [item for item in items if item.kind != stage.partner or item.id in few]
     here = dataclasses.replace(recipe, workers=0)  # for a few pairs
-    with open_batches(here, items, processors) as source:
+    with open_batches(here, items, processors, shards) as source:
         # of many small batches: the pairs of one are alike in length
         pairs = [pair for step in range(MEASURED // PAIRS) for pair in source.batch(PAIRS, recipe.seed, step)]
     return pretraining_cost(

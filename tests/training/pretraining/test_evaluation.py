@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from one_peace.checkpoints.native import is_native
+from one_peace.data.shard_cache import ShardCache
 from one_peace.errors import InputError
 from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.training.best import BestModel
@@ -210,7 +211,9 @@ def test_wrong_settings_are_answered(evaluation: dict[str, Any], more: dict[str,
 
 
 def test_what_is_trained_on_is_not_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ONE_PEACE_CACHE", str(tmp_path / "cache"))
+    def opened(recipe: PretrainRecipe) -> None:
+        open_evaluator(recipe, [], PROCESSORS, "cpu", Processes(), ShardCache(tmp_path / "cache"))
+
     monkeypatch.chdir(tmp_path)
     for number in range(3):
         Path(f"part-{number}.csv").write_text("path,text\na.png,a\n")
@@ -225,11 +228,11 @@ def test_what_is_trained_on_is_not_held_out(tmp_path: Path, monkeypatch: pytest.
     ):
         recipe = recipe_with({"every": 1, "pairs": {"path": evaluated}}, files={"mine": {"path": trained}})
         with pytest.raises(ValueError, match=f"evaluation.pairs: {tmp_path}/{both} is also trained on"):
-            open_evaluator(recipe, [], PROCESSORS, "cpu", Processes())
+            opened(recipe)
     with pytest.raises(InputError, match="nowhere"):
-        open_evaluator(recipe_with({"every": 1, "labels": {"path": "nowhere"}}), [], PROCESSORS, "cpu", Processes())
+        opened(recipe_with({"every": 1, "labels": {"path": "nowhere"}}))
     with pytest.raises(InputError, match="evaluation.pairs: there are no held-out pairs"):
-        open_evaluator(recipe_with({"every": 1}), [], PROCESSORS, "cpu", Processes())
+        opened(recipe_with({"every": 1}))
 
 
 def test_a_schedule_survives_being_written(tmp_path: Path) -> None:

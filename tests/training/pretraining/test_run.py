@@ -24,7 +24,7 @@ from one_peace.training.dry_run import plan_run
 from one_peace.training.pretraining.recipe import PretrainRecipe, recipe_to_yaml
 from one_peace.training.pretraining.run import run_pretraining
 from one_peace.training.progress import plain_line
-from pair_files import RATE, wav, write_csv
+from pair_files import RATE, serving, wav, write_csv, write_shards
 from warm_processes import finish, run_command, start_together
 
 STAGE = {
@@ -101,6 +101,16 @@ def test_a_watched_run(table: Path, tmp_path: Path) -> None:
     }
     assert from_pretrained(tmp_path / "run" / "best").encode_text("a thing").shape == (1, 192)
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+
+
+def test_a_shard_that_cannot_be_had_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for the tokenizer and again for the first batch: a server that stalls costs minutes each time."""
+    monkeypatch.setenv("ONE_PEACE_CACHE", str(tmp_path / "cache"))
+    write_shards(tmp_path, 2, 8)
+    with serving(tmp_path) as server:
+        shards = {"path": server.url + "/train-{000..002}.tar", "pairs_per_shard": 8}
+        run_pretraining(recipe(tmp_path, files={"web": shards}, steps=1), [], tmp_path / "run", "cpu", lambda row: None)
+    assert [path for path, _ in server.requests].count("/train-002.tar") == 1
 
 
 def test_its_dry_run(table: Path) -> None:

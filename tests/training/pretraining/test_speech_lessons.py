@@ -17,6 +17,7 @@ import torch
 from one_peace.data.manifest import Item
 from one_peace.data.pairs import DataRecipe
 from one_peace.data.sample_library.packages import package_folder
+from one_peace.data.shard_cache import ShardCache
 from one_peace.data.speech.recorded_speech import Recording, read_recordings
 from one_peace.data.speech.speech_synthesis import PACKAGE
 from one_peace.data.speech.spoken_captions import SpokenCaptions
@@ -181,7 +182,7 @@ def test_a_run_begins_with_lessons(library: list[Item], tmp_path: Path, monkeypa
     assert [next(iter(row)) for row in rows] == ["items", "step", "items"] and rows[1]["step"] == 2
 
 
-def test_other_processes_wait_for_the_lessons_of_the_first(library: list[Item]) -> None:
+def test_other_processes_wait_for_the_lessons_of_the_first(library: list[Item], tmp_path: Path) -> None:
     told: Queue[Any] = Queue()
 
     class One(Processes):
@@ -192,8 +193,9 @@ def test_other_processes_wait_for_the_lessons_of_the_first(library: list[Item]) 
             return told.get(timeout=60)
 
     recipe, rows = lessons(), list[dict[str, Any]]()
-    config, processors = plan_model(recipe, library)
-    with open_batches(recipe, library, processors) as source, ThreadPoolExecutor(1) as pool:
+    shards = ShardCache(tmp_path)
+    config, processors = plan_model(recipe, library, shards)
+    with open_batches(recipe, library, processors, shards) as source, ThreadPoolExecutor(1) as pool:
         learn = partial(learn_to_hear, recipe, library, config, processors, source.batch, "cpu", rows.append)
         other = pool.submit(learn, One(rank=1))
         ours, theirs = learn(One(rank=0)), other.result(timeout=60)

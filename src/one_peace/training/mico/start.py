@@ -15,7 +15,7 @@ from one_peace.checkpoints.mico.config import input_settings
 from one_peace.checkpoints.registry import resolve
 from one_peace.data.clips import ClipShards, LibraryClips
 from one_peace.data.manifest import Item, Split
-from one_peace.data.opening import CACHE_BYTES, is_shard
+from one_peace.data.opening import is_shard
 from one_peace.data.shard_cache import ShardCache, expand_braces
 from one_peace.data.task_rows import Rows, TaskRows
 from one_peace.errors import CheckpointError, InputError
@@ -113,7 +113,7 @@ def open_clips(
         return LibraryClips(items, modalities, split=split, only=only, withheld=set(withheld))
     cache = pair_cache()
     if is_shard(expand_braces(path)[0]):
-        return ClipShards(path, modalities, ShardCache(cache, CACHE_BYTES))
+        return ClipShards(path, modalities, ShardCache(cache))
     return TaskRows(Path(path), modalities, media_columns(), cache)
 
 

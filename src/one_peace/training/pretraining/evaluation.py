@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from one_peace.cache import pair_cache
 from one_peace.data.decoding import PairDecoder
 from one_peace.data.folders import ManifestSource
 from one_peace.data.manifest import Item
-from one_peace.data.opening import CACHE_BYTES, SourceRecipe, open_source, places_of
+from one_peace.data.opening import SourceRecipe, open_source, places_of
 from one_peace.data.shard_cache import ShardCache
 from one_peace.data.source import ConcatenatedSource, PairSource
 from one_peace.modalities.base import Example, Processor
@@ -113,6 +112,7 @@ def open_evaluator(
     processors: Mapping[str, Processor],
     device: str,
     processes: Processes,
+    shards: ShardCache,
 ) -> Evaluator | None:
     """What the recipe's `evaluation` asks for: its own sources, or the validation split of the sample library."""
     schedule, partner = recipe.evaluation, recipe.stage.partner
@@ -122,7 +122,7 @@ def open_evaluator(
     assert isinstance(text, TextProcessor)
     decoder = PairDecoder(text, partner, processors[partner].limited(seconds=recipe.data.clip_seconds), 0.0)
 
-    opened = open_held_out(recipe)
+    opened = open_held_out(recipe, shards)
     sets: dict[str, list[Read]] = {name: from_source(source, schedule.size) for name, source in opened.items()}
     if not recipe.files and schedule.pairs is None:
         chosen = validation_items(items, partner, recipe.data.sources, schedule.size)
@@ -133,7 +133,7 @@ def open_evaluator(
     return Evaluator(recipe, processors, decoded.get("pairs"), decoded.get("labels"), device, processes)
 
 
-def open_held_out(recipe: PretrainRecipe) -> dict[str, PairSource]:
+def open_held_out(recipe: PretrainRecipe, shards: ShardCache) -> dict[str, PairSource]:
     """The recipe's own sources of held-out pairs and of labels, where there is an evaluation.
 
     Raises:
@@ -143,15 +143,14 @@ def open_held_out(recipe: PretrainRecipe) -> dict[str, PairSource]:
     schedule = recipe.evaluation
     sources = {"pairs": schedule.pairs, "labels": schedule.labels} if schedule.every else {}
     return {
-        name: _open_held_out(f"evaluation.{name}", source, recipe)
+        name: _open_held_out(f"evaluation.{name}", source, recipe, shards)
         for name, source in sources.items()
         if source is not None
     }
 
 
-def _open_held_out(name: str, source: SourceRecipe, recipe: PretrainRecipe) -> PairSource:
+def _open_held_out(name: str, source: SourceRecipe, recipe: PretrainRecipe, shards: ShardCache) -> PairSource:
     """A source that is not trained on; the manifest of a sample library may be both, since it has splits."""
-    shards = ShardCache(pair_cache(), CACHE_BYTES)
     opened = open_source(name, source, recipe.stage.partner, shards, "val")
     has_splits = isinstance(opened, ConcatenatedSource) and all(isinstance(p, ManifestSource) for p in opened.parts)
     trained = {place for trained in recipe.files.values() for place in places_of(trained.path)}

@@ -20,6 +20,7 @@ from one_peace.data.manifest import Item
 from one_peace.data.opening import open_pairs
 from one_peace.data.pairs import PairSampler
 from one_peace.data.prefetch import PrefetchedPairs, worker_death
+from one_peace.data.shard_cache import ShardCache
 from one_peace.modalities.base import Processor
 from one_peace.modalities.text import TextProcessor
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
@@ -69,21 +70,22 @@ def run_pretraining(
     processes = processes or Processes()
     require_trackers(recipe.trackers)
     keep_recipe(out, recipe_values(recipe), processes)
+    shards = ShardCache(pair_cache())
     folder = out / "model"
     resumed = processes.any(is_native(folder))
     plan = None
     if processes.first:  # one process trains the tokenizer; the others are told
-        plan = saved_plan(folder, recipe) if resumed else plan_model(recipe, items)
+        plan = saved_plan(folder, recipe) if resumed else plan_model(recipe, items, shards)
     shared = processes.share(plan)
     assert shared is not None
     config, processors = shared
     values = saved_values(folder, config, recipe.seed) if resumed else start_values(recipe, config)
-    with open_batches(recipe, items, processors) as source:
+    with open_batches(recipe, items, processors, shards) as source:
         if processes.first:
             report(source.summary())
         watch = Watch(
             tick if processes.first else None,
-            open_evaluator(recipe, items, processors, device, processes),
+            open_evaluator(recipe, items, processors, device, processes, shards),
             Utilisation(recipe, config, processors, device, processes),
         )
         fitted: dict[str, Tensor] = {}
@@ -113,7 +115,7 @@ def run_pretraining(
 
 @contextmanager
 def open_batches(
-    recipe: PretrainRecipe, items: list[Item], processors: Mapping[str, Processor]
+    recipe: PretrainRecipe, items: list[Item], processors: Mapping[str, Processor], shards: ShardCache
 ) -> Iterator[PairSampler | PrefetchedPairs]:
     """Where the recipe's pairs come from: its files, or the sample library."""
     stage, data = recipe.stage, recipe.data
@@ -127,7 +129,7 @@ def open_batches(
         return
     decoder = PairDecoder(text, stage.partner, partner, data.augmentation, data.caption_tokens)
     opened = open_pairs(
-        recipe.files, decoder, recipe.seed, pair_cache(), workers=recipe.workers, micro_batch=recipe.micro_batch
+        recipe.files, decoder, recipe.seed, shards, workers=recipe.workers, micro_batch=recipe.micro_batch
     )
     with opened as pairs:
         try:

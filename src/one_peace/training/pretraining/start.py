@@ -14,6 +14,7 @@ from one_peace.cache import pair_cache
 from one_peace.checkpoints.registry import resolve
 from one_peace.data.manifest import Item
 from one_peace.data.opening import sample_texts
+from one_peace.data.shard_cache import ShardCache
 from one_peace.errors import CheckpointError
 from one_peace.modalities import get_modality
 from one_peace.modalities.base import Processor
@@ -33,14 +34,14 @@ Processors = Mapping[str, Processor]
 VOCABULARY_FILES = f"tokenizer.json, or {', '.join(PUBLISHED_VOCABULARY)}"
 
 
-def plan_model(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeaceConfig, Processors]:
+def plan_model(recipe: PretrainRecipe, items: Iterable[Item], shards: ShardCache) -> tuple[OnePeaceConfig, Processors]:
     """The shape of the model that `recipe.model` names, and its processors, without any weights.
 
     That is a preset with a tokenizer trained on the captions, or a saved model: a folder in our format, a built-in
     name, an official file. A saved model without the stage's partner gets one, and without a decoder a fresh one.
     """
     if recipe.model in list_presets():
-        return _fresh(recipe, items)
+        return _fresh(recipe, items, shards)
     saved = open_for_training(_saved_path(recipe))
     return _extended(saved, recipe)
 
@@ -77,7 +78,7 @@ def saved_values(path: Path, config: OnePeaceConfig, seed: int) -> Iterator[tupl
 
 def start_model(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeaceForPretraining, Processors]:
     """The model that a run starts with, whole on the CPU."""
-    config, processors = plan_model(recipe, items)
+    config, processors = plan_model(recipe, items, ShardCache(pair_cache()))
     model = empty_model(config).to_empty(device="cpu")
     fill(model, start_values(recipe, config))
     return model, processors
@@ -146,9 +147,11 @@ def _extended(saved: SavedModel, recipe: PretrainRecipe) -> tuple[OnePeaceConfig
     return config, processors
 
 
-def _fresh(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeaceConfig, Processors]:
+def _fresh(recipe: PretrainRecipe, items: Iterable[Item], shards: ShardCache) -> tuple[OnePeaceConfig, Processors]:
     config = preset(recipe.model, (recipe.stage.anchor, recipe.stage.partner), decoder=True)
-    tokenizer = _trained_tokenizer(recipe, items) if recipe.tokenizer is None else find_tokenizer(recipe.tokenizer, 70)
+    tokenizer = (
+        _trained_tokenizer(recipe, items, shards) if recipe.tokenizer is None else find_tokenizer(recipe.tokenizer, 70)
+    )
     if tokenizer is None:
         raise ValueError(f"tokenizer={recipe.tokenizer}: holds no vocabulary ({VOCABULARY_FILES})")
     modalities = {**config.modalities, "text": TextConfig(vocab_size=tokenizer.vocab_size)}
@@ -163,10 +166,10 @@ def _fresh(recipe: PretrainRecipe, items: Iterable[Item]) -> tuple[OnePeaceConfi
     return config, processors
 
 
-def _trained_tokenizer(recipe: PretrainRecipe, items: Iterable[Item]) -> Tokenizer:
+def _trained_tokenizer(recipe: PretrainRecipe, items: Iterable[Item], shards: ShardCache) -> Tokenizer:
     """A tokenizer of the training captions."""
     if recipe.files:
-        captions = sorted(set(sample_texts(recipe.files, recipe.stage.partner, pair_cache())))
+        captions = sorted(set(sample_texts(recipe.files, recipe.stage.partner, shards)))
     else:
         languages = recipe.data.languages
         training = [i.texts for i in items if i.split == "train"]
