@@ -12,7 +12,9 @@ import pytest
 
 from one_peace.data.folders import FolderSource, ManifestSource
 from one_peace.data.manifest import Item, split_of, write_manifest
+from one_peace.data.opening import SourceRecipe, sample_texts
 from one_peace.data.row_index import LONGEST_QUOTED, _rows
+from one_peace.data.shard_cache import ShardCache
 from one_peace.data.source import UnusablePair
 from one_peace.errors import InputError
 from pair_files import png, wav
@@ -115,6 +117,15 @@ def test_wrong_lists(tmp_path: Path, files: dict[str, str], message: str) -> Non
         (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
         FolderSource(tmp_path, tmp_path / "cache")
+
+
+def test_a_vocabulary_is_trained_on_the_usable_texts(tmp_path: Path) -> None:
+    """Captions that were cut within an emoji once ended a run, without a word of which."""
+    texts = ["one", "cut \ud83d", "three"]
+    rows = [json.dumps({"path": f"{text[:3]}.png", "text": text}) for text in texts]
+    (tmp_path / "pairs.jsonl").write_text("\n".join([*rows, "{}"]))
+    sources = {"mine": SourceRecipe(str(tmp_path))}
+    assert sample_texts(sources, "image", ShardCache(tmp_path / "cache")) == ["one", "three"]
 
 
 def test_missing_folder(tmp_path: Path) -> None:

@@ -19,10 +19,11 @@ from one_peace.data.prefetch import PrefetchedPairs
 from one_peace.data.row_index import first_line
 from one_peace.data.shard_cache import REMOTE, ShardCache, expand_braces, is_remote, local_path
 from one_peace.data.shards import ShardSource, media_endings
-from one_peace.data.source import ConcatenatedSource, PairSource, UnusablePair
+from one_peace.data.source import ConcatenatedSource, PairSource
 from one_peace.data.tables import TableSource
 from one_peace.errors import InputError
 from one_peace.modalities import get_modality
+from one_peace.modalities.tokenization import checked_text
 
 SAMPLED_TEXTS = 20_000
 
@@ -99,8 +100,8 @@ def sample_texts(recipes: Mapping[str, SourceRecipe], partner: str, shards: Shar
         source = open_source(name, recipe, partner, shards)
         wanted = min(len(source), max(1, SAMPLED_TEXTS // len(recipes)))
         for number in range(wanted):
-            with suppress(UnusablePair):
-                texts.append(source.read(number * len(source) // wanted).text)
+            with suppress(InputError):  # told when its turn comes in a batch
+                texts.append(checked_text(source.read(number * len(source) // wanted).text))
     return texts
 
 
