@@ -354,6 +354,23 @@ def test_an_index_saves_the_counting(tmp_path: Path, index: dict[str, object], p
         assert source.blocks.tolist() == [0, 5, 6, 13] and source.read(12).text == "many"
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_an_index_that_was_mended_is_read_anew(tmp_path: Path, named: bool) -> None:
+    """Such as that of shards that have become more; the one before is kept with the shards."""
+    uneven(tmp_path)
+    with serving(tmp_path) as server:
+
+        def pairs_of(shards: str, sizes: str) -> int:
+            (tmp_path / "sizes.json").write_text(sizes)
+            index = f"{server.url}/sizes.json" if named else None
+            return len(ShardSource(f"{server.url}/train-{shards}.tar", IMAGE, cache(tmp_path), index=index))
+
+        with pytest.raises(InputError, match="is no JSON"):
+            pairs_of("000", "<html>")
+        assert pairs_of("000", '{"train-000.tar": 5}') == 5
+        assert pairs_of("{000..001}", '{"train-000.tar": 5, "train-001.tar": 1}') == 6
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -89,7 +89,7 @@ class ShardSource:
         self._opened: OrderedDict[int, _OpenShard] = OrderedDict()
         self._away: dict[int, tuple[str, str]] = {}  # shards whose pairs `sizes` could not measure: why, and the reason
         if index is not None:
-            lengths = lengths_by_index(self.urls, *_fetched_index(index, cache))
+            lengths = self._indexed(index)
         elif pairs_per_shard is not None:
             if not 0 < pairs_per_shard <= MOST_PAIRS:
                 raise InputError(self.name, f"pairs_per_shard={pairs_per_shard}; give a number from 1 to {MOST_PAIRS}")
@@ -203,6 +203,16 @@ class ShardSource:
                 log.warning("left out: the shard %s: %s", url, self.cache.failed[url][1])
         return lengths
 
+    def _indexed(self, place: str) -> list[int]:
+        """The number of pairs in each shard, by an index. One that was kept and does not fit may be mended by now."""
+        try:
+            return lengths_by_index(self.urls, *_fetched_index(place, self.cache))
+        except UnusablePair:
+            raise
+        except InputError:
+            self.cache.discard(place)
+            return lengths_by_index(self.urls, *_fetched_index(place, self.cache))
+
     def _plan_path(self) -> Path:
         digest = hashlib.sha256("\n".join([*self.urls, *self.endings]).encode()).hexdigest()[:20]
         return self.cache.folder / "indexes" / f"sizes-{digest}.json"
@@ -211,7 +221,7 @@ class ShardSource:
         """Writes down the number of pairs in each remote shard, so that it stays the same."""
         beside = urljoin(self.urls[0], SIZES)
         try:
-            lengths = lengths_by_index(self.urls, *_fetched_index(beside, self.cache))
+            lengths = self._indexed(beside)
         except UnusablePair:
             log.warning(
                 "%s: no %s beside its %d shards, so all are fetched once to count their pairs; "
