@@ -99,12 +99,20 @@ def test_one_run_at_a_time_in_a_folder(tmp_path: Path) -> None:
 
 def test_a_worker_that_outlives_its_run_does_not_hold_the_folder(tmp_path: Path) -> None:
     """For some seconds after a `kill -9`; whoever restarts the run at once was told to wait for it."""
+    context = multiprocessing.get_context("fork")
+    begun = context.Event()
     with writer_lock(tmp_path / LOCK):
-        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        worker = context.Process(target=_work_on, args=(begun,), daemon=True)
         worker.start()
+        begun.wait()
     with writer_lock(tmp_path / LOCK):
         worker.kill()
     worker.join()
+
+
+def _work_on(begun: Any) -> None:
+    begun.set()
+    time.sleep(60)
 
 
 def test_what_an_interrupted_save_left_is_ignored_and_removed(tmp_path: Path) -> None:
