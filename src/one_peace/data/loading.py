@@ -6,8 +6,9 @@ a run began. `prefetch.py` puts worker processes in front.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from one_peace.modalities.base import Example
 Pair = tuple[Example, Example]
 ATTEMPTS = 1000  # replacements tried for one pair before a source counts as unusable
 GROUPED_STEPS = 32  # batches whose pairs are sorted by length together, at most
+LEFT_OUT = "left out: "  # before the reasons, among the totals of a report
 MOST_COPIES = 0.1  # of the pairs that are sorted together: a pair and its copies come into one batch
 
 
@@ -157,6 +159,18 @@ class LoadingReport:
         padding = Padding.of_all([report.padding for report in reports])
         waited, elapsed = (sum(getattr(report, name) for report in reports) for name in ("waited", "elapsed"))
         return cls(dropped, padding, waited, elapsed)
+
+    def totals(self) -> dict[str, float]:
+        """All of it as numbers, for a saved state."""
+        reasons = {f"{LEFT_OUT}{reason}": count for reason, count in self.dropped.counts.items()}
+        return {**reasons, **asdict(self.padding), "waited": self.waited, "elapsed": self.elapsed}
+
+    @classmethod
+    def from_totals(cls, totals: Mapping[str, float]) -> LoadingReport:
+        """Inverse of `totals`."""
+        reasons = {name.removeprefix(LEFT_OUT): int(n) for name, n in totals.items() if name.startswith(LEFT_OUT)}
+        padding = Padding(**{entry.name: int(totals[entry.name]) for entry in fields(Padding)})
+        return cls(Dropped(Counter(reasons)), padding, totals["waited"], totals["elapsed"])
 
     @property
     def waiting(self) -> float:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Sequence, Set
+from collections.abc import Callable, Container, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,14 @@ class PairSampler:
         }
         padding = Padding.of_all(collect(self.padding))
         return found | {"padding": round(padding.total, 3)} if padding.text_padded else found
+
+    def totals(self, collect: Collect = alone) -> dict[str, float]:
+        """The padding of all processes so far, as numbers that `go_on` takes."""
+        return asdict(Padding.of_all(collect(self.padding)))
+
+    def go_on(self, totals: Mapping[str, float]) -> None:
+        """Counts on from these `totals`, of all processes."""
+        self.padding = Padding(**{name: int(count) for name, count in totals.items()})
 
     def batch(self, size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[tuple[Example, Example]]:
         """`size` pairs as (text example, partner example), or the slice of them of process `rank` of `world`.

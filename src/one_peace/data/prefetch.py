@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.synchronize import Event
@@ -58,7 +58,7 @@ class PrefetchedPairs:
         self._steps: Iterator[LoadedBatch | OnePeaceError] | None = None
         self._next: tuple[int, int, int, int] | None = None  # size, step, rank, world
         self._closing = multiprocessing.Event()
-        self._began: float | None = None
+        self._last: float | None = None  # when the batch before came
 
     def __enter__(self) -> PrefetchedPairs:
         return self
@@ -78,7 +78,6 @@ class PrefetchedPairs:
         if size % world:
             raise ValueError(f"a batch of {size} pairs cannot be divided among {world} processes")
         began = time.monotonic()
-        self._began = self._began or began
         if self.workers == 0:
             loaded = self.loader.load(size, step, rank, world)
         else:
@@ -87,7 +86,8 @@ class PrefetchedPairs:
         self.report.padding.add(loaded.lengths, self.micro_batch)
         now = time.monotonic()
         self.report.waited += now - began
-        self.report.elapsed = now - self._began
+        self.report.elapsed += now - (self._last or began)
+        self._last = now
         return loaded.pairs
 
     def summary(self, collect: Collect = alone) -> dict[str, Any]:
@@ -100,6 +100,14 @@ class PrefetchedPairs:
         if report.dropped.total:
             left_out["reasons"] = report.dropped.reasons
         return pairs | left_out | {"padding": round(report.padding.total, 3), "waiting": round(report.waiting, 3)}
+
+    def totals(self, collect: Collect = alone) -> dict[str, float]:
+        """What drawing has cost all processes so far, as numbers that `go_on` takes."""
+        return LoadingReport.of_all(collect(self.report)).totals()
+
+    def go_on(self, totals: Mapping[str, float]) -> None:
+        """Counts on from these `totals`, of all processes."""
+        self.report = LoadingReport.from_totals(totals)
 
     def close(self) -> None:
         """Stops the workers; the next `batch` starts new ones."""

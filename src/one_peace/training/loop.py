@@ -78,6 +78,15 @@ class Judge:
         return sum(self.due(step) for step in range(best_step + 1, done + 1)) >= self.patience
 
 
+@dataclass(frozen=True)
+class Tally:
+    """What a run counts of its data: the totals of all processes, for its saved states, and what takes those of the
+    state that it goes on from. Every process calls both."""
+
+    totals: Callable[[], Mapping[str, float]]
+    go_on: Callable[[Mapping[str, float]], None]
+
+
 def run_updates(
     model: nn.Module,
     settings: LoopSettings,
@@ -89,6 +98,7 @@ def run_updates(
     pace: Callable[[int], Pace] | None = None,
     extra: Callable[[], dict[str, float]] = dict,
     judge: Judge | None = None,
+    tally: Tally | None = None,
     tick: Callable[[int], None] | None = None,
 ) -> tuple[int, bool]:
     """Runs updates of `model` in place up to `settings.steps` -> (how many are done, whether the run is over).
@@ -107,6 +117,8 @@ def run_updates(
         updates = Updates(model, settings, gradients, processes)
         state = RunState(out / "state", model, updates.optimizer, updates.average, processes)
         first, updates.skipped = state.restore()
+        if tally is not None and state.counts:
+            tally.go_on(state.counts)
         best = None
         if judge is not None:
             best = BestModel(out, judge.best_by, partial(_save_measured, judge, model, updates.average), processes)
@@ -144,6 +156,7 @@ def run_updates(
                 stop = processes.any(terminated.is_set())
                 over = over or done == settings.steps
                 if done % settings.save_every == 0 or over or stop:
+                    state.counts = {} if tally is None else tally.totals()
                     log.warn(done, state.save(done, updates.skipped))
                 else:
                     log.warn(done, state.poll())

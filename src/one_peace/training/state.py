@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +31,7 @@ from one_peace.training.distributed import Processes
 from one_peace.training.ema import WeightAverage
 
 COMPLETE = re.compile(r"step-(\d{8,})")
+COUNTS = "counts/"
 SHOWN = 8
 CUT_SHORT = "inline_container"  # in what PyTorch's file writer says where the system's error was lost on the way
 RUN = "run"  # everything stands under one key: the writer logs each key of the outermost level, at a price
@@ -57,7 +58,8 @@ def has_state(folder: Path) -> bool:
 
 
 class RunState:
-    """Saves and restores one run: weights, optimizer, average, step, skipped updates, `best` (value, step)."""
+    """Saves and restores one run: weights, optimizer, average, step, skipped updates, `best` (value, step) and further
+    `counts`, which are the same on all processes."""
 
     def __init__(
         self,
@@ -71,6 +73,7 @@ class RunState:
         self.processes = processes or Processes()
         self.saved_step = 0
         self.best = torch.tensor([-math.inf, 0.0], dtype=torch.float64)  # evaluation
+        self.counts: Mapping[str, float] = {}
         self._writing: tuple[int, Future[Any]] | None = None
         self._stager = _pinned_stager(model)
 
@@ -98,6 +101,7 @@ class RunState:
         if self.average is not None and not any(name.startswith("average/") for name in state):
             self.average.restart()
         self.saved_step = step
+        self.counts = {name.removeprefix(COUNTS): n.item() for name, n in state.items() if name.startswith(COUNTS)}
         return int(state["step"]), int(state["skipped"])
 
     def save(self, step: int, skipped: int = 0) -> str | None:
@@ -110,6 +114,7 @@ class RunState:
             return problem
         state = self._tensors(grow=False)
         state["step"], state["skipped"], state["best"] = torch.tensor(step), torch.tensor(skipped), self.best
+        state |= {f"{COUNTS}{name}": torch.tensor(n, dtype=torch.float64) for name, n in self.counts.items()}
         target = self._partial(step)
         future = async_save(
             {RUN: state},
@@ -236,7 +241,7 @@ class RunState:
         self._adopt(state)
         state["step"], state["skipped"] = torch.tensor(0), torch.tensor(0)
         state["best"] = self.best
-        return state
+        return state | {name: torch.zeros((), dtype=torch.float64) for name in shapes if name.startswith(COUNTS)}
 
     def _adopt(self, state: dict[str, Tensor]) -> None:
         for name, parameter in self.model.named_parameters():

@@ -68,6 +68,16 @@ def test_from_a_table_to_a_model(table: Path, tmp_path: Path, workers: int) -> N
         run_pretraining(recipe(table, workers=workers, seed=1), [], tmp_path / "run", "cpu", rows.append)
 
 
+def test_what_was_left_out_is_that_of_the_whole_run(table: Path, tmp_path: Path) -> None:
+    """A run that went on told what its last part had left out."""
+    told: dict[str, dict[str, Any]] = {}
+    for name, steps in (("whole", 2), ("parts", 1), ("parts", 2)):
+        rows: list[dict[str, Any]] = []
+        run_pretraining(recipe(table, steps=steps), [], tmp_path / name, "cpu", rows.append)
+        told[f"{name} {steps}"] = {key: value for key, value in rows[-1].items() if key != "waiting"}
+    assert told["parts 2"] == told["whole 2"] != told["parts 1"]
+
+
 def test_a_watched_run(table: Path, tmp_path: Path) -> None:
     """Held-out pairs from a folder of one's own, five captions a picture; utilisation; events for TensorBoard."""
     pytest.importorskip("tensorboard")

@@ -12,7 +12,7 @@ from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.tasks.pretraining import freeze_for_stage
 from one_peace.training.distributed import Processes, prepare_model
 from one_peace.training.log import Report
-from one_peace.training.loop import Gradients, Judge, LoopSettings, run_updates
+from one_peace.training.loop import Gradients, Judge, LoopSettings, Tally, run_updates
 from one_peace.training.pretraining.evaluation import Evaluator
 from one_peace.training.pretraining.forward_pass import PretrainingPass
 from one_peace.training.pretraining.gradients import COUNTS, BatchSource, Update
@@ -44,6 +44,7 @@ def pretrain(
     gradients: Gradients | None = None,
     fill: Callable[[OnePeaceForPretraining], None] | None = None,
     watch: Watch | None = None,
+    tally: Tally | None = None,
 ) -> int:
     """Runs updates of `model` in place up to `recipe.steps` -> how many are done, fewer after a SIGTERM.
 
@@ -91,6 +92,7 @@ def pretrain(
         pace=lambda first: Throughput(recipe.steps, recipe.batch_size, first, token_rates),
         extra=lambda: {"temperature": round(model.encoder.temperature().item(), 3)},
         judge=judge,
+        tally=tally,
         tick=watch.tick,
     )
     return done

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -28,6 +29,7 @@ from one_peace.training.distributed import Processes
 from one_peace.training.initial_values import empty_model, fill
 from one_peace.training.kept_recipe import keep_recipe
 from one_peace.training.log import Report
+from one_peace.training.loop import Tally
 from one_peace.training.pretraining.evaluation import open_evaluator
 from one_peace.training.pretraining.front_end import kept_front_end
 from one_peace.training.pretraining.hearing import learn_to_hear
@@ -101,9 +103,24 @@ def run_pretraining(
             if not resumed:
                 save_for_training(model, processors, folder, processes)
 
+        def go_on(totals: Mapping[str, float]) -> None:
+            if processes.first:  # the others begin at nothing, so that all together have counted these once
+                source.go_on(totals)
+
         model = empty_model(config)
+        tally = Tally(partial(source.totals, processes.collect), go_on)
         done = pretrain(
-            model, recipe, processors, source.batch, out, device, report, processes, fill=begin, watch=watch
+            model,
+            recipe,
+            processors,
+            source.batch,
+            out,
+            device,
+            report,
+            processes,
+            fill=begin,
+            watch=watch,
+            tally=tally,
         )
         summary = source.summary(processes.collect)
         if processes.first:
