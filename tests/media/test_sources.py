@@ -213,3 +213,8 @@ def test_text_is_recognised() -> None:
     assert looks_like_text("\N{COW}".encode() * 9 + "\N{COW}".encode()[:2])
     assert not looks_like_text(b"\x89PNG\r\n")
     assert not looks_like_text(b"moo\x00")
+    assert not looks_like_text("ein K\u00e4lbchen".encode("latin-1")) and not looks_like_text(b"caf\xe9s")
+    # a byte-order mark, joiners of Persian letters and of emoji, soft hyphens, marks of direction
+    assert looks_like_text(
+        "\ufeff\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \U0001f468\u200d\U0001f467 so\u00adft \u200e!".encode()
+    )

@@ -13,6 +13,7 @@ import os
 import re
 import stat
 import threading
+import unicodedata
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
@@ -114,10 +115,10 @@ def looks_like_text(head: bytes) -> bool:
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 3 or error.start == 0:  # else: a character cut at the end
+        if error.reason != "unexpected end of data" or error.start == 0:  # else: a character cut at the end
             return False
         text = head[: error.start].decode("utf-8")
-    return all(character.isprintable() or character.isspace() for character in text)
+    return all(character.isspace() or unicodedata.category(character) != "Cc" for character in text)
 
 
 def _open_path(path: Path, name: str) -> BinaryIO:
