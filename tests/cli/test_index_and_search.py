@@ -34,7 +34,7 @@ runner = CliRunner()
 
 @pytest.fixture(autouse=True)
 def no_weights(monkeypatch: pytest.MonkeyPatch, encoder: FakeEncoder) -> None:
-    monkeypatch.setattr("one_peace.from_pretrained", lambda name, device: encoder)
+    monkeypatch.setattr("one_peace.models.loading.load_embedder", lambda name, device: encoder)
 
 
 def call(*words: object, status: int = 0) -> str:
@@ -170,7 +170,7 @@ def test_uses_of_a_library(folder: Path, tmp_path: Path) -> None:
 
 def test_beginning_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call("index", folder)
-    monkeypatch.setattr("one_peace.from_pretrained", lambda name, device: FakeEncoder("fake-2"))
+    monkeypatch.setattr("one_peace.models.loading.load_embedder", lambda name, device: FakeEncoder("fake-2"))
     result = runner.invoke(app, ["index", str(folder)])
     assert result.exit_code == 1 and "--rebuild" in str(result.exception)
     assert "4 added" in call("index", folder, "--rebuild") and "4 unchanged" in call("index", folder)
@@ -186,7 +186,7 @@ def test_nothing_is_erased_before_a_new_beginning_is_possible(
             raise ValueError("unknown model")
         return encoder
 
-    monkeypatch.setattr("one_peace.from_pretrained", load)
+    monkeypatch.setattr("one_peace.models.loading.load_embedder", load)
     call("index", folder, "--rebuild", "--model", "one-peace-nanoo", status=1)
     call("index", tmp_path / "nowhere", "--rebuild", "--library", folder / ".one-peace", status=2)
     call("index", folder, "--rebuild", "--store", "nonsense://x", status=1)

@@ -24,6 +24,7 @@ from one_peace.checkpoints.registry import built_in_models
 from one_peace.errors import CheckpointError, InputError
 from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
 from one_peace.models import from_pretrained
+from one_peace.models.loading import load_embedder
 from one_peace.models.one_peace.loading import open_saved
 from one_peace.nn.resize import resize_bias_table, resize_positions
 
@@ -498,6 +499,12 @@ def test_what_a_head_reads_of_texts_and_sounds(by_image: bool, reads: str) -> No
 def test_models_of_other_families_are_told_as_such(family: str) -> None:
     with pytest.raises(CheckpointError, match=f"family '{family}', and one of ONE-PEACE is needed"):
         open_saved(built_in_models()[f"{family}-nano"])
+
+
+def test_a_model_that_writes_is_not_taken_for_one_of_embeddings() -> None:
+    with pytest.raises(ValueError, match="ofa-nano is an OFA model: .* no embeddings"):
+        load_embedder("ofa-nano")
+    assert load_embedder("one-peace-nano").dim == 192
 
 
 def test_no_model_at_all(tmp_path: Path) -> None:

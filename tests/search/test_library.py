@@ -399,7 +399,7 @@ def test_the_model_is_noted_and_loaded_by_name(
     folder: Path, place: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr("one_peace.from_pretrained", lambda name, device: asked.append(name) or encoder)
+    monkeypatch.setattr("one_peace.models.loading.load_embedder", lambda name, device: asked.append(name) or encoder)
     Library(place).index(folder)
     Library(place.parent / "other", "my/model").index(folder)
     assert len(Library(place.parent / "other")) == 4

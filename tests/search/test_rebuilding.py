@@ -28,7 +28,7 @@ def test_what_was_sent_to_a_library_survives_a_new_beginning(
     opened.add([(sent, "Something blue", ["sky"])])
     if damaged:
         (place / "library.json").write_text("{")
-    monkeypatch.setattr("one_peace.from_pretrained", lambda name, device: FakeEncoder(name))
+    monkeypatch.setattr("one_peace.models.loading.load_embedder", lambda name, device: FakeEncoder(name))
     with pytest.raises(LibraryError, match="a folder of their own"):
         begin_anew(place, "fake-2", store=str(place))
     anew, report = begin_anew(place, "fake-2")

@@ -30,13 +30,13 @@ def draw(
     dtype: Dtype = "float32",
 ) -> None:
     """Draw pictures of what texts say, with an OFA model that learned image codes."""
-    from one_peace.models import from_pretrained
+    from one_peace.models.loading import load_embedder
     from one_peace.models.vqgan.loading import load_vqgan
     from one_peace.tasks.ranked_drawings import rank_drawings
 
     ofa = open_ofa(model, device, dtype, tokenizer)
     ofa.coder = load_vqgan(coder).to(device)
-    encoder = None if rank is None else from_pretrained(rank, device=device)
+    encoder = None if rank is None else load_embedder(rank, device)
     out.mkdir(parents=True, exist_ok=True)
     made = ofa.draw(list(texts), samples=samples, temperature=temperature, seed=seed)
     for number, (text, drawn) in enumerate(zip(texts, made, strict=True), 1):

@@ -86,11 +86,11 @@ def embed(
         )
 
     from one_peace.errors import InputError
-    from one_peace.models import from_pretrained
+    from one_peace.models.loading import load_embedder
     from one_peace.nn.allocator import keep_freed_memory
 
     keep_freed_memory()
-    loaded = from_pretrained(model, device=device)
+    loaded = load_embedder(model, device)
     modalities = [modality for _, modality in inputs] + ["text"] * len(texts)
     sources: list[str | Path] = []
     unread: dict[int, InputError] = {}
@@ -122,7 +122,7 @@ def _embed_folder(
     engine: str | None,
 ) -> None:
     from one_peace.data.bulk_work import cores
-    from one_peace.models import from_pretrained
+    from one_peace.models.loading import load_embedder
     from one_peace.nn.allocator import keep_freed_memory
     from one_peace.search.bulk import embed_folder
     from one_peace.search.bulk_ray import run_on_ray
@@ -130,7 +130,7 @@ def _embed_folder(
     if out.suffix in (".npz", ".jsonl"):
         raise typer.BadParameter(f"{folder} is a folder; --out must be one too, got {out}")
     keep_freed_memory()
-    loaded = from_pretrained(model, device=device)
+    loaded = load_embedder(model, device)
     if workers is None:
         import torch
 

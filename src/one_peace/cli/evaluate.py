@@ -53,11 +53,11 @@ def evaluate(
 
 def _of_sample_library(recipe: EvaluationRecipe, library: Path | None, device: str) -> dict[str, Any]:
     from one_peace.data.sample_library.building import DEMO_SOURCES, build_sample_library
-    from one_peace.models import from_pretrained
+    from one_peace.models.loading import load_embedder
     from one_peace.tasks import sample_library_videos
     from one_peace.tasks.sample_library import as_table, report
 
-    model = from_pretrained(recipe.model, device=device)
+    model = load_embedder(recipe.model, device)
     sources = DEMO_SOURCES + (sample_library_videos.SOURCES if "video" in model.modalities else ())
     items = build_sample_library(library, sources, progress=lambda line: typer.echo(line, err=True)).items
     rows = report(model, items)

@@ -12,6 +12,15 @@ import torch
 
 from one_peace.checkpoints.families import family_of
 from one_peace.checkpoints.registry import resolve
+from one_peace.models.embedding import EmbeddingModel
+
+
+def load_embedder(name_or_path: str | os.PathLike[str], device: str = "cpu") -> Any:
+    """`from_pretrained` where embeddings are needed. `ValueError` for a model that has none."""
+    model = from_pretrained(name_or_path, device=device)
+    if not isinstance(model, EmbeddingModel):
+        raise ValueError(f"{name_or_path} is an OFA model: it writes and gives no embeddings; name another one")
+    return model
 
 
 def from_pretrained(

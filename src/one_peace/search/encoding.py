@@ -26,10 +26,10 @@ class Encoder(Protocol):
 
 
 def load_encoder(name: str, device: str) -> Encoder:
-    """The model of a name or path."""
-    import one_peace
+    """The model of a name or path. `ValueError` for one that gives no embeddings."""
+    from one_peace.models.loading import load_embedder
 
-    model: Encoder = one_peace.from_pretrained(name, device=device)
+    model: Encoder = load_embedder(name, device)
     return model
 
 

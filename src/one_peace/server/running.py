@@ -37,7 +37,7 @@ def serve(
     Raises:
         MissingExtraError: the extra `serve` is not installed.
         OSError: the address cannot be listened on.
-        ValueError: `ofa` is a model of another family.
+        ValueError: `ofa` is a model of another family, or `model` is one of that family.
     """
     try:
         import uvicorn
@@ -45,7 +45,7 @@ def serve(
         from one_peace.server.service import Service
     except ImportError as error:
         raise MissingExtraError("the service", "serve") from error
-    from one_peace.models import from_pretrained
+    from one_peace.models.loading import from_pretrained, load_embedder
     from one_peace.models.ofa.interface import Ofa
     from one_peace.nn.allocator import keep_freed_memory
     from one_peace.search.library import DEFAULT_MODEL
@@ -65,7 +65,7 @@ def serve(
         writes = None if ofa is None else from_pretrained(ofa, device=device)
         if writes is not None and not isinstance(writes, Ofa):
             raise ValueError(f"{ofa} writes nothing: it is no OFA model but gives embeddings")
-        service = Service(from_pretrained(name, device=device), library, settings, name, writes)
+        service = Service(load_embedder(name, device), library, settings, name, writes)
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn passes it on when it has finished
             Server(configuration(service)).run([opened])
 
