@@ -205,10 +205,16 @@ def test_any_mix_and_a_sheet(folder: Path, tmp_path: Path) -> None:
     assert f"contact sheet: {sheet}" in output
     with Image.open(sheet) as picture:
         assert picture.format == "PNG" and picture.width > 500 and picture.height > 300
+    drawn = []
+    for words in (["--image", folder / "red.png"], ["--input", f"image={folder / 'red.png'}"]):
+        call("search", *words, "--library", folder, "--sheet", sheet)
+        drawn.append(sheet.read_bytes())
+    assert drawn[0] == drawn[1], "what was asked is on top, by whichever option"
 
 
 def test_mistakes(folder: Path, tmp_path: Path) -> None:
     call("search", "--library", folder, status=2)  # no query
+    call("search", "--library", folder, "--text", "red", "--sheet", tmp_path / "sheet", status=2)
     result = runner.invoke(app, ["search", "--text", "red", "--library", str(tmp_path)])
     assert result.exit_code == 1 and "one-peace index" in str(result.exception)
     call("index", folder)

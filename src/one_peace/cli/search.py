@@ -59,6 +59,8 @@ def search(
     """Search a library by any mix of texts, pictures, sounds and files like those wanted."""
     if not (text or image or audio or like or given):
         raise typer.BadParameter("give at least one of --text, --image, --audio, --like, --input")
+    if sheet is not None and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise typer.BadParameter(f"--sheet must end in .png or .jpg, got {sheet}")
     from one_peace.search.filter_words import filters_from_words
     from one_peace.search.library import Library
     from one_peace.search.manifest import locate_library
@@ -80,7 +82,7 @@ def search(
     if sheet is not None:
         from one_peace.search.sheet import contact_sheet
 
-        picture = contact_sheet(results, text=text or [], image=image or [], audio=audio or [])
+        picture = contact_sheet(results, **{name: inputs[name] for name in ("text", "image", "audio")})
         sheet.parent.mkdir(parents=True, exist_ok=True)
         picture.save(sheet)
     if json:
