@@ -512,6 +512,8 @@ def test_no_model_at_all(tmp_path: Path) -> None:
         torch.save(content, tmp_path / "other.pt")
         with pytest.raises(CheckpointError, match=r"other\.pt"):
             from_pretrained(tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: holds tensors alone; give the folder"):
+        from_pretrained(built_in_models()["one-peace-nano"] / "model.safetensors")
     (tmp_path / "text.pt").write_text("not a checkpoint\n" * 10)
     with pytest.raises(CheckpointError, match=r"text\.pt"):
         from_pretrained(tmp_path / "text.pt")

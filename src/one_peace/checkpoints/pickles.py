@@ -44,6 +44,8 @@ def load_pickle(path: Path) -> Any:
     and what it asked for, as is a damaged file.
     """
     with _named(path):
+        if path.suffix == ".safetensors" and path.is_file():
+            raise CheckpointError("holds tensors alone; give the folder that has config.json beside it")
         if not is_zip(path):
             return load_mapped(map_file(path))
         container = ZipContainer(path)
