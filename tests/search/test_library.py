@@ -550,6 +550,12 @@ def test_items_by_id(folder: Path, place: Path, encoder: FakeEncoder) -> None:
     assert opened.statistics() == {"audio": 1, "image": 2, "text": 1}
     assert [item.path.name for item in opened.items()] == ["green.jpg", "tone.wav", "notes.md", "red.png"]
     assert opened.index(folder).items == report.items
+    for mistake, message in (
+        (lambda: opened.remove(red), "ids are a list"),
+        (lambda: opened.add(["a.png"]), "caption"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            mistake()
     assert opened.remove([red, "nothing"]) == 1 and len(opened) == 3 and opened.remove([]) == 0
     with pytest.raises(LibraryError, match=red):
         opened.item(red)

@@ -83,6 +83,9 @@ def test_a_query_of_plain_values() -> None:
 def test_weights_are_shared_out_among_inputs() -> None:
     query = Query.of({"text": ["a", "b"], "image": "c", "audio": None}, {"text": 3})
     assert [(part.source, part.weight) for part in query.parts] == [("a", 1.5), ("b", 1.5), ("c", 1.0)]
+    several = Query.of({"text": iter(["a", "b"])}, {"text": np.float32(3)}, k=np.int64(2))
+    assert [(part.source, part.weight) for part in several.parts] == [("a", 1.5), ("b", 1.5)]
+    several.check(["text"])
     for wrong in ({"audio": 1.0}, {"text": math.nan}):
         with pytest.raises(QueryError, match="weights"):
             Query.of({"text": "a"}, wrong)

@@ -165,6 +165,8 @@ class Library:
 
         Those that lie in a folder that is indexed again come back.
         """
+        if isinstance(ids, str):
+            raise TypeError(f"ids are a list of them, not {ids!r}")
         wanted = tuple(dict.fromkeys(ids))
         if self._folder.store is None or not wanted:
             return 0

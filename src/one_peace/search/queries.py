@@ -6,11 +6,13 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
 from one_peace.errors import OnePeaceError
+from one_peace.models.inputs import list_inputs
 from one_peace.search.filters import Filters
 
 ITEM = "item"
@@ -64,18 +66,14 @@ class Query:
 
     @classmethod
     def of(cls, inputs: Mapping[str, Any], weights: Mapping[str, float] | None = None, **settings: Any) -> Query:
-        """A query of inputs by modality, each one input or a list, by the rule of the official demo.
+        """A query of inputs by modality, each one input, a list or an iterator, by the rule of the official demo.
 
         The weight of a modality (default 1) is shared out evenly among its inputs. `settings` are fields of `Query`.
 
         Raises:
             QueryError: a weight without input, or an unknown setting.
         """
-        given = {
-            name: sources if isinstance(sources, list) else [sources]
-            for name, sources in inputs.items()
-            if sources is not None
-        }
+        given = {name: list_inputs(sources) for name, sources in inputs.items() if sources is not None}
         weights = weights or {}
         for name in weights:
             if not given.get(name):
@@ -178,12 +176,12 @@ def _named(what: str, values: Mapping[str, Any], kind: Any) -> dict[str, Any]:
 
 
 def _number(what: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise QueryError(what, f"expected a finite number, got {value!r}")
     return float(value)
 
 
 def check_whole(what: str, value: Any, least: int, most: int) -> None:
     """Raises `QueryError` for what is no whole number in this range."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
         raise QueryError(what, f"must be a whole number from {least} to {most}, got {value!r}")

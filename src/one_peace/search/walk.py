@@ -101,7 +101,10 @@ def look_at_all(files: Iterable[Sequence[Any]], kinds: dict[str, Kind]) -> Walk:
     The caption stays "" where nothing is beside it either.
     """
     result = Walk()
-    for given, caption, *tags in files:
+    for one in files:
+        if isinstance(one, str):
+            raise TypeError(f"a file is (path, caption), not {one!r}")
+        given, caption, *tags = one
         path = absolute(given)
         kind = kind_of(path, kinds)
         if kind is None:
