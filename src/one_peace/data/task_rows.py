@@ -117,9 +117,9 @@ class TaskRows:
     def check_ids(self) -> None:
         """`InputError` names an id that two rows have: their predictions could not be told apart. Rows that cannot be
         read are for whoever comes to them."""
-        seen: dict[str, int] = {}
         if self.id is None:
             return
+        seen: dict[str, int] = {}
         for index in range(len(self)):
             try:
                 own = str(self._values(index).get(self.id))

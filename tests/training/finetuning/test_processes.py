@@ -48,7 +48,8 @@ def write_recipes(folder: Path) -> list[Path]:
             "micro_batch": 2,
             "log_every": 1,
         }
-        values |= {"tables": tables | {"validation": "table.csv"}, "drop_path": 0.2, "optimizer": {"lr": 3e-3}}
+        values |= {"tables": tables | {"validation": "table.csv"}, "drop_path": 0.2}
+        values["optimizer"] = {"lr": 3e-3, "ema_decay": 0.5}
         recipes.append(folder / f"{name}.yaml")
         recipes[-1].write_text(yaml.safe_dump(values))
     return recipes
