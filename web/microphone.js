@@ -16,17 +16,22 @@ export class Microphone {
     this.done = done;
     this.failed = failed;
     this.recorder = null;
+    this.starting = false;
     this.button.hidden = !navigator.mediaDevices?.getUserMedia; // only on https and on this machine
     this.button.addEventListener("click", () => (this.recorder ? this.stop() : this.start()));
   }
 
   async start() {
+    if (this.starting) return; // a second click, while the browser asks whether it may
+    this.starting = true;
     let stream;
     try {
       stream = await navigator.mediaDevices.getUserMedia({ audio: AS_IT_IS });
     } catch {
       this.failed("The microphone cannot be used; allow it for this page.");
       return;
+    } finally {
+      this.starting = false;
     }
     const pieces = [];
     const started = performance.now();

@@ -166,6 +166,25 @@ def test_the_microphone_finds_what_it_heard(page: Any) -> None:
     assert page.get_attribute("#microphone", "aria-pressed") == "false"
 
 
+def test_a_double_click_records_once(page: Any) -> None:
+    page.evaluate(
+        """() => {
+            window.heard = [];
+            const devices = navigator.mediaDevices, ask = devices.getUserMedia.bind(devices);
+            devices.getUserMedia = async (wanted) => {
+                const stream = await ask(wanted);
+                heard.push(...stream.getTracks());
+                return stream;
+            };
+        }"""
+    )
+    page.dblclick("#microphone")
+    until(page, "document.querySelector('#recorded').textContent === '1 s'")
+    page.click("#microphone")
+    page.wait_for_selector(".chip")
+    assert page.evaluate("heard.map((track) => track.readyState)") == ["ended"]
+
+
 def test_a_spoken_word_finds_its_picture(playwright: Any, tmp_path: Path, model: one_peace.OnePeace) -> None:
     """A recording of a word, through the microphone, among pictures that it was never paired with."""
     pictures, clip, name = spoken_word(model)
