@@ -27,8 +27,13 @@ export class Filters {
   /** @param {Record<string, number>} items how many there are of each kind */
   offer(items) {
     const field = byId("filter-modality");
-    field.replaceChildren(el("legend", {}, "Kind"), ...Object.entries(items).map(([name, count]) =>
-      el("label", {}, el("input", { type: "checkbox", name: "modality", value: name }), icon(name), `${name} (${count})`)));
+    const chosen = new FormData(this.form).getAll("modality");
+    field.replaceChildren(el("legend", {}, "Kind"), ...Object.entries(items).map(([name, count]) => {
+      const box = el("input", { type: "checkbox", name: "modality", value: name });
+      box.checked = chosen.includes(name);
+      return el("label", {}, box, icon(name), `${name} (${count})`);
+    }));
+    this.count();
   }
 
   value() {

@@ -52,6 +52,7 @@ async function search() {
   remember(query);
   if (!query.length) {
     results.replaceChildren();
+    results.removeAttribute("aria-busy");
     say("");
     return;
   }
@@ -64,7 +65,7 @@ async function search() {
       filters: filters.value(),
     }, signal);
     results.replaceChildren(...answer.results.map((found) => card(found, query, actions)));
-    if (results.firstElementChild) results.firstElementChild.tabIndex = 0;
+    beginWithFirst();
     const number = answer.results.length;
     say(number ? `${number} answers in ${Math.max(1, Math.round(answer.took * 1000))} ms` : "Nothing passes the filters.");
   } catch (error) {
@@ -74,6 +75,11 @@ async function search() {
   } finally {
     if (!signal.aborted) results.removeAttribute("aria-busy");
   }
+}
+
+/** Puts the first answer in the tab order. */
+function beginWithFirst() {
+  if (results.firstElementChild) results.firstElementChild.tabIndex = 0;
 }
 
 function sentence(error) {
@@ -123,6 +129,7 @@ async function remove(item) {
   try {
     await api.remove(item.id);
     document.querySelector(`.card[data-id="${CSS.escape(item.id)}"]`)?.remove();
+    if (!results.querySelector(".card[tabindex='0']")) beginWithFirst();
     say(`${item.caption || item.name} is no longer in the library.`);
     await learn();
   } catch (error) {

@@ -282,14 +282,29 @@ def test_days_are_those_of_the_visitor(browser: Any, server: Running) -> None:
 
 def test_add_and_remove_a_file(page: Any, server: Running) -> None:
     data = hostile.picture((140, 0, 140), (70, 70))
+    only_pictures(page)
     page.set_input_files("#add-input", {"name": "violet.png", "mimeType": "image/png", "buffer": data})
     until(page, "document.querySelector('#status').textContent.startsWith('1 added')")
+    pictures = server.service.library.statistics()["image"]
+    page.wait_for_selector(f"#filter-modality label:has-text('image ({pictures})')")
+    assert page.is_checked("#filter-modality input[value=image]")
+    page.click("#filters button[type=reset]")
+    until(page, "!document.querySelector('#filter-modality :checked')")
     drop(page, "violet.png", data, "image/png")
     assert first_answer(page) == "violet"
     page.locator(".card .look").first.click()
     page.click("#viewer .danger")
     until(page, "document.querySelector('#status').textContent.includes('no longer')")
+    assert page.locator(".card[tabindex='0']").count() == 1, "the answers are still reached by Tab"
     assert all(item.caption != "violet" for item in server.service.library.items())
+
+
+def test_nothing_waits_for_a_search_that_was_taken_back(page: Any) -> None:
+    page.route("**/v1/search", lambda route: None)  # never answered
+    page.fill("#text", "red")
+    until(page, "document.querySelector('#results[aria-busy]')")
+    page.fill("#text", "")
+    until(page, "!document.querySelector('#results[aria-busy]')")
 
 
 def test_what_cannot_be_used_is_said(page: Any) -> None:
