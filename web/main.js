@@ -28,7 +28,7 @@ const actions = {
     ...(service.describes ? { describe: (one) => api.describe(one.id), locate: (one, phrase) => api.locate(one.id, phrase), problem: sentence } : {}),
   }),
 };
-const map = new LibraryMap(async (id) => actions.open(await api.item(id)));
+const map = new LibraryMap((id) => api.item(id).then(actions.open, complain));
 
 function partOfItem(item) {
   return { modality: "item", source: item.id, label: `like ${item.caption || item.name}`,
@@ -71,7 +71,7 @@ async function search() {
   } catch (error) {
     if (signal.aborted) return;
     results.replaceChildren();
-    say(sentence(error), true);
+    complain(error);
   } finally {
     if (!signal.aborted) results.removeAttribute("aria-busy");
   }
@@ -80,6 +80,10 @@ async function search() {
 /** Puts the first answer in the tab order. */
 function beginWithFirst() {
   if (results.firstElementChild) results.firstElementChild.tabIndex = 0;
+}
+
+function complain(error) {
+  say(sentence(error), true);
 }
 
 function sentence(error) {
@@ -121,7 +125,7 @@ async function addFiles(files) {
     say([`${answer.items.length} added.`, ...refused].join(" "), refused.length > 0);
     await learn();
   } catch (error) {
-    say(sentence(error), true);
+    complain(error);
   }
 }
 
@@ -132,8 +136,9 @@ async function remove(item) {
     if (!results.querySelector(".card[tabindex='0']")) beginWithFirst();
     say(`${item.caption || item.name} is no longer in the library.`);
     await learn();
+    if (!byId("map-view").hidden) await map.show();
   } catch (error) {
-    say(sentence(error), true);
+    complain(error);
   }
 }
 
@@ -235,7 +240,7 @@ function listen() {
     try {
       await map.show();
     } catch (error) {
-      say(sentence(error), true);
+      complain(error);
     }
   });
   byId("theme").addEventListener("click", () => {
@@ -274,6 +279,6 @@ try {
   await learn();
   recall();
 } catch (error) {
-  say(sentence(error), true);
+  complain(error);
 }
 text.focus();

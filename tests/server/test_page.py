@@ -349,6 +349,14 @@ def test_map(page: Any, server: Running) -> None:
     page.keyboard.press("+")
     page.keyboard.press("Enter")  # opens what is nearest to the middle
     page.wait_for_selector("dialog#viewer[open] h2")
+    page.route("**/v1/items/*", lambda route: route.fulfill(status=204))  # removed, for all that the page knows
+    with page.expect_request("**/v1/map"):  # and is not to stand there any longer
+        page.click("#viewer .danger")
+    gone = "new Response(JSON.stringify({error: {message: 'it is gone'}}), {status: 404})"  # removed by somebody else
+    page.evaluate(f"() => {{ window.fetch = async () => {gone}; }}")
+    page.focus("#map")
+    page.keyboard.press("Enter")
+    until(page, "document.querySelector('#status').textContent === 'It is gone'")
 
 
 def test_phone_and_dark(page: Any) -> None:
