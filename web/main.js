@@ -253,23 +253,27 @@ function listen() {
   window.addEventListener("hashchange", recall);
 }
 
+let session = null; // that all who need one wait for, also when the dialog was closed without a key
+
 function askForKey() {
   const dialog = /** @type {HTMLDialogElement} */ (byId("key-dialog"));
   const key = /** @type {HTMLInputElement} */ (byId("key"));
-  if (!dialog.open) dialog.showModal();
-  return new Promise((done) => {
+  session ??= new Promise((opened) => {
     byId("key-form").onsubmit = async (event) => {
       event.preventDefault();
       try {
         await api.openSession(key.value);
-        key.value = "";
+        key.value = byId("key-error").textContent = "";
         dialog.close();
-        done();
+        session = null;
+        opened();
       } catch (error) {
         byId("key-error").textContent = sentence(error);
       }
     };
   });
+  if (!dialog.open) dialog.showModal();
+  return session;
 }
 
 if (localStorage.theme) document.documentElement.dataset.theme = localStorage.theme;

@@ -359,6 +359,28 @@ def test_map(page: Any, server: Running) -> None:
     until(page, "document.querySelector('#status').textContent === 'It is gone'")
 
 
+def test_the_key_is_asked_for_until_it_is_given(browser: Any, folder: Path, model: one_peace.OnePeace) -> None:
+    key = "a-key-that-is-long-enough"
+    settings = Settings(limits=LIMITS, decoders=1, keys=(key,), read_only=True)
+    with running(Service(model, folder / ".one-peace", settings)) as url:
+        page = browser.new_page()
+        page.goto(url)
+        page.wait_for_selector("#key-dialog[open]")
+        page.keyboard.press("Escape")
+        page.fill("#text", "red")
+        page.wait_for_selector("#key-dialog[open]")
+        page.fill("#key", "a-key-that-is-not-the-one")
+        page.keyboard.press("Enter")
+        until(page, "document.querySelector('#key-error').textContent.includes('no API key')")
+        page.fill("#key", key)
+        page.keyboard.press("Enter")
+        first_answer(page)
+        assert page.text_content("#key-error") == ""
+        page.wait_for_selector("#filter-modality input", state="attached")  # it waited from the start
+        until(page, "document.querySelector('.card img')?.naturalWidth > 0")
+        page.context.close()
+
+
 def test_phone_and_dark(page: Any) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
     page.emulate_media(color_scheme="dark")
