@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,9 +171,22 @@ def test_another_picture_size(official: Path) -> None:
         one_peace.from_pretrained(official, modalities=[])
 
 
-def test_matching_pairs_each_text_with_each_input(mico: MiCo) -> None:
+def _counting(forward: Callable[..., torch.Tensor], read: list[int]) -> Callable[..., torch.Tensor]:
+    def counted(tokens: torch.Tensor, *more: Any, **options: Any) -> torch.Tensor:
+        read.append(len(tokens))
+        return forward(tokens, *more, **options)
+
+    return counted
+
+
+def test_matching_pairs_each_text_with_each_input(mico: MiCo, monkeypatch: pytest.MonkeyPatch) -> None:
     texts, pictures = ["a dog", "two cats on a sofa", "rain"], [picture(n) for n in range(5)]
     scores = mico.match(texts, image=pictures)
+    read: list[int] = []
+    monkeypatch.setattr(mico.encoder.text, "forward", _counting(mico.encoder.text.forward, read))
+    monkeypatch.setattr("one_peace.models.mico.interface.TEXTS_AT_ONCE", 4)
+    torch.testing.assert_close(mico.match(texts, image=pictures), scores, atol=1e-5, rtol=0)
+    assert max(read) <= 4
     assert scores.shape == (3, 5)
     for row, text in enumerate(texts):
         for column, one in enumerate(pictures):

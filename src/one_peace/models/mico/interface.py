@@ -19,6 +19,7 @@ from one_peace.models.mico.text import Memory
 from one_peace.models.mico.writing import ANSWER_TOKENS, write_answers, write_captions
 
 FRAMES_AT_ONCE = 16  # that a memory is made of in one go
+TEXTS_AT_ONCE = 256  # that are read with inputs, each with one
 
 
 class MiCo(EmbeddingModel):
@@ -124,8 +125,10 @@ class MiCo(EmbeddingModel):
         rows = [torch.empty(0, len(given))]
         for memory in self._memories(inputs):
             count = memory[0][0].shape[0]
-            logits = self.encoder.match(tokens.repeat(count, 1), memory)  # each input with all texts, in turn
-            rows.append(logits.float().softmax(dim=-1)[:, 1].view(count, len(given)).cpu())
+            some = tokens.split(max(1, TEXTS_AT_ONCE // count))
+            logits = [self.encoder.match(part.repeat(count, 1), memory) for part in some]  # each input with all texts
+            matched = [one.float().softmax(dim=-1)[:, 1].view(count, -1).cpu() for one in logits]
+            rows.append(torch.cat(matched, dim=1))
         return torch.cat(rows).t()
 
     @torch.inference_mode()
