@@ -21,7 +21,7 @@ from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
 from one_peace.models import from_pretrained
 from one_peace.models.ofa.interface import Ofa
 from one_peace.models.ofa.model import OfaModel
-from one_peace.models.ofa.presets import NANO
+from one_peace.models.ofa.presets import NANO, nano
 from one_peace.models.ofa.processor import OfaProcessor
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.objectives.sequence import SequenceLoss, SequenceLossSettings, kept_tokens, token_loss
@@ -359,6 +359,18 @@ def test_what_cannot_be_learned_is_left_out_or_refused(base: Path, tables: Path,
     ):
         with pytest.raises(ValueError, match=problem):
             finetune(recipe(base, tables, task, sequence=sequence), tmp_path / "b", "cpu", lambda row: None)
+
+
+def test_boxes_reach_all_of_a_picture_or_are_refused(base: Path, tables: Path, tmp_path: Path) -> None:
+    """A corner beyond them would be learnt as an unknown word."""
+    mixture = {"kind": "pretraining", "mixed": {"objects": "objects.tsv"}}
+    for task, changes in (({"kind": "referring"}, {"image_size": 64}), (mixture, {"sequence": {"code_grid": 4}})):
+        with pytest.raises(ValueError, match="boxes reach 48 pixels, so pictures have at most as many, not 64"):
+            finetune(recipe(base, tables, task, **changes), tmp_path, "cpu", lambda row: None)
+    with pytest.raises(ValueError, match="boxes reach 48 pixels"):
+        from_pretrained(base, image_size=64).locate(tables / "0.png", "the red one")
+    shape = nano(300)
+    assert shape.box_size >= max(shape.image_size, 2 * 8 * shape.code_grid), "those of the mixture, both batches"
 
 
 @pytest.mark.parametrize(("kind", "column"), [("drawing", "caption"), ("summarization", "source"), ("pretraining", "")])

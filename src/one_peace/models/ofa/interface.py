@@ -119,6 +119,7 @@ class Ofa:
         on_error: OnError = "raise",
     ) -> Any:
         """Where in pictures phrases are: a `Box` in pixels of each."""
+        self.processor.vocabulary.check_boxes(self.config.image_size)
         first = self.processor.vocabulary.first_bin
         bins = TokenRange(first, first + self.config.bins, specials_at_end=True)
 

@@ -37,7 +37,7 @@ def nano(words: int) -> OfaConfig:
         codes=codes,
         bins=bins,
         image_size=96,
-        box_size=96,
+        box_size=128,  # of pictures whose objects are named: two times 8 codes of 8 pixels
         code_grid=8,
         text_positions=258,
         text_buckets=64,

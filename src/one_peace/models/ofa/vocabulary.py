@@ -92,6 +92,11 @@ class OfaVocabulary:
             return f"<code_{number - self.first_code}>"
         return "<mask>" if number == self.mask_id else self.tokenizer.piece(number) or SPECIALS[UNK_ID]
 
+    def check_boxes(self, size: int) -> None:
+        """`ValueError` for pictures resized to more pixels than boxes reach."""
+        if size > self.box_size:
+            raise ValueError(f"boxes reach {self.box_size} pixels, so pictures have at most as many, not {size}")
+
     def boxes_to_ids(self, boxes: Tensor) -> Tensor:
         """Boxes (..., 4) x0, y0, x1, y1 in pixels of the resized picture -> ids of bins (..., 4) int64.
 

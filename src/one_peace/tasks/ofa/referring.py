@@ -12,10 +12,11 @@ from one_peace.generation.constraints import Constraint, TokenRange
 from one_peace.generation.settings import GenerationSettings
 from one_peace.modalities.tokenization import EOS_ID, PAD_ID
 from one_peace.models.ofa import prompts
+from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.tasks.grounding import box_inside
 from one_peace.tasks.ofa.example import SequenceExample, with_target
 from one_peace.tasks.ofa.figures import BoxFigures, WrittenFigures
-from one_peace.tasks.ofa.task import SequenceTask, cleaned
+from one_peace.tasks.ofa.task import PICTURES, PictureForm, SequenceTask, cleaned
 from one_peace.tasks.task import Row, has
 
 
@@ -25,6 +26,11 @@ class Referring(SequenceTask):
     columns = ("image", "text")
     target_columns = ("region_coord",)
     writing = GenerationSettings(EOS_ID, PAD_ID, beams=5, min_tokens=4, max_tokens=4)
+
+    def __init__(self, vocabulary: OfaVocabulary, pictures: PictureForm = PICTURES) -> None:
+        """`ValueError` for pictures that are larger than boxes reach."""
+        super().__init__(vocabulary, pictures)
+        vocabulary.check_boxes(pictures.size)
 
     def example(self, row: Row, key: str) -> SequenceExample:
         image = self.picture(row, key)

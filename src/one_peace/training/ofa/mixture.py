@@ -145,7 +145,7 @@ def mixed_examples(
 
     Raises:
         InputError: a table or list that cannot be used.
-        ValueError: an unknown name, or processes that would not have the same work.
+        ValueError: an unknown name, or pictures that are larger than boxes reach.
     """
     mixed = mixture.get("mixed") or {}
     if not isinstance(mixed, Mapping) or not all(isinstance(table, str) for table in mixed.values()):
@@ -161,6 +161,7 @@ def mixed_examples(
     first = Examples(rows, MixtureReader(task, longest), recipe.seed, workers=recipe.workers)
     # The middle of a picture has half its width: as many codes as the model writes, of 8 pixels each.
     small = PictureForm(2 * 8 * config.code_grid)
+    vocabulary.check_boxes(max(config.image_size, small.size if "objects" in mixed else 0))
     readers: dict[str, Any] = {
         "texts": Doubled(TextInfilling(vocabulary, vocabulary.tokenizer.whole_word_starts), longest),
         "pictures": Doubled(ImageInfilling(vocabulary, config.code_grid**2, small), longest),
