@@ -190,3 +190,10 @@ def test_what_cannot_be_is_refused() -> None:
         beam_search(ToyDecoder(1), start(1), settings(), constraint=Trie([[VOCABULARY]], END))
     with pytest.raises(ValueError, match="vocabulary"):
         beam_search(ToyDecoder(1), start(1), settings(), constraint=TokenRange(4, VOCABULARY + 1))
+
+
+def test_a_trie_goes_where_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[torch.device] = []
+    monkeypatch.setattr(Trie, "to", lambda trie, device: moved.append(device) or trie)
+    beam_search(ToyDecoder(1), start(1), settings(), constraint=Trie([[3, 4]], END))
+    assert moved == [start(1).device]

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from one_peace.generation.constraints import SPECIALS, Constraint, TokenRange
+from one_peace.generation.constraints import SPECIALS, Constraint, TokenRange, Trie
 from one_peace.generation.settings import GenerationSettings
 
 
@@ -29,6 +29,7 @@ class NextToken:
         given = prefix != settings.pad
         if bool((prefix == settings.end).any()) or bool((given[:, 1:] & ~given[:, :-1]).any()):
             raise ValueError("a prefix must not contain the end token, nor padding before its last token")
+        constraint = constraint.to(start.device) if isinstance(constraint, Trie) else constraint
         self.settings, self.start, self.constraint, self.prefix = settings, start, constraint, prefix
         self.given = given.sum(dim=1)  # (inputs,): length of each prefix
 

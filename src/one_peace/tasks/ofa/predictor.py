@@ -15,7 +15,6 @@ from one_peace.checkpoints.registry import resolve
 from one_peace.errors import CheckpointError, InputError
 from one_peace.generation.beam import beam_search
 from one_peace.generation.candidates import score_candidates
-from one_peace.generation.constraints import Trie
 from one_peace.generation.sampling import sample
 from one_peace.modalities.tokenization import EOS_ID, PAD_ID
 from one_peace.models.ofa.encoder import Encoded
@@ -170,8 +169,6 @@ class SequencePredictor:
         device = encoded.features.device
         settings = self.task.search(self.model.config.longest_text)
         constraint = self.task.constraint(self.answers)
-        if isinstance(constraint, Trie):
-            constraint = constraint.to(device)
         found: list[list[int]] = [[] for _ in batch.keys]
         for rows, start in _by_length(batch.prompts):
             decoder = self.model.start(encoded.rows(torch.tensor(rows, device=device)), codes=self.task.codes)
