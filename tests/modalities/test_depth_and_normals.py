@@ -176,6 +176,18 @@ def test_near_is_bright_whatever_the_unit_and_outliers_do_not_count() -> None:
     assert nearness(np.full((4, 4), 2.0, np.float32))[0].unique().tolist() == [0.5]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
+def test_what_a_masked_array_hides_is_not_there(dtype: type) -> None:
+    values, hidden = (metres() * 1000).astype(dtype), metres() > 3
+    hidden_by_mask = read_depth(np.ma.masked_array(values, hidden))
+    np.testing.assert_array_equal(hidden_by_mask, read_depth(np.where(hidden, 0, values)))
+    faces = np.where(hidden[..., None], leaning(0.0), leaning(0.6))
+    seen = read_normals(
+        np.ma.masked_array(encode_normals(faces) if dtype == np.uint16 else faces, np.stack([hidden] * 3, 2))
+    )
+    assert not seen[hidden].any() and np.allclose(seen[~hidden], leaning(0.6)[~hidden], atol=0.01)
+
+
 def test_pixels_without_depth_take_no_part() -> None:
     depth = metres()
     whole = shown(DepthProcessor(DEPTH)(depth)["pixels"])

@@ -51,7 +51,7 @@ def read_map(source: MapSource, keys: Sequence[str]) -> RawMap:
     * a path, file:// or data: URL, bytes or binary file object holding .npy, .npz, .pfm, or a picture without loss
       (PNG, TIFF or PGM of 8 or 16 bits, TIFF of floats); of an .npz the first of `keys` in it, or its only array;
     * a NumPy array or torch tensor (height, width), (height, width, channels) or (channels, height, width) of at most
-      4 channels, where channels last wins if both fit;
+      4 channels, where channels last wins if both fit; what a masked array hides is not there;
     * a PIL image.
 
     Raises:
@@ -70,7 +70,7 @@ def read_map(source: MapSource, keys: Sequence[str]) -> RawMap:
     elif isinstance(source, Tensor):
         values, key, encoded = plain_values(source, name), "", not source.is_floating_point()
     elif isinstance(source, np.ndarray):
-        values, key, encoded = source, "", source.dtype.kind != "f"
+        values, key, encoded = _unmasked(source), "", source.dtype.kind != "f"
     else:
         raise InputError(name, "expected a map: a path, bytes, a file, an array, a tensor or a PIL image")
     return RawMap(_checked(values, name), key, encoded, name)
@@ -91,6 +91,14 @@ def resize_map(values: Tensor, weights: Tensor, size: tuple[int, int]) -> tuple[
         stacked = F.interpolate(stacked, size, mode="bilinear", align_corners=False, antialias=True)
     summed, share = stacked[0, :-1], stacked[0, -1].clamp(0, 1)
     return torch.where(share > 1e-3, summed / share.clamp_min(1e-3), 0.0), share
+
+
+def _unmasked(values: np.ndarray) -> np.ndarray:
+    """A masked array as a plain one, with what stands for no value where it hides one."""
+    if not isinstance(values, np.ma.MaskedArray):
+        return values
+    nothing: np.ndarray = values.filled(np.nan if values.dtype.kind == "f" else 0)
+    return nothing
 
 
 def _read_file(stream: BinaryIO, keys: Sequence[str], name: str) -> tuple[np.ndarray, str, bool]:
