@@ -15,7 +15,7 @@ import pytest
 from fake_encoder import FakeEncoder, hide_animals, write_picture, write_sound
 from one_peace.data.lock import FolderBusyError, writer_lock
 from one_peace.errors import MissingExtraError
-from one_peace.search import indexing, known_items, reading
+from one_peace.search import changing, indexing, known_items, reading
 from one_peace.search import manifest as manifests
 from one_peace.search.duplicates import find_duplicates
 from one_peace.search.filters import Filters
@@ -138,6 +138,23 @@ def test_copies_are_not_encoded_again(folder: Path, place: Path, encoder: FakeEn
     shutil.copyfile(folder / "red.png", folder / "copy.png")
     assert opened.index(folder).added == 1 and not encoder.encoded
     assert sorted(paths(opened.search(text="red", k=2))) == ["copy.png", "red.png"]
+
+
+def test_many_rows_are_changed_some_at_a_time(
+    folder: Path, place: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Library(place, encoder)
+    opened.index(folder)
+    sizes: list[int] = []
+    add = type(opened.store).add
+    monkeypatch.setattr(type(opened.store), "add", lambda store, rows: (sizes.append(len(rows)), add(store, rows))[1])
+    monkeypatch.setattr(changing, "_ROWS_AT_ONCE", 2)
+    assert opened.add_tags({item.id: ["new"] for item in opened.items()}) == 4
+    for path in ("red.txt", "animals/green.txt", "animals/tone.txt"):
+        (folder / path).write_text("something else", encoding="utf-8")
+    assert opened.index(folder).changed == 3
+    assert sizes == [2, 2, 2, 1]
+    assert {item.tags for item in opened.items()} == {("new",)}
 
 
 def test_of_many_equal_files_each_is_looked_for_once(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from one_peace.search.changing import change_entries
 from one_peace.search.contents import Content
 from one_peace.search.encoding import Encoded, Encoder, encode_contents, row_id, rows_of
 from one_peace.search.file_kinds import Kind
@@ -134,7 +135,7 @@ class Indexing:
     def _new_and_changed(self, walk: Walk) -> list[Found]:
         """Files to read, grouped by kind. A caption or tags that alone have changed are stored right here."""
         todo: list[Found] = []
-        described: dict[str, tuple[str, tuple[str, ...]]] = {}  # by the id of the row
+        described: dict[str, dict[str, Any]] = {}  # what changes, by the id of the row
         for file in walk.found.values():
             rows, reject = self._known.by_path.get(file.path, []), self.rejected.get(file.path)
             if reject is not None and (reject.size, reject.mtime) == (file.size, file.mtime):
@@ -146,22 +147,13 @@ class Indexing:
             self.report.items[file.path] = rows[0].item
             tags = _tags(file, rows)
             if (_caption(rows[0], file.caption), tags) != (rows[0].caption, rows[0].tags):
-                described |= {row.id: (file.caption, tags) for row in rows}
+                described |= {row.id: {"caption": _caption(row, file.caption), "tags": tags} for row in rows}
                 self.report.changed += 1
             else:
                 self.report.unchanged += 1
-        self._describe(described)
+        change_entries(self.store, described)
         order = list(self.kinds)
         return sorted(todo, key=lambda file: order.index(file.modality))
-
-    def _describe(self, described: dict[str, tuple[str, tuple[str, ...]]]) -> None:
-        """Gives rows, by id, the captions and tags of their files."""
-        records = []
-        for id_, row in self.store.rows(list(described)).items():
-            caption, tags = described[id_]
-            records.append(replace(row, entry=replace(row.entry, caption=_caption(row.entry, caption), tags=tags)))
-        if records:
-            self.store.add(records)
 
     def _commit(self, batch: Sequence[Reading]) -> None:
         """Puts a batch into the store, all rows of an item at once. On return it is on disk."""

@@ -11,6 +11,7 @@ from typing import Any, overload
 import numpy as np
 
 from one_peace.progress_bar import bar
+from one_peace.search.changing import change_entries
 from one_peace.search.encoding import Encoder, load_encoder
 from one_peace.search.file_kinds import Kind, kinds_for
 from one_peace.search.filters import Condition, Filter, Filters
@@ -190,10 +191,9 @@ class Library:
         with self._folder.writing() as store:
             rows = store.entries((Condition("item", "in", tuple(wanted)),))
             own = {path for path in {row.path for row in rows} if beside(Path(path))[1] is not None}
-            records = store.rows([row.id for row in rows if row.modality == "text" or row.path not in own])
-            new = [(record, unique((*record.entry.tags, *wanted[record.entry.item]))) for record in records.values()]
-            store.add([replace(record, entry=replace(record.entry, tags=words)) for record, words in new])
-            return len({record.entry.item for record, _ in new})
+            rows = [row for row in rows if row.modality == "text" or row.path not in own]
+            change_entries(store, {row.id: {"tags": unique((*row.tags, *wanted[row.item]))} for row in rows})
+            return len({row.item for row in rows})
 
     @overload
     def search(self, query: Query) -> list[Result]: ...

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
+from one_peace.search.changing import change_entries
 from one_peace.search.filters import Condition
 from one_peace.search.records import Entry
 from one_peace.search.stores.base import VectorStore
-
-_ROWS_AT_ONCE = 1000
 
 
 def relocate(store: VectorStore, before: Path, now: Path) -> None:
@@ -21,19 +19,16 @@ def relocate(store: VectorStore, before: Path, now: Path) -> None:
     """
     inside = os.path.join(before, "")
     known = {row.path for row in store.entries((Condition("path", "prefix", os.path.join(now, "")),))}
-    paths: dict[str, str] = {}  # by the id of the row
+    moved: dict[str, dict[str, str]] = {}  # what changes, by the id of the row
     twice: list[str] = []
     for row in store.entries((Condition("path", "prefix", inside),)):
         path = os.path.join(now, row.path.removeprefix(inside))
         if path not in known and _went(row, path):
-            paths[row.id] = path
+            moved[row.id] = {"path": path}
         elif path in known and not os.path.lexists(row.path):
             twice.append(row.id)
     store.delete(twice)
-    ids = list(paths)
-    for start in range(0, len(ids), _ROWS_AT_ONCE):
-        rows = store.rows(ids[start : start + _ROWS_AT_ONCE])
-        store.add([replace(row, entry=replace(row.entry, path=paths[id])) for id, row in rows.items()])
+    change_entries(store, moved)
 
 
 def _went(row: Entry, path: str) -> bool:
