@@ -29,7 +29,7 @@ def opened(folder: Path, tmp_path: Path, encoder: FakeEncoder) -> Library:
     return library
 
 
-def test_near_duplicates(folder: Path, opened: Library) -> None:
+def test_near_duplicates(folder: Path, opened: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     drawing = Image.new("RGB", (120, 90), "white")
     ImageDraw.Draw(drawing).ellipse((10, 10, 60, 80), fill=(200, 40, 40))
     drawing.save(folder / "drawing.png")
@@ -46,6 +46,12 @@ def test_near_duplicates(folder: Path, opened: Library) -> None:
         g[0] for g in groups
     }
     assert find_duplicates(opened, Filters(modality=("audio",))) == []
+    held: list[int] = []
+    rows = type(opened.store).rows
+    monkeypatch.setattr(type(opened.store), "rows", lambda store, ids: (held.append(len(ids)), rows(store, ids))[1])
+    monkeypatch.setattr(duplicates, "_PAIRS_AT_ONCE", 2)
+    assert [[item.path.name for item in group] for group in find_duplicates(opened)] == groups
+    assert max(held) <= 4
 
 
 def test_texts_are_compared_to_their_end(folder: Path, opened: Library, monkeypatch: pytest.MonkeyPatch) -> None:

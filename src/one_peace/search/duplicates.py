@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import io
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 from PIL import Image
@@ -21,6 +22,7 @@ from one_peace.search.stores.base import VectorStore
 
 _NEIGHBOURS = 12  # of each row that are looked at; groups may be larger, for they are chained
 _NEAR = {"image": 0.8, "audio": 0.98, "text": 0.9}  # cosine similarity of candidates
+_PAIRS_AT_ONCE = 4000  # with their thumbnails, of which memory does not hold those of a large library
 _SAME_PIXELS = 0.97  # correlation
 _BLANK = 0.3  # of the length of a look, at most 28: no picture in it
 _SAME_LENGTH = 0.02  # of the longer sound
@@ -42,11 +44,12 @@ def find_duplicates(library: Library, filters: Filters | None = None) -> list[li
         entries |= {row.item: row for row in rows}
         for row in rows:
             groups.join(by_digest.setdefault((row.modality, row.digest), row.item), row.item)
-        pairs = list(_candidates(library.store, rows, vectors, conditions))
-        records = library.store.rows(list({id for pair in pairs for id in pair}))
-        for first, second in pairs:
-            if first in records and second in records and _alike(records[first], records[second]):
-                groups.join(first, second)
+        candidates = _candidates(library.store, rows, vectors, conditions)
+        while pairs := list(islice(candidates, _PAIRS_AT_ONCE)):
+            records = library.store.rows(list({id for pair in pairs for id in pair}))
+            for first, second in pairs:
+                if first in records and second in records and _alike(records[first], records[second]):
+                    groups.join(first, second)
     found = [[Item.of(entries[id]) for id in group if id in entries] for group in groups.all()]
     ordered = [sorted(group, key=lambda item: (-item.size, item.path)) for group in found if len(group) > 1]
     return sorted(ordered, key=lambda group: group[0].path)
