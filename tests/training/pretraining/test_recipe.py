@@ -124,7 +124,12 @@ def test_an_unknown_key_of_an_evaluation_is_named() -> None:
             "task.modalities=5",
             "task.modalities: a list of columns, or a column for each modality, not 5",
         ),
-        ("msrvtt-joint", "task.tuples=5", "task.tuples: lists of branches, or a text such as tv%tva, not 5"),
+        *(
+            ("msrvtt-joint", f"task.tuples={wrong}", "task.tuples: lists of branches such as [vision, audio], not ")
+            for wrong in ("5", "[3]", "[[1, a]]", "[null]")
+        ),
+        ("msrvtt-joint", "task.modalities=[[video]]", "depth, normals, not ['video']"),
+        ("msrvtt-joint", "task.modalities={video: 3}", "the name of a column is a text, not 3"),
         ("vqa", "task.labels=[1, 2]", "task: labels is a list, each a text"),
         ("ofa-snli-ve", "task.captions=5", "task: captions is true or false, not 5"),
         ("vqa", "batch_size=0", "recipe: batch_size is at least 1, not 0"),

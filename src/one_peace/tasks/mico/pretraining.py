@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -49,6 +49,15 @@ class MiCoTask:
         if not self.tuples or any(sorted(a) != sorted(b) or not a for a, b in zip(ordered, self.tuples, strict=True)):
             raise ValueError(f"tuples must be of {', '.join(ORDER)}, each once, got {self.tuples}")
         object.__setattr__(self, "tuples", ordered)
+
+
+def read_tuples(given: object, where: str) -> tuple[Parts, ...]:
+    """Tuples from lists of their members; one alone need not be in a list. ValueError for anything else."""
+    listed = list(given) if isinstance(given, list | tuple) else [None]
+    made: list[Any] = [[parts] if isinstance(parts, str) else parts for parts in listed]
+    if not all(isinstance(parts, list | tuple) and all(isinstance(name, str) for name in parts) for parts in made):
+        raise ValueError(f"{where}: lists of branches such as [vision, audio], not {given!r}")
+    return tuple(tuple(parts) for parts in made)
 
 
 def parse_tasks(text: str) -> tuple[MiCoTask, ...]:

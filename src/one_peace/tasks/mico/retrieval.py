@@ -11,7 +11,7 @@ from one_peace.models.mico.config import BRANCH_OF, SUBTITLE, branch_of
 from one_peace.models.mico.interface import MiCo
 from one_peace.tasks.mico.clips import check_tasks
 from one_peace.tasks.mico.evaluation import readable
-from one_peace.tasks.mico.pretraining import MiCoTask, Parts, parse_tasks
+from one_peace.tasks.mico.pretraining import MiCoTask, Parts, parse_tasks, read_tuples
 from one_peace.tasks.retrieval import Recall
 from one_peace.tasks.retrieval_evaluation import as_trained, measure_vectors
 from one_peace.tasks.retrieval_pairs import RetrievalSet, check_rerank
@@ -38,17 +38,18 @@ class MiCoRetrievalSettings:
         given, tuples = self.modalities, self.tuples
         if not isinstance(given, Mapping | list | tuple):
             raise ValueError(f"task.modalities: a list of columns, or a column for each modality, not {given!r}")
-        if not isinstance(tuples, str | list | tuple):
-            raise ValueError(f"task.tuples: lists of branches, or a text such as tv%tva, not {tuples!r}")
-        columns = dict(given) if isinstance(given, Mapping) else {name: name for name in given}
-        if unknown := [name for name in columns if name not in BRANCH_OF]:
+        pairs = list(given.items()) if isinstance(given, Mapping) else [(name, name) for name in given]
+        if unknown := [name for name, _ in pairs if not isinstance(name, str) or name not in BRANCH_OF]:
             raise ValueError(f"task.modalities are some of {', '.join(BRANCH_OF)}, not {unknown[0]!r}")
+        if nameless := [column for _, column in pairs if not isinstance(column, str)]:
+            raise ValueError(f"task.modalities: the name of a column is a text, not {nameless[0]!r}")
+        columns = dict(pairs)
         if isinstance(tuples, str):
             if "_" in tuples:
                 raise ValueError(f"task.tuples: {tuples!r} names several objectives; tuples are such as tv%tva")
             (task,) = parse_tasks(f"ret%{tuples}")
         else:
-            task = MiCoTask("retrieval", tuple((p,) if isinstance(p, str) else tuple(p) for p in tuples))
+            task = MiCoTask("retrieval", read_tuples(tuples, "task.tuples"))
         if any(SUBTITLE in parts for parts in task.tuples):
             raise ValueError("task.tuples: subtitles are learnt from, and not looked up")
         check_tasks([task], list(columns))

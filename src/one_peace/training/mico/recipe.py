@@ -14,7 +14,7 @@ from one_peace.configuration import build_dataclass, within
 from one_peace.models.mico.config import FAMILY
 from one_peace.recipe_files import plain_values
 from one_peace.tasks.mico.clips import check_tasks
-from one_peace.tasks.mico.pretraining import MiCoTask, Parts, parse_tasks
+from one_peace.tasks.mico.pretraining import MiCoTask, Parts, parse_tasks, read_tuples
 from one_peace.training.optimizer import Groups
 from one_peace.training.recipe import EngineRecipe, OptimizerRecipe
 from one_peace.training.trackers import known_trackers
@@ -82,8 +82,8 @@ def read_tasks(given: Any, where: str) -> tuple[MiCoTask, ...]:
     tasks = []
     for number, entry in enumerate(given):
         values = dict(entry) if isinstance(entry, Mapping) else entry
-        if isinstance(values, dict) and isinstance(values.get("tuples"), list | tuple):
-            values["tuples"] = tuple((parts,) if isinstance(parts, str) else tuple(parts) for parts in values["tuples"])
+        if isinstance(values, dict) and "tuples" in values:
+            values["tuples"] = read_tuples(values["tuples"], f"{where}[{number}].tuples")
         tasks.append(build_dataclass(MiCoTask, values, f"{where}[{number}]"))
     return tuple(tasks)
 
@@ -107,7 +107,7 @@ class MiCoEvaluation:
         within(self, "evaluation", every="[0, inf)", size="[2, inf)")
         object.__setattr__(self, "modalities", tuple(self.modalities))
         object.__setattr__(self, "only", tuple(self.only))
-        made = MiCoTask("retrieval", tuple((p,) if isinstance(p, str) else tuple(p) for p in self.tuples))
+        made = MiCoTask("retrieval", read_tuples(self.tuples, "evaluation.tuples"))
         object.__setattr__(self, "tuples", made.tuples)
         check_tasks([made], self.modalities)
 
