@@ -71,6 +71,14 @@ def test_preprocessing_is_the_published_one(case: str, golden: tuple[dict[str, t
     torch.testing.assert_close(boxes, tensors[f"out.refcoco_boxes_{case}"], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("sides", [(1, 2_000_000), (2_000_000, 1)])
+def test_of_a_picture_like_a_thread_the_middle_is_taken(sides: tuple[int, int]) -> None:
+    """Resized whole by its shorter side it would have a thousand million pixels."""
+    picture = Image.new("RGB", sides, "red")
+    picture.paste("white", tuple(side // 4 for side in sides) + tuple(side - side // 4 for side in sides))
+    assert center_crop(picture, 64).getcolors() == [(64 * 64, (255, 255, 255))]
+
+
 def test_every_source_gives_the_same_pixels(tmp_path: Path) -> None:
     pixels = gradient()
     data = encoded(Image.fromarray(pixels))

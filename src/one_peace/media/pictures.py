@@ -28,6 +28,7 @@ HALVES: Statistics = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # to [-1, 1]
 
 # Above the largest phone cameras (108 Mpx), and what Pillow itself refuses; 683 MiB, as Pillow keeps RGB in 4 bytes.
 MAX_PIXELS = 178_956_970
+LONGEST = 100  # times its other side, of a picture that is resized whole before its middle is cut out
 
 # Formats with a signature of their own. Pillow reads more, but some run other programs (EPS) and some accept
 # nearly any bytes (TGA, PCX).
@@ -88,8 +89,19 @@ def normalise_pixels(pixels: Tensor) -> Tensor:
     return pixels.sub_(mean).div_(deviation)
 
 
+def without_ends(image: Image.Image) -> Image.Image:
+    """A picture, or the middle of one longer than `LONGEST` times its other side: resized by that side to a given size,
+    the whole could take any amount of memory."""
+    most = LONGEST * min(image.size)
+    if max(image.size) <= most:
+        return image
+    left, top = (max(0, side - most) // 2 for side in image.size)
+    return image.crop((left, top, image.width - left, image.height - top))
+
+
 def center_crop(image: Image.Image, size: int) -> Image.Image:
     """The shorter side resized to `size` (aspect kept), then the middle (size, size): for classification."""
+    image = without_ends(image)
     width, height = image.size
     short, long = min(width, height), max(width, height)
     other = int(size * long / short)

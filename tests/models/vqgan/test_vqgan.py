@@ -109,6 +109,7 @@ def test_pictures_in_and_out() -> None:
     image = Image.new("RGB", (40, 20), (255, 0, 128))
     pixels = pixels_of(image, 16)
     assert pixels.shape == (3, 16, 16) and pixels[0].max() == 1 and pixels[1].min() == -1
+    assert pixels_of(Image.new("RGB", (1, 2_000_000)), 16).shape == (3, 16, 16)  # of a thread the middle
     shown = picture_of(torch.full((3, 4, 6), 1.7))
     assert shown.size == (6, 4) and shown.getpixel((0, 0)) == (255, 255, 255)
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from one_peace.media.pictures import without_ends
 from one_peace.models.vqgan.config import VqganConfig
 from one_peace.models.vqgan.layers import Doubling, Halving, Level, Middle, norm
 
@@ -121,6 +122,7 @@ def picture_of(pixels: Tensor) -> Image.Image:
 
 def pixels_of(image: Image.Image, size: int) -> Tensor:
     """An RGB picture as (3, size, size) in [-1, 1]: the shorter side resized to `size` (Lanczos), then the middle."""
+    image = without_ends(image)
     width, height = image.size
     scale = size / min(width, height)
     image = image.resize((max(size, round(width * scale)), max(size, round(height * scale))), Image.Resampling.LANCZOS)
