@@ -135,6 +135,8 @@ def test_inputs_that_cannot_be_used(ofa: Ofa, tmp_path: Path) -> None:
     assert list(ofa.answer(PICTURES[0], ["red?", 3], on_error="skip", **QUICK).errors) == [1]  # type: ignore[list-item]
     with pytest.raises(InputError, match="64 can be read"):
         ofa.generate(" red" * 200)
+    with pytest.raises(ValueError, match="nothing to encode"):
+        ofa.encode([])
     for candidate, problem in (("red " * 200, "64 can be read"), (" ", "without words")):
         with pytest.raises(InputError, match=problem):
             ofa.answer(PICTURES[0], "what is red?", ["red", candidate])

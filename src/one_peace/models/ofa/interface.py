@@ -209,8 +209,10 @@ class Ofa:
 
     @torch.inference_mode()
     def encode(self, texts: str | Iterable[str], images: Any = None) -> Encoded:
-        """What the decoder would read of prompts, with pictures or without, as one batch."""
+        """What the decoder would read of prompts, with pictures or without, as one batch. `ValueError` for none."""
         given, sources = paired(texts, images)[:2]
+        if not given:
+            raise ValueError("nothing to encode: there are no texts")
         return self._encode([self.processor(text, source) for text, source in zip(given, sources, strict=True)])
 
     def _about(self, prompt: Callable[[str], str]) -> Read:
