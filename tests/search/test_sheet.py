@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
+from one_peace.search import fonts
 from one_peace.search.contents import thumbnail_of
 from one_peace.search.fonts import fit, font_for, text_width, wrap
 from one_peace.search.records import Result
@@ -93,3 +94,12 @@ def test_waveforms(samples: int) -> None:
     assert loud.size == (120, 60) and colors(loud) > 1
     silent = draw_waveform(np.zeros(samples, np.float32), (120, 60))
     assert colors(silent) > 1 and silent.size == (120, 60)
+
+
+def test_a_long_text_without_spaces_is_cut_with_few_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chinese and Japanese are written so; a passage took half a second, a long caption half a minute."""
+    measured: list[str] = []
+    monkeypatch.setattr(fonts, "text_width", lambda text, font: measured.append(text) or text_width(text, font))
+    lines = wrap("\u6c34" * 2000, font_for("\u6c34", 17), 180, 8)
+    assert len(lines) == 8 and lines[7].endswith("...") and len(set(map(len, lines[:7]))) == 1
+    assert len(measured) < 200

@@ -45,14 +45,7 @@ def fit(text: str, font: Font, width: float) -> str:
     text = " ".join(text.split())
     if text_width(text, font) <= width:
         return text
-    low, high = 0, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if text_width(text[:middle].rstrip() + "...", font) <= width:
-            low = middle
-        else:
-            high = middle - 1
-    return text[:low].rstrip() + "..."
+    return text[: _fitting(text, font, width, "...")].rstrip() + "..."
 
 
 def wrap(text: str, font: Font, width: float, lines: int) -> list[str]:
@@ -64,9 +57,7 @@ def wrap(text: str, font: Font, width: float, lines: int) -> list[str]:
         while count < len(words) and text_width(" ".join(words[: count + 1]), font) <= width:
             count += 1
         if count == 1 and text_width(words[0], font) > width:  # a script without spaces, or one long name
-            end = len(words[0])
-            while end > 1 and text_width(words[0][:end], font) > width:
-                end -= 1
+            end = max(1, _fitting(words[0], font, width))
             result.append(words[0][:end])
             words[0] = words[0][end:]
         else:
@@ -75,6 +66,18 @@ def wrap(text: str, font: Font, width: float, lines: int) -> list[str]:
     if words:
         result.append(fit(" ".join(words), font, width))
     return result
+
+
+def _fitting(text: str, font: Font, width: float, end: str = "") -> int:
+    """How many of the first characters fit into `width` pixels, with `end` behind them."""
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if text_width(text[:middle].rstrip() + end, font) <= width:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 @lru_cache
