@@ -514,6 +514,9 @@ def test_no_model_at_all(tmp_path: Path) -> None:
             from_pretrained(tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=r"model\.safetensors: holds tensors alone; give the folder"):
         from_pretrained(built_in_models()["one-peace-nano"] / "model.safetensors")
+    (tmp_path / "cow.png").write_bytes(b"\x89PNG\r\n\x1a\n" * 10)
+    with pytest.raises(CheckpointError, match=r"cow\.png: damaged or not a checkpoint"):
+        from_pretrained(tmp_path / "cow.png")
     (tmp_path / "text.pt").write_text("not a checkpoint\n" * 10)
     with pytest.raises(CheckpointError, match=r"text\.pt"):
         from_pretrained(tmp_path / "text.pt")

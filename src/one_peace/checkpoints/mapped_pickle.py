@@ -115,7 +115,7 @@ class _Unpickler(_PythonUnpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         if self._storage is None:
-            raise CheckpointError("refers to data outside the pickle")
+            raise pickle.UnpicklingError("it refers to data outside the pickle")  # as pictures seem to do
         return self._storage(pid)
 
 
