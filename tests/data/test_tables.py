@@ -51,6 +51,17 @@ def test_the_index_is_made_anew_when_the_file_changes(tmp_path: Path) -> None:
     assert TableSource(table, "image", tmp_path / "cache").read(0).text == "another word"
 
 
+def test_a_file_that_is_cut_short_under_a_run_costs_its_rows(tmp_path: Path) -> None:
+    """And no more: mapped to memory, it ended the process by SIGBUS."""
+    path = write_table(tmp_path / "t.tsv", [png(n) for n in range(300)])
+    source = TableSource(path, "image", tmp_path / "cache")
+    assert source.read(299).text == caption(299)
+    os.truncate(path, 5000)
+    with pytest.raises(UnusablePair, match="row 300.*columns"):
+        source.read(299)
+    assert source.read(3).text == caption(3)
+
+
 def test_it_travels_to_other_processes(tmp_path: Path) -> None:
     source = TableSource(write_table(tmp_path / "t.tsv", [png(1), png(2)]), "image", tmp_path / "cache")
     source.read(0)

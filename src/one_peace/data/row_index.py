@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -27,6 +26,16 @@ Measure = Callable[[bytes], tuple[int, int]]
 """A row -> how long its text and its partner are (`PairSource.sizes`); (0, 0) for a row that cannot be read."""
 
 
+class _OpenRows:
+    """The file, open, and its index. It is not mapped: whoever cuts it short would end the process."""
+
+    def __init__(self, descriptor: int, index: np.ndarray) -> None:
+        self.descriptor, self.index = descriptor, index
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
 class RowFile:
     """The rows of a text file by number. Picklable; the file and its index are opened where they are first used.
 
@@ -48,7 +57,7 @@ class RowFile:
         build = partial(_build, path, measure, header, quoted)
         self.index_path = built_once(cache / "indexes" / name, build)
         self.count = self.index_path.stat().st_size // ROW.itemsize
-        self._opened: tuple[int, mmap.mmap, np.ndarray] | None = None
+        self._opened: _OpenRows | None = None
 
     def __len__(self) -> int:
         return self.count
@@ -56,22 +65,21 @@ class RowFile:
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_opened": None}
 
-    def _open(self) -> tuple[mmap.mmap, np.ndarray]:
-        if self._opened is None or self._opened[0] != os.getpid():
-            with open(self.path, "rb") as file:
-                rows = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._opened = (os.getpid(), rows, np.memmap(self.index_path, ROW, "r"))
-        return self._opened[1], self._opened[2]
+    def _open(self) -> _OpenRows:
+        if self._opened is None:
+            index = np.memmap(self.index_path, ROW, "r")
+            self._opened = _OpenRows(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC), index)
+        return self._opened
 
     def row(self, number: int) -> bytes:
-        """A row without its line end."""
-        rows, index = self._open()
-        start, length = int(index["start"][number]), int(index["length"][number])
-        return rows[start : start + length]
+        """A row without its line end; what is left of it in a file that was cut short."""
+        opened = self._open()
+        start, length = int(opened.index["start"][number]), int(opened.index["length"][number])
+        return os.pread(opened.descriptor, length, start)
 
     def sizes(self, numbers: np.ndarray) -> np.ndarray:
         """(n,) int64 -> (n, 2) int64: what `measure` said of each row."""
-        entries = self._open()[1][numbers]
+        entries = self._open().index[numbers]
         return np.stack([entries["text"], entries["partner"]], axis=1).astype(np.int64)
 
 
