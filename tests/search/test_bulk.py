@@ -75,6 +75,8 @@ def test_what_is_missing_is_done_and_nothing_else(many: Path, tmp_path: Path, en
     report = run(many, out, encoder)
     assert report.shards == 1 and encoder.encoded["image"] == 5 and report.rows == 23
     assert (out / "shard-000001.parquet").stat().st_mtime_ns == before
+    (out / "shard-000003.parquet").unlink()  # lost, its note not
+    assert (run(many, out).shards, len(rows_in(out))) == (1, 23)
     (many / "03.png").unlink()
     (out / "shard-000000.json").unlink()
     assert run(many, out).problems == 2 and len(rows_in(out)) == 22

@@ -64,17 +64,22 @@ class _Marked:
 class ParquetShards(_Marked):
     """`shard-000012.parquet`, with columns as `rows_schema` has them."""
 
+    def done(self) -> set[int]:
+        return {number for number in super().done() if self._file(number).is_file()}
+
     def write(self, number: int, records: Sequence[Record], problems: dict[str, str]) -> None:
         from pyarrow import Table, parquet
 
         schema = rows_schema(self.space)
         entries = [record.entry for record in records]
         vectors = np.array([record.vector for record in records], np.float32).reshape(-1, self.space.dim)
-        file = self.out / f"shard-{number:06}.parquet"
-        with replacing(file) as partial:
+        with replacing(self._file(number)) as partial:
             parquet.write_table(Table.from_batches([record_batch(entries, vectors, schema)]), partial)
         # A run that is killed before the note does the shard again, and replaces the file by its like.
         self._mark(number, len(records), problems)
+
+    def _file(self, number: int) -> Path:
+        return self.out / f"shard-{number:06}.parquet"
 
 
 class LanceShards(_Marked):
