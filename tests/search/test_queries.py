@@ -51,6 +51,7 @@ def test_queries_that_make_no_sense(query: Query, problem: str) -> None:
 
 def test_queries_that_do() -> None:
     Query((A, Part("audio", object()), Part("text", "b", -0.5), Part(ITEM, "id"))).check(MODALITIES)
+    Query((Part("text", "a", np.float32(0.5)), Part("text", "b", np.int64(2)))).check(MODALITIES)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
