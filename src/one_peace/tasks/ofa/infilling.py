@@ -46,10 +46,11 @@ class TextInfilling(SequenceTask):
     columns = ("text",)
     share, mean_length = 0.3, 3.0
 
-    def __init__(self, vocabulary: OfaVocabulary, starts: Tensor) -> None:
-        """`starts`: (words,) bool or uint8, which ids begin a word (`Tokenizer.whole_word_starts`)."""
+    def __init__(self, vocabulary: OfaVocabulary, starts: Tensor, longest: int = 1024) -> None:
+        """`starts`: (words,) bool or uint8, which ids begin a word (`Tokenizer.whole_word_starts`). `longest`: tokens
+        that the model can write, the start included."""
         super().__init__(vocabulary)
-        self.starts = starts.bool()
+        self.starts, self.kept = starts.bool(), min(KEPT_TEXT, longest - 1)
 
     def example(self, row: Row, key: str) -> SequenceExample:
         return self.draw(row, key, torch.Generator().manual_seed(0))
@@ -59,7 +60,7 @@ class TextInfilling(SequenceTask):
 
     def of(self, text: str, key: str, generator: torch.Generator) -> SequenceExample:
         """An example of a text, masked at random."""
-        clean = torch.tensor(self.vocabulary.encode(f" {text.lower()}", MAX_TEXT)[-KEPT_TEXT:], dtype=torch.int64)
+        clean = torch.tensor(self.vocabulary.encode(f" {text.lower()}", MAX_TEXT)[-self.kept :], dtype=torch.int64)
         masked = mask_spans(clean, self.starts[clean], self.vocabulary.mask_id, self.share, self.mean_length, generator)
         prompt = self.vocabulary.encode(prompts.COMPLETE)
         source = [*prompt[:-2], *masked.tolist(), *prompt[-2:]]

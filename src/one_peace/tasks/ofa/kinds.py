@@ -120,7 +120,7 @@ SEQUENCE_KINDS: dict[str, Maker] = {
     ),
     "summarization": lambda settings, vocabulary, pictures, config: Summarization(vocabulary, settings.noise),
     "text-infilling": lambda settings, vocabulary, pictures, config: TextInfilling(
-        vocabulary, vocabulary.tokenizer.whole_word_starts
+        vocabulary, vocabulary.tokenizer.whole_word_starts, config.longest_text
     ),
     "image-infilling": lambda settings, vocabulary, pictures, config: ImageInfilling(
         vocabulary, config.code_grid**2, pictures

@@ -163,7 +163,7 @@ def mixed_examples(
     small = PictureForm(2 * 8 * config.code_grid)
     vocabulary.check_boxes(max(config.image_size, small.size if "objects" in mixed else 0))
     readers: dict[str, Any] = {
-        "texts": Doubled(TextInfilling(vocabulary, vocabulary.tokenizer.whole_word_starts), longest),
+        "texts": Doubled(TextInfilling(vocabulary, vocabulary.tokenizer.whole_word_starts, longest), longest),
         "pictures": Doubled(ImageInfilling(vocabulary, config.code_grid**2, small), longest),
         "objects": ObjectReader(Mixture(vocabulary, corpus, pictures=small), longest),
     }
