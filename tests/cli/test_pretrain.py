@@ -174,3 +174,13 @@ def test_the_dry_run_tells_the_memory_of_each_device(tmp_path: Path) -> None:
     assert "batch_size=4 is no multiple of the 3 devices" in one_line(
         pretrain(*recipe(tmp_path, table, "--dry-run", "--devices", "3"))
     )
+
+
+def test_the_dry_run_before_there_are_pairs(tmp_path: Path) -> None:
+    """What the longest ones that there can be would cost, and what a run would end with."""
+    asked = ("batch_size=8", "vocabulary=900", "data.caption_tokens=9", "--dry-run")
+    result = pretrain(*recipe(tmp_path, tmp_path / "pairs.tsv", *asked))
+    assert "pairs.tsv: cannot be opened" in one_line(result)
+    told = {line.split()[0]: line.split()[-1] for line in result.output.splitlines() if " tokens " in line}
+    assert told == {"text": str(8 * (1 + 9)), "image": str(8 * 17)}, "beside cls"
+    assert "memory per device, of 1" in result.output

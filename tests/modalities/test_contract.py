@@ -244,6 +244,15 @@ def test_inputs_of_fixed_length_say_so(name: str, processor: Processor) -> None:
     assert get_modality(name).fixed_length == (short == long)
 
 
+def test_the_longest_example_is_as_any_other(name: str, processor: Processor, adapter: Adapter) -> None:
+    if (longest := processor.longest()) is None:
+        return
+    given = processor(SAMPLES[name].long)
+    assert {key: value.dtype for key, value in longest.items()} == {key: value.dtype for key, value in given.items()}
+    assert processor.length(longest) >= processor.length(given)
+    assert adapter(processor.collate([longest, given])).features.shape[1] == 1 + processor.length(longest)
+
+
 def test_limits_reach_those_that_have_them() -> None:
     picture, sound = (get_modality(n).processor(SAMPLES[n].config, None) for n in ("image", "audio"))
     cropped = picture.limited(seconds=1.0, crop=(0.2, 0.3))

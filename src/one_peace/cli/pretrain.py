@@ -29,9 +29,10 @@ def pretrain(
     imports: Imports = None,
 ) -> None:
     """Pretrain a model on pairs of a text and a picture, a sound, or anything else."""
+    from one_peace.errors import InputError
     from one_peace.nn.allocator import keep_freed_memory
     from one_peace.recipe_files import read_recipe
-    from one_peace.training.dry_run import plan_run
+    from one_peace.training.dry_run import plan_run, plan_without_pairs
     from one_peace.training.pretraining.recipe import load_recipe, recipe_to_yaml
     from one_peace.training.pretraining.run import run_pretraining
     from one_peace.training.progress import Progress
@@ -48,7 +49,12 @@ def pretrain(
     items = partial(_library_items, library, None if chosen.files else chosen.data.sources)
     if dry_run:
         typer.echo(recipe_to_yaml(chosen))
-        typer.echo(plan_run(chosen, items(), devices).as_text())
+        try:
+            typer.echo(plan_run(chosen, items(), devices).as_text())
+        except InputError:
+            if (most := plan_without_pairs(chosen, devices)) is not None:
+                typer.echo(f"with the longest pairs that there can be:\n\n{most.as_text()}\n")
+            raise
         return
     with _joined_with(items, device) as (processes, place, found), Progress(chosen.steps) as progress:
         run_pretraining(chosen, found, out, place, progress.report, processes, progress.tick, library)

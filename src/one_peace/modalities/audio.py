@@ -209,6 +209,9 @@ class AudioProcessor(Processor):
     def limited(self, *, seconds: float | None = None, crop: tuple[float, float] | None = None) -> AudioProcessor:
         return self if seconds is None else AudioProcessor(dataclasses.replace(self.config, max_seconds=seconds))
 
+    def longest(self) -> Example:
+        return {"waveform": torch.zeros(self._limit)}
+
     def load(self, source: Any) -> Tensor:
         """A sound to vary: up to twice `max_seconds` from its beginning, (samples,) float16 at 16 kHz."""
         return torch.from_numpy(decode_sound(source)[: 2 * self._limit]).half()

@@ -183,6 +183,12 @@ class Processor(ABC):
         """
         return self
 
+    def longest(self) -> Example | None:
+        """An example of as many tokens as there can be, its values of no meaning: by it a run tells what a step costs
+        where it has no inputs yet. Default: None, that is not known.
+        """
+        return None
+
     def load(self, source: Any) -> Any:
         """One input decoded as far as training keeps it in memory, for `vary`. Default: the finished example."""
         return self(source)

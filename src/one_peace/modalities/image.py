@@ -127,6 +127,9 @@ class PixelProcessor(Processor):
         height, width = example["pixels"].shape[1:]
         return (height // PATCH) * (width // PATCH)
 
+    def longest(self) -> Example:
+        return {"pixels": torch.zeros(3, self.config.image_size, self.config.image_size)}
+
     def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         return {"pixels": torch.stack([e["pixels"] for e in examples])}
 

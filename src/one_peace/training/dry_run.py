@@ -7,14 +7,18 @@ whole model and in small batches; arithmetic and kept memory are counted there a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from one_peace.cache import pair_cache
 from one_peace.data.manifest import Item
 from one_peace.data.pairs import source_of
 from one_peace.data.shard_cache import ShardCache
+from one_peace.modalities.base import Example, Processor
+from one_peace.modalities.text import TextProcessor
 from one_peace.models.ofa.layers import Layer
 from one_peace.models.ofa.model import OfaModel, part_of
+from one_peace.models.one_peace.config import OnePeaceConfig
+from one_peace.models.one_peace.presets import list_presets
 from one_peace.nn.block import Block
 from one_peace.training.cost import Cost, FlopCount, KeptMemory, count_parameters, memory_of_weights
 from one_peace.training.distributed import ForwardPass, Processes, shards_over
@@ -41,10 +45,7 @@ def plan_run(recipe: PretrainRecipe, items: Iterable[Item], devices: int = 1) ->
         ValueError: the batch, or the sharding, cannot be divided among so many devices; held-out pairs are also
             trained on.
     """
-    require_trackers(recipe.trackers)
-    if recipe.batch_size % devices:
-        raise ValueError(f"batch_size={recipe.batch_size} is no multiple of the {devices} devices")
-    shards_over(devices, recipe.engine.shard_over)
+    _check(recipe, devices)
     shards = ShardCache(pair_cache())
     open_held_out(recipe, shards)
     items, stage = list(items), recipe.stage
@@ -57,17 +58,25 @@ def plan_run(recipe: PretrainRecipe, items: Iterable[Item], devices: int = 1) ->
     with open_batches(here, items, processors, shards) as source:
         # of many small batches: the pairs of one are alike in length
         pairs = [pair for step in range(MEASURED // PAIRS) for pair in source.batch(PAIRS, recipe.seed, step)]
-    return pretraining_cost(
-        config,
-        stage,
-        processors,
-        pairs,
-        recipe.batch_size,
-        recipe.micro_batch,
-        denoise=recipe.denoise_every > 0,
-        engine=recipe.engine,
-        devices=devices,
-    )
+    return _cost(recipe, config, processors, pairs, devices)
+
+
+def plan_without_pairs(recipe: PretrainRecipe, devices: int = 1) -> Cost | None:
+    """The dry run of a recipe whose pairs are not at hand: with the longest that there can be, the most that a step
+    costs. None where the partner's longest input is not known. Errors as of `plan_run`."""
+    _check(recipe, devices)
+    stage, data = recipe.stage, recipe.data
+    config, processors = plan_model(dataclasses.replace(recipe, files={}), (), ShardCache(pair_cache()))
+    text, partner = processors[stage.anchor], processors[stage.partner].limited(seconds=data.clip_seconds).longest()
+    if partner is None:
+        return None
+    assert isinstance(text, TextProcessor)
+    if recipe.model in list_presets() and recipe.tokenizer is None:  # none can be trained, but its size is told
+        sized = dataclasses.replace(config.modalities[stage.anchor], vocab_size=recipe.vocabulary)
+        config = dataclasses.replace(config, modalities={**config.modalities, stage.anchor: sized})
+    words = text.tokenizer.encode(" a" * data.caption_tokens)
+    pair = text.of_tokens(words[-data.caption_tokens :]), partner
+    return _cost(recipe, config, processors, [pair] * PAIRS, devices)
 
 
 def plan_table_run(recipe: FinetuneRecipe, devices: int = 1) -> Cost:
@@ -94,6 +103,33 @@ def plan_table_run(recipe: FinetuneRecipe, devices: int = 1) -> Cost:
     by_name = part_of if isinstance(job.model, OfaModel) else _child_of
     tokens = {name: count * recipe.batch_size // rows for name, count in job.tokens(_step(small, job)).items()}
     return Cost(count_parameters(job.model, by_name), tokens, flops * recipe.batch_size // rows, memory, devices)
+
+
+def _check(recipe: PretrainRecipe, devices: int) -> None:
+    require_trackers(recipe.trackers)
+    if recipe.batch_size % devices:
+        raise ValueError(f"batch_size={recipe.batch_size} is no multiple of the {devices} devices")
+    shards_over(devices, recipe.engine.shard_over)
+
+
+def _cost(
+    recipe: PretrainRecipe,
+    config: OnePeaceConfig,
+    processors: Mapping[str, Processor],
+    pairs: Sequence[tuple[Example, Example]],
+    devices: int,
+) -> Cost:
+    return pretraining_cost(
+        config,
+        recipe.stage,
+        processors,
+        pairs,
+        recipe.batch_size,
+        recipe.micro_batch,
+        denoise=recipe.denoise_every > 0,
+        engine=recipe.engine,
+        devices=devices,
+    )
 
 
 def _counted(recipe: FinetuneRecipe) -> tuple[FinetuneJob, int, KeptMemory]:
