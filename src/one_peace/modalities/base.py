@@ -201,7 +201,8 @@ class Processor(ABC):
         return None
 
     def vary(self, loaded: Any, generator: torch.Generator, strength: float) -> Example:
-        """An example of what `load` gave, augmented in proportion to `strength`; 0 is as for encoding.
+        """An example of what `load` gave, augmented in proportion to `strength`. At 0 it is as for encoding, but for
+        what is drawn always: which way round a picture is, which piece of a long sound.
 
         Default: the example as it is.
         """
