@@ -17,13 +17,14 @@ from one_peace.checkpoints.registry import built_in_models
 from one_peace.cli.main import app
 from one_peace.models import from_pretrained
 
-LARGEST = 25 * 2**20  # bytes
+MIB = 2**20
+LARGEST = {"one-peace-tiny": 60 * MIB}  # of the smaller ones 25
 
 
 @pytest.mark.parametrize("name", built_in_models())
 def test_shipped_weights_are_small_and_say_where_they_come_from(name: str) -> None:
     folder = built_in_models()[name]
-    assert sum(path.stat().st_size for path in folder.iterdir()) < LARGEST
+    assert sum(path.stat().st_size for path in folder.iterdir()) < LARGEST.get(name, 25 * MIB)
     with safe_open(folder / "model.safetensors", "pt") as tensors:
         assert {tensors.get_slice(key).get_dtype() for key in tensors.keys()} <= {"F16", "I64"}  # noqa: SIM118
     card = (folder / "README.md").read_text(encoding="utf-8")
