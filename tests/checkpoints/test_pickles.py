@@ -6,6 +6,7 @@ import os
 import pickle
 import zipfile
 from collections import Counter, OrderedDict, defaultdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def as_arrays() -> bytes:
     return pickle.dumps({"model": arrays, "matching_heuristics": True}, protocol=4)
 
 
-FORMS = [CONTAINER.read_bytes, in_old_form, as_arrays]
+# Made once: the old form names storages by their addresses, whose lengths differ.
+FORMS = [cache(form) for form in (CONTAINER.read_bytes, in_old_form, as_arrays)]
 
 
 class Hostile:
