@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from one_peace.data.cache_files import built_once
+from one_peace.data.open_file import OpenFile
 from one_peace.errors import InputError
 
 VERSION = 2  # of what an index file says: its format, and where a row ends
@@ -24,16 +25,6 @@ _QUOTES = re.compile(rb'"+')
 
 Measure = Callable[[bytes], tuple[int, int]]
 """A row -> how long its text and its partner are (`PairSource.sizes`); (0, 0) for a row that cannot be read."""
-
-
-class _OpenRows:
-    """The file, open, and its index. It is not mapped: whoever cuts it short would end the process."""
-
-    def __init__(self, descriptor: int, index: np.ndarray) -> None:
-        self.descriptor, self.index = descriptor, index
-
-    def __del__(self) -> None:
-        os.close(self.descriptor)
 
 
 class RowFile:
@@ -57,7 +48,7 @@ class RowFile:
         build = partial(_build, path, measure, header, quoted)
         self.index_path = built_once(cache / "indexes" / name, build)
         self.count = self.index_path.stat().st_size // ROW.itemsize
-        self._opened: _OpenRows | None = None
+        self._opened: OpenFile | None = None
 
     def __len__(self) -> int:
         return self.count
@@ -65,10 +56,10 @@ class RowFile:
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_opened": None}
 
-    def _open(self) -> _OpenRows:
+    def _open(self) -> OpenFile:
         if self._opened is None:
             index = np.memmap(self.index_path, ROW, "r")
-            self._opened = _OpenRows(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC), index)
+            self._opened = OpenFile(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC), index)
         return self._opened
 
     def row(self, number: int) -> bytes:

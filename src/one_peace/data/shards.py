@@ -18,6 +18,7 @@ from urllib.parse import urljoin, urlsplit
 import numpy as np
 
 from one_peace.data.cache_files import built_once
+from one_peace.data.open_file import OpenFile
 from one_peace.data.shard_cache import ShardCache, expand_braces, is_remote
 from one_peace.data.source import RawPair, UnusablePair
 from one_peace.data.tar_files import ENTRY, TEXTS, contents_at, member_name, write_pairs
@@ -34,16 +35,6 @@ REPORTED = 100  # shards counted between two lines that say so
 SIZES = "sizes.json"  # the usual name of a file that says how many pairs each shard beside it holds
 
 log = logging.getLogger("one_peace.data")
-
-
-class _OpenShard:
-    """A shard that is open, and its pairs. It closes when nobody holds it any more, since threads read side by side."""
-
-    def __init__(self, descriptor: int, entries: np.ndarray) -> None:
-        self.descriptor, self.entries = descriptor, entries
-
-    def __del__(self) -> None:
-        os.close(self.descriptor)
 
 
 class ShardSource:
@@ -86,7 +77,7 @@ class ShardSource:
         self.cache = cache
         self.labels = None if labels is None else dict(enumerate(labels))
         self.endings = tuple(ending.lstrip(".").lower() for ending in endings)
-        self._opened: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._opened: OrderedDict[int, OpenFile] = OrderedDict()
         self._away: dict[int, tuple[str, str]] = {}  # shards whose pairs `sizes` could not measure: why, and the reason
         if index is not None:
             lengths = self._indexed(index)
@@ -115,9 +106,9 @@ class ShardSource:
         if shard in self._away:
             raise UnusablePair(url, *self._away[shard])
         opened = self._open(shard)
-        if place >= len(opened.entries):
-            raise UnusablePair(url, f"holds only {len(opened.entries)} pairs", "shard smaller than said")
-        entry = opened.entries[place]
+        if place >= len(opened.index):
+            raise UnusablePair(url, f"holds only {len(opened.index)} pairs", "shard smaller than said")
+        entry = opened.index[place]
         key = f"{url}, {member_name(opened.descriptor, int(entry['media']))}"
         media = contents_at(opened.descriptor, int(entry["media"]), int(entry["media_size"]), key)
         text = contents_at(opened.descriptor, int(entry["text"]), int(entry["text_size"]), key)
@@ -155,18 +146,18 @@ class ShardSource:
 
     def _entries_if_any(self, shard: int) -> np.ndarray:
         try:
-            return (self._opened.get(shard) or self._open_anew(shard)).entries
+            return (self._opened.get(shard) or self._open_anew(shard)).index
         except UnusablePair:  # said when one of its pairs is read
             return np.empty(0, ENTRY)
 
-    def _open_anew(self, shard: int) -> _OpenShard:
+    def _open_anew(self, shard: int) -> OpenFile:
         url = self.urls[shard]
         descriptor = self.cache.open(url)
         try:
             build = partial(write_pairs, descriptor, self.endings)
             path = self.cache.index(url, descriptor, f"{'.'.join(self.endings)}.npy", build)
             with PARSING:
-                return _OpenShard(descriptor, np.load(path))
+                return OpenFile(descriptor, np.load(path))
         except tarfile.TarError as error:
             os.close(descriptor)
             self.cache.discard(url)  # perhaps the error page of a server
@@ -176,7 +167,7 @@ class ShardSource:
             why = f"its index cannot be made: {error.strerror or error}"
             raise self.cache.failure(url, why, "shard not available") from error
 
-    def _open(self, shard: int) -> _OpenShard:
+    def _open(self, shard: int) -> OpenFile:
         """An open shard; the last ones stay open. Of threads that ask for one at once, the first one's is kept."""
         opened = self._opened.get(shard)
         if opened is None:
