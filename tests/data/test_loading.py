@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from one_peace.data import prefetch
 from one_peace.data.decoding import PairDecoder
 from one_peace.data.loading import GROUPED_STEPS, NoUsableData, Pair, PairLoader, _short_to_long
 from one_peace.data.mixture import Mixture, Slots
 from one_peace.data.opening import SourceRecipe, open_pairs
-from one_peace.data.prefetch import PrefetchedPairs, worker_death
+from one_peace.data.prefetch import PrefetchedPairs
 from one_peace.data.shard_cache import ShardCache
 from one_peace.data.shards import ShardSource
 from one_peace.data.source import RawPair, UnusablePair
@@ -254,31 +253,60 @@ def test_a_sigterm_to_every_process_leaves_the_run_its_workers(two_sources: Any,
     assert len(workers) == 2 and not any(worker.is_alive() for worker in workers)
 
 
-def test_a_worker_that_dies_in_the_middle_of_a_message(
-    text: TextProcessor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [ConnectionResetError("reset by peer"), RuntimeError("a size of 3")])
+def test_other_errors_are_no_dead_workers(
+    error: Exception, text: TextProcessor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is read from it ends in a broken connection, and PyTorch may say nothing of it."""
-
     def broken(*place: int) -> Iterator[Any]:
-        raise ConnectionResetError("reset by peer")
+        raise error
         yield
 
-    monkeypatch.setattr(prefetch, "SIGNAL_SECONDS", 0.0)
     table = write_table(tmp_path / "t.tsv", [png(n) for n in range(8)])
     sources = {"t": SourceRecipe(str(table))}
     with open_pairs(sources, picture_decoder(text), SEED, ShardCache(tmp_path / "cache"), workers=1) as pairs:
         with monkeypatch.context() as patch:
             patch.setattr(PrefetchedPairs, "_start", lambda self, *place: broken(*place))
-            with pytest.raises(OnePeaceError, match=r"a data worker died \(process unknown: .*reset by peer"):
+            with pytest.raises(type(error), match=str(error)):
                 pairs.batch(4, SEED, 0)
         assert len(pairs.batch(4, SEED, 0)) == 4  # nothing of the broken one is left
 
 
-def test_other_errors_are_no_dead_workers() -> None:
-    assert worker_death(RuntimeError("CUDA out of memory")) is None
-    assert "process 12: is killed" in str(
-        worker_death(RuntimeError("DataLoader worker (pid 12) is killed by signal: X"))
-    )
+def test_a_worker_that_dies_in_the_middle_of_a_message(
+    text: TextProcessor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read from it ends in a broken connection; the error tells which process it was and of what it died."""
+    table = write_table(tmp_path / "t.tsv", [png(n) for n in range(8)])
+    sources = {"t": SourceRecipe(str(table))}
+    with open_pairs(sources, picture_decoder(text), SEED, ShardCache(tmp_path / "cache"), workers=1) as pairs:
+        others = set(multiprocessing.active_children())
+        pairs.batch(4, SEED, 0)
+        (worker,) = set(multiprocessing.active_children()) - others
+
+        def broken() -> Iterator[Any]:
+            os.kill(worker.pid or 0, signal.SIGKILL)
+            raise ConnectionResetError("reset by peer")
+            yield
+
+        monkeypatch.setattr(pairs, "_steps", broken())
+        with pytest.raises(OnePeaceError, match=rf"a data worker died \(process {worker.pid}: signal 9, Killed\)"):
+            pairs.batch(4, SEED, 1)
+
+
+def test_a_dead_worker_raises_nothing_out_of_the_blue(text: TextProcessor, tmp_path: Path) -> None:
+    """Only where the next batch is asked for: an error in the middle of a save would break it."""
+    table = write_table(tmp_path / "t.tsv", [png(n) for n in range(8)])
+    sources = {"t": SourceRecipe(str(table))}
+    before = signal.getsignal(signal.SIGCHLD)
+    with open_pairs(sources, picture_decoder(text), SEED, ShardCache(tmp_path / "cache"), workers=1) as pairs:
+        others = set(multiprocessing.active_children())
+        pairs.batch(4, SEED, 0)
+        (worker,) = set(multiprocessing.active_children()) - others
+        os.kill(worker.pid or 0, signal.SIGKILL)
+        worker.join()
+        assert signal.getsignal(signal.SIGCHLD) == before
+        with pytest.raises(OnePeaceError, match=f"process {worker.pid}: signal 9"):
+            for step in range(1, 8):
+                pairs.batch(4, SEED, step)
 
 
 def test_batches_are_grouped_by_length(text: TextProcessor, tmp_path: Path) -> None:

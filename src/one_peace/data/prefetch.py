@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
-import re
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from typing import Any
 
@@ -24,7 +27,7 @@ from one_peace.errors import OnePeaceError
 from one_peace.modalities.base import Example
 
 AHEAD = 2  # batches that each worker prepares in advance
-SIGNAL_SECONDS = 1.0  # in which the system tells of a dead process
+REAPING_SECONDS = 1.0  # in which the system tells of a dead process
 
 
 @dataclass
@@ -56,6 +59,7 @@ class PrefetchedPairs:
         self.loader, self.workers, self.micro_batch = loader, workers, micro_batch
         self.report = LoadingReport()
         self._steps: Iterator[LoadedBatch | OnePeaceError] | None = None
+        self._processes: list[BaseProcess] = []
         self._next: tuple[int, int, int, int] | None = None  # size, step, rank, world
         self._closing = multiprocessing.Event()
         self._last: float | None = None  # when the batch before came
@@ -120,16 +124,15 @@ class PrefetchedPairs:
             self._steps = self._start(size, step, rank, world)
         assert self._steps is not None
         try:
-            try:
-                loaded = next(self._steps)
-            except (ConnectionError, EOFError) as error:  # of a worker that died in the middle of a message
-                time.sleep(SIGNAL_SECONDS)  # PyTorch's handler of the signal says here which worker it was
-                self.close()
-                raise _dead("unknown", f"broke off in the middle of a message, {error}") from error
-        except RuntimeError as error:
+            loaded = next(self._steps)
+        except (RuntimeError, ConnectionError, EOFError) as error:  # also of a worker that died in mid-message
+            died = self._dead_workers()
             self.close()
-            if (death := worker_death(error)) is not None:
-                raise death from error
+            if died:
+                raise OnePeaceError(
+                    f"a data worker died ({died}). The system kills workers when memory runs out: use fewer of them "
+                    "or smaller batches; the run goes on from its last checkpoint when started again"
+                ) from error
             raise
         if isinstance(loaded, OnePeaceError):
             self.close()
@@ -137,18 +140,54 @@ class PrefetchedPairs:
         self._next = (size, step + 1, rank, world)
         return loaded
 
+    def _dead_workers(self) -> str:
+        """Which workers died, and of what; empty while all of them live."""
+        closed = wait([process.sentinel for process in self._processes], REAPING_SECONDS)
+        died = []
+        for process in self._processes:
+            if process.sentinel in closed:
+                process.join(REAPING_SECONDS)  # its pipes close a moment before it is gone
+                died.append(f"process {process.pid}: {_cause(process.exitcode)}")
+        return ", ".join(died)
+
     def _start(self, size: int, step: int, rank: int, world: int) -> Iterator[LoadedBatch | OnePeaceError]:
         self._closing.clear()
-        batches = DataLoader(
-            _Steps(self.loader, size, rank, world),
-            batch_size=None,
-            sampler=_StepsFrom(step),
-            num_workers=self.workers,
-            prefetch_factor=AHEAD,
-            worker_init_fn=partial(_outlive_sigterm, self._closing),
-            generator=torch.Generator(),  # by default it would draw from the generator of the training
-        )
+        others = set(multiprocessing.active_children())
+        with _no_errors_from_signals():
+            batches = iter(
+                DataLoader(
+                    _Steps(self.loader, size, rank, world),
+                    batch_size=None,
+                    sampler=_StepsFrom(step),
+                    num_workers=self.workers,
+                    prefetch_factor=AHEAD,
+                    worker_init_fn=partial(_outlive_sigterm, self._closing),
+                    generator=torch.Generator(),  # by default it would draw from the generator of the training
+                )
+            )
+        self._processes = [process for process in multiprocessing.active_children() if process not in others]
         return (_unpack(b) if isinstance(b, _Packed) else b for b in batches)
+
+
+def _cause(exit_code: int | None) -> str:
+    if exit_code is None or exit_code >= 0:
+        return f"exit status {exit_code}"
+    return f"signal {-exit_code}, {signal.strsignal(-exit_code)}"
+
+
+@contextmanager
+def _no_errors_from_signals() -> Iterator[None]:
+    """Takes away the handler by which PyTorch tells of dead workers. It raises wherever the program is just then: in
+    the middle of a step or of a save, or where Python only prints errors (finalizers), and that error is lost. The
+    next batch tells of them all the same."""
+    if threading.current_thread() is not threading.main_thread():  # where PyTorch sets none
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
 
 
 def _outlive_sigterm(closing: Event, worker: int) -> None:
@@ -160,25 +199,6 @@ def _outlive_sigterm(closing: Event, worker: int) -> None:
             os._exit(0)
 
     signal.signal(signal.SIGTERM, end)
-
-
-def worker_death(error: BaseException) -> OnePeaceError | None:
-    """An error by which PyTorch reports a dead worker, as ours; None for any other.
-
-    PyTorch also raises it out of the blue, from a signal handler, while a step is being computed.
-    """
-    found = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", str(error))
-    if not found:
-        return None
-    how = found[2].strip().rstrip(".")
-    return _dead(found[1], how)
-
-
-def _dead(process: str, how: str) -> OnePeaceError:
-    return OnePeaceError(
-        f"a data worker died (process {process}: {how}). The system kills workers when memory runs out: "
-        "use fewer of them or smaller batches; the run goes on from its last checkpoint when started again"
-    )
 
 
 class _StepsFrom:

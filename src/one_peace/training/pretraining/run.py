@@ -20,7 +20,7 @@ from one_peace.data.decoding import PairDecoder
 from one_peace.data.manifest import Item
 from one_peace.data.opening import open_pairs
 from one_peace.data.pairs import PairSampler
-from one_peace.data.prefetch import PrefetchedPairs, worker_death
+from one_peace.data.prefetch import PrefetchedPairs
 from one_peace.data.shard_cache import ShardCache
 from one_peace.modalities.base import Processor
 from one_peace.modalities.text import TextProcessor
@@ -149,9 +149,4 @@ def open_batches(
         recipe.files, decoder, recipe.seed, shards, workers=recipe.workers, micro_batch=recipe.micro_batch
     )
     with opened as pairs:
-        try:
-            yield pairs
-        except RuntimeError as error:
-            if (death := worker_death(error)) is not None:
-                raise death from error
-            raise
+        yield pairs
