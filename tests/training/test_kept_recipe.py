@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from one_peace.errors import CheckpointError
 from one_peace.training.distributed import Processes
-from one_peace.training.kept_recipe import keep_recipe
+from one_peace.training.kept_recipe import goes_on, keep_recipe
 
 VALUES: dict[str, Any] = {
     "task": {"kind": "classification", "labels": ["cat", "dog"]},
@@ -59,6 +60,17 @@ def test_another_run_is_refused(out: Path, changes: dict[str, Any], said: str) -
 def test_a_run_that_has_left_nothing_makes_room(out: Path) -> None:
     (out / "state/step-00000003").rmdir()
     keep_recipe(out, VALUES | {"seed": 1}, Processes())
+
+
+def test_a_state_without_its_model_is_refused(out: Path) -> None:
+    """A new model's kept values would not fit the state's weights."""
+    with pytest.raises(CheckpointError, match=r"run: holds a state .* not the model .*Put .*run/model back, or remove"):
+        goes_on(out, Processes())
+    (out / "model").mkdir()
+    (out / "model/config.json").write_text("{}")
+    assert goes_on(out, Processes())
+    shutil.rmtree(out)
+    assert not goes_on(out, Processes())
 
 
 def test_a_full_disk_leaves_the_recipe_that_is_there(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,21 @@ def keep_recipe(out: Path, values: Mapping[str, Any], processes: Processes) -> N
             write_whole(out / KEPT, text.encode())
 
 
+def goes_on(out: Path, processes: Processes) -> bool:
+    """Whether the run in `out` has begun, so that its settings, tokenizer and kept values are those of `out/model`.
+
+    Raises:
+        CheckpointError: a state without the model that it goes on from; a new one's values would not fit it.
+    """
+    begun = processes.any(is_native(out / "model"))
+    if not begun and processes.any(has_state(out / "state")):
+        raise CheckpointError(
+            f"{out}: holds a state to go on from, but not the model that the run began with (model/config.json). "
+            f"Put {out / 'model'} back, or remove {out / 'state'} to begin anew"
+        )
+    return begun
+
+
 def unfinished(model: Path) -> str | None:
     """How far the run in the folder above `model` has come, if it is unfinished: until the end, `model` is what it
     began with."""

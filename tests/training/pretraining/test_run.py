@@ -7,6 +7,7 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -66,6 +67,9 @@ def test_from_a_table_to_a_model(table: Path, tmp_path: Path, workers: int) -> N
     assert from_pretrained(tmp_path / "run" / "model").encode_text("a thing").shape == (1, 192)
     with pytest.raises(CheckpointError, match=r"another recipe \(seed: 3407, now 1\)"):
         run_pretraining(recipe(table, workers=workers, seed=1), [], tmp_path / "run", "cpu", rows.append)
+    shutil.rmtree(tmp_path / "run" / "model")
+    with pytest.raises(CheckpointError, match="a state to go on from, but not the model"):
+        run_pretraining(recipe(table, workers=workers), [], tmp_path / "run", "cpu", rows.append)
 
 
 def test_what_was_left_out_is_that_of_the_whole_run(table: Path, tmp_path: Path) -> None:

@@ -11,14 +11,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from one_peace.checkpoints.native import is_native
 from one_peace.data.manifest import Item
 from one_peace.models.mico.model import TEXT, MiCoModel
 from one_peace.tasks.mico.clips import ClipReader
 from one_peace.tasks.mico.remembered import Remembered
 from one_peace.training.distributed import Processes, prepare_model
 from one_peace.training.finetuning.examples import Examples
-from one_peace.training.kept_recipe import keep_recipe
+from one_peace.training.kept_recipe import goes_on, keep_recipe
 from one_peace.training.log import Report
 from one_peace.training.loop import Judge, LoopSettings, run_updates
 from one_peace.training.mico.evaluation import BEST_BY, open_mico_evaluator
@@ -47,7 +46,8 @@ def run_mico(
 
     Raises:
         InputError: clips that are not there, or of which none can be used.
-        CheckpointError: a model to start from that does not fit; `out` holds a run of another recipe.
+        CheckpointError: a model to start from that does not fit; `out` holds a run of another recipe,
+            or a state without its model.
         ValueError: settings that do not fit together.
     """
     processes = processes or Processes()
@@ -59,7 +59,7 @@ def run_mico(
         name: open_clips(source.path, source.modalities, items, only=source.only, withheld=withheld)
         for name, source in recipe.sources.items()
     }
-    resumed = processes.any(is_native(folder))
+    resumed = goes_on(out, processes)
     plan = None
     if processes.first:  # one process trains the vocabulary; the others are told
         plan = plan_mico(recipe, rows, folder if resumed else None)

@@ -15,7 +15,6 @@ from pathlib import Path
 from torch import Tensor
 
 from one_peace.cache import pair_cache
-from one_peace.checkpoints.native import is_native
 from one_peace.data.decoding import PairDecoder
 from one_peace.data.manifest import Item
 from one_peace.data.opening import open_pairs
@@ -27,7 +26,7 @@ from one_peace.modalities.text import TextProcessor
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.training.distributed import Processes
 from one_peace.training.initial_values import empty_model, fill
-from one_peace.training.kept_recipe import keep_recipe
+from one_peace.training.kept_recipe import goes_on, keep_recipe
 from one_peace.training.log import Report
 from one_peace.training.loop import Tally
 from one_peace.training.pretraining.evaluation import open_evaluator
@@ -67,14 +66,14 @@ def run_pretraining(
     After a SIGTERM `out/model` is as it was at the start, and `out/state` what the run goes on from.
 
     Raises:
-        CheckpointError: `out` holds a run of another recipe.
+        CheckpointError: `out` holds a run of another recipe, or a state without its model.
     """
     processes = processes or Processes()
     require_trackers(recipe.trackers)
     keep_recipe(out, recipe_values(recipe), processes)
     shards = ShardCache(pair_cache())
     folder = out / "model"
-    resumed = processes.any(is_native(folder))
+    resumed = goes_on(out, processes)
     plan = None
     if processes.first:  # one process trains the tokenizer; the others are told
         plan = saved_plan(folder, recipe) if resumed else plan_model(recipe, items, shards)
