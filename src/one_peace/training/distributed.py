@@ -206,8 +206,7 @@ def prepare_model(losses: Forward, engine: EngineRecipe, processes: Processes, d
         model.to(device)
     kind = torch.device(device).type
     half = engine.precision == "bfloat16"
-    if half:
-        losses.precision = torch.autocast(kind, torch.bfloat16)
+    losses.precision = precision_of(engine, kind)
     blocks = [block for block in model.modules() if isinstance(block, losses.blocks)]
     if engine.compile:
         _compile(blocks)
@@ -229,6 +228,11 @@ def prepare_model(losses: Forward, engine: EngineRecipe, processes: Processes, d
     if hollow:
         losses.to_empty(device=device)
     return losses
+
+
+def precision_of(engine: EngineRecipe, kind: str) -> AbstractContextManager[Any]:
+    """What forward passes run in on a kind of device; weights, optimizer and losses stay in float32."""
+    return torch.autocast(kind, torch.bfloat16) if engine.precision == "bfloat16" else nullcontext()
 
 
 def shards_over(count: int, shard_over: int | None) -> int:

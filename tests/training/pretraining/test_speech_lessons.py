@@ -30,6 +30,7 @@ from one_peace.training.pretraining.recipe import PretrainRecipe
 from one_peace.training.pretraining.run import open_batches, run_pretraining
 from one_peace.training.pretraining.speech_lessons import SpeechLessons, batches_of_like_length
 from one_peace.training.pretraining.start import plan_model
+from one_peace.training.recipe import EngineRecipe
 from synthetic_speech import ESPEAK, SYNTHESIZER, spoken, thing
 from tiny_models import tiny_model, tiny_processors
 
@@ -50,18 +51,21 @@ def fit(
     rows: list[dict[str, Any]] | None = None,
     recordings: Sequence[Recording] = (),
     captions: int = 0,
+    precision: str = "float32",
 ) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
     model = tiny_model()
     stage = dataclasses.replace(
         AUDIO_TEXT, front_end_steps=1, speech_sound_steps=sounds, word_steps=words, caption_steps=captions
     )
     report = ([] if rows is None else rows).append
-    return SpeechLessons(model, stage, PROCESSORS, SPOKEN, recordings, 1, report).give(), model
+    return SpeechLessons(model, stage, PROCESSORS, SPOKEN, recordings, 1, report, EngineRecipe(precision)).give(), model
 
 
-def test_it_learns_to_recognise_them() -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_it_learns_to_recognise_them(precision: str) -> None:
     rows: list[dict[str, Any]] = []
-    fit(300, 150, rows)
+    fitted, _ = fit(300, 150, rows, precision=precision)
+    assert {value.dtype for value in fitted.values()} == {torch.float32}
     sounds, words = rows[:6], rows[6:]
     assert [row["sounds_step"] for row in sounds] == [50, 100, 150, 200, 250, 300]
     assert [row["words_step"] for row in words] == [50, 100, 150]
@@ -92,7 +96,7 @@ def test_recordings_take_no_part_where_no_sound_is_known(tmp_path: Path) -> None
 def test_it_learns_to_tell_captions_apart() -> None:
     rows: list[dict[str, Any]] = []
     before = dict(tiny_model().named_parameters())
-    fitted, model = fit(0, 0, rows, captions=100)
+    fitted, model = fit(0, 0, rows, captions=100, precision="bfloat16")
     assert [row["captions_step"] for row in rows] == [50, 100]
     assert rows[-1]["recognised"] == 1.0  # of two captions
     assert all(parameter.requires_grad for name, parameter in model.named_parameters() if name in fitted)
@@ -133,13 +137,13 @@ def test_only_the_audio_side_changes(steps: tuple[int, int]) -> None:
 def test_only_audio_can_learn_them() -> None:
     stage = dataclasses.replace(IMAGE_TEXT, speech_sound_steps=1)
     with pytest.raises(ValueError, match="not image"):
-        SpeechLessons(tiny_model(), stage, PROCESSORS, SPOKEN, [], 1, lambda row: None)
+        SpeechLessons(tiny_model(), stage, PROCESSORS, SPOKEN, [], 1, lambda row: None, EngineRecipe())
 
 
 def test_they_need_a_fitted_front_end() -> None:
     stage = dataclasses.replace(AUDIO_TEXT, speech_sound_steps=1)
     with pytest.raises(ValueError, match="front_end_steps above 0"):
-        SpeechLessons(tiny_model(), stage, PROCESSORS, SPOKEN, [], 1, lambda row: None)
+        SpeechLessons(tiny_model(), stage, PROCESSORS, SPOKEN, [], 1, lambda row: None, EngineRecipe())
 
 
 @pytest.fixture

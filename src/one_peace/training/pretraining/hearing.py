@@ -67,7 +67,7 @@ def learn_to_hear(
         recordings = read_recordings(texts, synthesizer, spoken.words, withheld)
         model = empty_model(config).to_empty(device=device)
         fill(model, itertools.chain(start_values(recipe, config), fitted.items()))
-        heard = SpeechLessons(model, stage, processors, spoken, recordings, recipe.seed, told).give()
+        heard = SpeechLessons(model, stage, processors, spoken, recordings, recipe.seed, told, recipe.engine).give()
         fitted |= {name: value.cpu() for name, value in heard.items()}
     processes.share(True)
     return processes.share(fitted)

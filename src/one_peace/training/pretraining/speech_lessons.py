@@ -29,7 +29,9 @@ from one_peace.modalities.base import Example, Processor
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.objectives.speech import CLASSES, COLUMN, UNKNOWN, speech_sound_loss, word_loss
 from one_peace.tasks.pretraining import PretrainingStage, freeze_for_stage
+from one_peace.training.distributed import precision_of
 from one_peace.training.pretraining.short_fit import fit
+from one_peace.training.recipe import EngineRecipe
 
 BATCH, RATE, WARMUP = 64, 1.5e-3, 60
 CLIPS = 24_000  # of synthetic voices
@@ -73,6 +75,7 @@ class SpeechLessons:
         recordings: Sequence[Recording],
         seed: int,
         report: Callable[[dict[str, Any]], None],
+        engine: EngineRecipe,
     ) -> None:
         adapter = model.encoder.adapter(stage.partner)
         if not isinstance(adapter, AudioAdapter):
@@ -89,6 +92,7 @@ class SpeechLessons:
         self.processors, self.spoken, self.recordings = processors, spoken, recordings
         self.seed, self.report = seed, report
         self.device = next(model.parameters()).device
+        self.precision = precision_of(engine, self.device.type)
         self.columns = stride // column  # of a frame
         blocks = len(self.fusion.blocks)
         self.half, self.most = (blocks - 1) // 2, max(0, blocks - 2)  # blocks that sounds and words are named after
@@ -180,7 +184,9 @@ class SpeechLessons:
         def loss_of(clips: Sequence[Heard]) -> tuple[Tensor, Tensor]:
             """Contrast of every clip with all captions, and the share of clips that are nearest to their own."""
             inputs = self._collated(self.stage.partner, [{"frames": clip.frames.float()} for clip in clips])
-            logits = temperature * encoder.embed(self.stage.partner, inputs) @ texts.T
+            sounds = encoder.embed(self.stage.partner, inputs)
+            with torch.autocast(self.device.type, enabled=False):  # bfloat16 does not tell near captions apart
+                logits = temperature * sounds.float() @ texts.T
             own = torch.tensor([index[clip.caption] for clip in clips], device=self.device)
             return F.cross_entropy(logits, own), (logits.detach().argmax(dim=1) == own).float().mean()
 
@@ -236,7 +242,8 @@ class SpeechLessons:
         batches = batches_of_like_length([len(clip.frames) for clip in clips], BATCH, self.seed)
 
         def of_step(step: int) -> Tensor:
-            loss, recognised = loss_of([clips[i] for i in next(batches)])
+            with self.precision:
+                loss, recognised = loss_of([clips[i] for i in next(batches)])
             if (step + 1) % 50 == 0 or step + 1 == steps:
                 self.report({f"{lesson}_step": step + 1, "recognised": round(recognised.item(), 3)})
             return loss
