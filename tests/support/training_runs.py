@@ -127,9 +127,11 @@ def main(folder: Path, source: str, settings: tuple[str, ...]) -> None:
     if source == "sounds":
         recipe = dataclasses.replace(recipe, stage=AUDIO_TEXT)
 
-    def slowly(*place: int) -> Pairs:
-        time.sleep(0.05)
-        return batches(*place)
+    def slowly(size: int, seed: int, step: int, *place: int) -> Pairs:
+        time.sleep(
+            0.05 if step < 6 else 0.3
+        )  # whoever waits for an earlier one, and is late, still finds the run going
+        return batches(size, seed, step, *place)
 
     sources = {"batches": batches, "sounds": sounds, "slowly": slowly, "empty": batches}
 
@@ -149,13 +151,13 @@ def main(folder: Path, source: str, settings: tuple[str, ...]) -> None:
 
 
 def run_mico_slowly(words: list[str]) -> None:
-    """`one-peace WORDS`, a run of MiCo whose updates take long enough to be killed between them."""
+    """`one-peace WORDS`, a run of MiCo that waits after its third update long enough to be killed there."""
     from one_peace.training.mico.update import MiCoUpdate
 
     gradients = MiCoUpdate.gradients
 
     def slowly(self: MiCoUpdate, step: int) -> dict[str, Tensor]:
-        time.sleep(0.1)
+        time.sleep(0 if step < 3 else 60)
         return gradients(self, step)
 
     MiCoUpdate.gradients = slowly  # type: ignore[method-assign]
