@@ -72,12 +72,9 @@ class Tokenizer:
         return whole_word_starts(self._table)
 
     def encode(self, text: str) -> list[int]:
-        """A text as a user types it (the published demo): lower case, otherwise untouched."""
+        """A text as a user types it (the published demo): lower case, otherwise untouched. Captions of data sets come
+        through `clean_caption` first."""
         return self._ids(" " + checked_text(text).lower(), self.max_tokens)
-
-    def encode_caption(self, text: str) -> list[int]:
-        """A caption from a data set (the published training): cleaned by `clean_caption` first."""
-        return self._ids(" " + clean_caption(checked_text(text)), self.max_tokens)
 
     def encode_expression(self, text: str) -> list[int]:
         """A referring expression (grounding): limited by words and not by tokens, as published."""
