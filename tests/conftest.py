@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from one_peace.modalities import imports
+from one_peace.modalities import imports, registry
 
 torch.set_num_threads(1)
 # Time per example varies with the machine's load and says nothing of correctness.
@@ -15,8 +15,10 @@ settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)
-def _no_imports_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes import what was imported here before, and the files of other tests are gone."""
+def _no_modalities_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is forgotten after it. Other processes import what was imported here, and the files of
+    other tests are gone."""
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     monkeypatch.setattr(imports, "_imported", [])
 
 

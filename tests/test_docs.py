@@ -23,7 +23,6 @@ from typer.testing import CliRunner
 
 import one_peace
 from one_peace.cli.main import COMMANDS, app
-from one_peace.modalities import base
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -68,7 +67,7 @@ def in_page(page: Path) -> str:
 
 @pytest.fixture
 def small_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A current folder with the files that the pages name, and a modality registry that forgets what they add."""
+    """A current folder with the files that the pages name."""
     import soundfile
 
     def draw(path: Path, colour: str) -> None:
@@ -97,13 +96,8 @@ def small_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     monkeypatch.syspath_prepend(tmp_path)
     for variable in ("ONE_PEACE_VOCAB", "ONE_PEACE_WEIGHTS_URL", "ONE_PEACE_DEBUG"):
         monkeypatch.delenv(variable, raising=False)
-    registered = dict(base._REGISTRY)
-    for name in set(registered) - {"text", "image", "audio", "video", "depth", "normals"}:  # of tests before this one
-        del base._REGISTRY[name]
     _forget_examples()  # a module that an earlier test imported would not register its modality again
     yield tmp_path
-    base._REGISTRY.clear()
-    base._REGISTRY.update(registered)
     _forget_examples()
 
 

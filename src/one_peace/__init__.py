@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from one_peace.checkpoints.registry import list_models
-    from one_peace.modalities.base import register_modality
+    from one_peace.modalities.registry import register_modality
     from one_peace.models import from_pretrained
     from one_peace.models.one_peace.interface import OnePeace
     from one_peace.search.library import Library
@@ -29,7 +29,7 @@ _HOMES = {
     "OnePeace": "one_peace.models.one_peace.interface",
     "from_pretrained": "one_peace.models",
     "list_models": "one_peace.checkpoints.registry",
-    "register_modality": "one_peace.modalities.base",
+    "register_modality": "one_peace.modalities.registry",
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from one_peace.modalities import base
+from one_peace.modalities import get_modality, register_modality
 from one_peace.modalities.imports import import_modality, imported_modalities
 
 _OWN = """
@@ -39,7 +39,6 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for file in ("own_scent.py", "path/own_taste.py", "path/own_senses/__init__.py", "path/own_senses/touch.py"):
         name = Path(file).stem.removeprefix("own_")
         (tmp_path / file).write_text("" if name == "__init__" else _OWN.format(name))
-    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
     monkeypatch.syspath_prepend(tmp_path / "path")
     yield tmp_path
     for name in [name for name in sys.modules if name.startswith("own_")]:
@@ -68,6 +67,6 @@ def test_another_process_has_the_modalities_however_they_were_imported(own: Path
 def test_what_cannot_be_imported_any_more_is_left_out(own: Path) -> None:
     importlib.import_module("own_taste")
     (own / "path" / "own_taste.py").unlink()
-    main = type("Own", (type(base.get_modality("image")),), {"name": "sight", "__module__": "__main__"})
-    base.register_modality(main())
+    main = type("Own", (type(get_modality("image")),), {"name": "sight", "__module__": "__main__"})
+    register_modality(main())
     assert imported_modalities() == ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from PIL import Image
 import fake_encoder
 from fake_encoder import FakeEncoder
 from one_peace.errors import InputError, ReadingFault
-from one_peace.modalities import base
+from one_peace.modalities import registry
 from one_peace.search import file_kinds, videos
 from one_peace.search.bulk import embed_folder
 from one_peace.search.documents import LONGEST_PASSAGE, passages_of
@@ -212,12 +211,8 @@ class _Nose(FakeEncoder):
 
 
 @pytest.fixture
-def smell() -> Iterator[None]:
-    before = dict(base._REGISTRY)
-    base._REGISTRY["smell"] = _Smell()  # type: ignore[assignment]
-    yield
-    base._REGISTRY.clear()
-    base._REGISTRY.update(before)
+def smell() -> None:
+    registry._REGISTRY["smell"] = _Smell()  # type: ignore[assignment]
 
 
 def test_files_of_a_registered_modality(smell: None, media: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from one_peace.errors import InputError
-from one_peace.modalities.base import get_modality, list_modalities
+from one_peace.modalities.registry import get_modality, list_modalities
 
 _MAIN = ("__main__", "__mp_main__")  # a program, also as its worker processes call it
 _imported: list[str] = []
