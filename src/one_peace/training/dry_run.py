@@ -25,7 +25,7 @@ from one_peace.training.distributed import ForwardPass, Processes, shards_over
 from one_peace.training.finetuning.job import FinetuneJob
 from one_peace.training.finetuning.recipe import FinetuneRecipe
 from one_peace.training.finetuning.run import open_job
-from one_peace.training.pretraining.cost import PAIRS, pretraining_cost
+from one_peace.training.pretraining.cost import PAIRS, PretrainingStep
 from one_peace.training.pretraining.evaluation import open_held_out
 from one_peace.training.pretraining.recipe import PretrainRecipe
 from one_peace.training.pretraining.run import open_batches
@@ -119,17 +119,8 @@ def _cost(
     pairs: Sequence[tuple[Example, Example]],
     devices: int,
 ) -> Cost:
-    return pretraining_cost(
-        config,
-        recipe.stage,
-        processors,
-        pairs,
-        recipe.batch_size,
-        recipe.micro_batch,
-        denoise=recipe.denoise_every > 0,
-        engine=recipe.engine,
-        devices=devices,
-    )
+    step = PretrainingStep(config, recipe.stage, processors, recipe.denoise_every > 0, recipe.engine)
+    return step.cost(pairs, recipe.batch_size, recipe.micro_batch, devices)
 
 
 def _counted(recipe: FinetuneRecipe) -> tuple[FinetuneJob, int, KeptMemory]:

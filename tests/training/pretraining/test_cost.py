@@ -19,11 +19,12 @@ from one_peace.tasks.pretraining import (
 )
 from one_peace.training.cost import FlopCount, count_parameters
 from one_peace.training.initial_values import empty_model
-from one_peace.training.pretraining.cost import part_of, pretraining_cost
+from one_peace.training.pretraining.cost import PretrainingStep, part_of
 from one_peace.training.recipe import EngineRecipe
 from tiny_models import CONFIG, tiny_model, tiny_pairs, tiny_processors
 
 PROCESSORS = tiny_processors()
+PICTURES = PretrainingStep(CONFIG, IMAGE_TEXT, PROCESSORS)
 
 
 @pytest.mark.parametrize("stage", [IMAGE_TEXT, AUDIO_TEXT], ids=["image", "audio"])
@@ -31,7 +32,7 @@ PROCESSORS = tiny_processors()
 def test_flops_are_those_of_the_whole_step(stage: PretrainingStage, denoise: bool) -> None:
     config = dataclasses.replace(CONFIG, layers=5)
     pair = tiny_pairs(PROCESSORS, stage.partner)[0]
-    counted = pretraining_cost(config, stage, PROCESSORS, [pair] * 4, 12, denoise=denoise)
+    counted = PretrainingStep(config, stage, PROCESSORS, denoise).cost([pair] * 4, 12)
     model = tiny_model(config=config)
     freeze_for_stage(model, stage)
     batch = collate_pairs([pair] * 12, stage, PROCESSORS, torch.Generator().manual_seed(0))
@@ -42,15 +43,15 @@ def test_flops_are_those_of_the_whole_step(stage: PretrainingStage, denoise: boo
 
 def test_memory_and_tokens() -> None:
     pairs = tiny_pairs(PROCESSORS, "image")[:4]
-    run = pretraining_cost(CONFIG, IMAGE_TEXT, PROCESSORS, pairs, 8)
+    run = PICTURES.cost(pairs, 8)
     every = sum(trained + frozen for trained, frozen in run.parameters.values())
     assert run.memory["weights"] == 4 * every == run.memory["gradients"] and run.memory["optimizer"] == 8 * every
     assert run.tokens["image"] == 8 * 17
     lengths = [len(text["tokens"]) for text, _ in pairs]
     assert run.tokens["text"] == pytest.approx(8 * sum(lengths) / 4, abs=8)  # cls, and no end or start counted twice
-    twice = pretraining_cost(CONFIG, IMAGE_TEXT, PROCESSORS, pairs, 16)
+    twice = PICTURES.cost(pairs, 16)
     assert 1.9 < twice.memory["activations"] / run.memory["activations"] < 2.2
-    in_turn = pretraining_cost(CONFIG, IMAGE_TEXT, PROCESSORS, pairs, 16, micro_batch=8)
+    in_turn = PICTURES.cost(pairs, 16, micro_batch=8)
     assert in_turn.memory == run.memory and 0.9 < in_turn.flops / twice.flops <= 1.0
 
 
@@ -58,7 +59,7 @@ def test_memory_is_that_of_the_longest_pairs_and_arithmetic_that_of_the_mean() -
     """Whichever of them come first."""
     sounds = tiny_pairs(PROCESSORS, "audio")
     short, mixed, long = (
-        pretraining_cost(CONFIG, AUDIO_TEXT, PROCESSORS, [sounds[n] for n in chosen], 8)
+        PretrainingStep(CONFIG, AUDIO_TEXT, PROCESSORS).cost([sounds[n] for n in chosen], 8)
         for chosen in ((0, 0, 0, 0), (0, 0, 2, 4, 4), (4, 4, 4, 4))
     )
     assert mixed.memory == long.memory
@@ -67,7 +68,7 @@ def test_memory_is_that_of_the_longest_pairs_and_arithmetic_that_of_the_mean() -
 
 def test_activations_grow_with_the_batch_without_end() -> None:
     pairs = tiny_pairs(PROCESSORS, "image")[:4]
-    kept = [pretraining_cost(CONFIG, IMAGE_TEXT, PROCESSORS, pairs, 2**n).memory["activations"] for n in (3, 10, 17)]
+    kept = [PICTURES.cost(pairs, 2**n).memory["activations"] for n in (3, 10, 17)]
     assert 0.9 * 2**7 < kept[1] / kept[0] < 1.1 * 2**7
     assert 0.9 * 2**7 < kept[2] / kept[1] < 1.1 * 2**7
 
@@ -77,10 +78,8 @@ def test_memory_of_each_device_follows_the_engine() -> None:
     pairs = tiny_pairs(PROCESSORS, "image")[:4]
 
     def memory(devices: int = 1, **engine: Any) -> dict[str, int]:
-        run = pretraining_cost(
-            config, IMAGE_TEXT, PROCESSORS, pairs, 16, engine=EngineRecipe(**engine), devices=devices
-        )
-        return run.memory
+        step = PretrainingStep(config, IMAGE_TEXT, PROCESSORS, engine=EngineRecipe(**engine))
+        return step.cost(pairs, 16, devices=devices).memory
 
     one, four = memory(), memory(4)
     for part in ("weights", "gradients", "optimizer"):
@@ -108,4 +107,4 @@ def test_the_published_model_is_counted_without_its_memory() -> None:
 
 def test_too_few_pairs() -> None:
     with pytest.raises(ValueError, match="4 pairs"):
-        pretraining_cost(CONFIG, IMAGE_TEXT, PROCESSORS, tiny_pairs(PROCESSORS, "image")[:3], 8)
+        PICTURES.cost(tiny_pairs(PROCESSORS, "image")[:3], 8)

@@ -20,8 +20,8 @@ from PIL import Image
 
 from one_peace.errors import CheckpointError, InputError, OnePeaceError
 from one_peace.models.one_peace.loading import from_pretrained
-from one_peace.training import dry_run
 from one_peace.training.dry_run import plan_run
+from one_peace.training.pretraining.cost import PretrainingStep
 from one_peace.training.pretraining.recipe import PretrainRecipe, recipe_to_yaml
 from one_peace.training.pretraining.run import run_pretraining
 from one_peace.training.progress import plain_line
@@ -140,7 +140,7 @@ def test_its_dry_run_draws_pairs_of_all_lengths(tmp_path: Path, monkeypatch: pyt
     write_csv(tmp_path / "pairs.csv", [["path", "text"], *([f"{n}.wav", f"sound {n}"] for n in range(40))])
     drawn: list[int] = []
     monkeypatch.setattr(
-        dry_run, "pretraining_cost", lambda *given, **more: drawn.extend(len(p["waveform"]) for _, p in given[3])
+        PretrainingStep, "cost", lambda self, pairs, *more: drawn.extend(len(p["waveform"]) for _, p in pairs)
     )
     plan_run(recipe(tmp_path, stage=STAGE | {"partner": "audio"}), [])
     assert min(drawn) < 1.3 * RATE and max(drawn) > 2.7 * RATE

@@ -11,7 +11,7 @@ import torch
 from one_peace.training import throughput
 from one_peace.training.distributed import Processes
 from one_peace.training.pretraining import utilisation
-from one_peace.training.pretraining.cost import pretraining_cost
+from one_peace.training.pretraining.cost import PretrainingStep
 from one_peace.training.pretraining.recipe import PretrainRecipe
 from one_peace.training.pretraining.utilisation import MeteredBatches, TokenRates, Utilisation, matmul_rate
 from one_peace.training.throughput import Throughput
@@ -75,7 +75,7 @@ def test_utilisation_is_the_dry_runs_arithmetic_over_the_matmul_rate(
     row = rates.rates(1)
     assert torch.equal(torch.get_rng_state(), before)
     # pairs of other lengths cost about in proportion to their tokens
-    flops = pretraining_cost(CONFIG, recipe.stage, PROCESSORS, batches(5, 0, 0), 5).flops
+    flops = PretrainingStep(CONFIG, recipe.stage, PROCESSORS).cost(batches(5, 0, 0), 5).flops
     assert row["mfu"] == pytest.approx(flops / 2.0 / 1e9, rel=0.15)
     assert row["matmul_tflops"] == 0.001 and row["seconds_left"] == 18.0
     drawn(5, 0, 1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -27,80 +27,86 @@ from one_peace.training.initial_values import empty_model
 from one_peace.training.pretraining.forward_pass import PretrainingPass
 from one_peace.training.recipe import EngineRecipe
 
+Pair = tuple[Example, Example]
 PAIRS = 4  # in the larger of the batches that are counted; the smaller one has half of them
 
 
-def pretraining_cost(
-    config: OnePeaceConfig,
-    stage: PretrainingStage,
-    processors: Mapping[str, Processor],
-    pairs: Sequence[tuple[Example, Example]],
-    batch_size: int,
-    micro_batch: int | None = None,
-    denoise: bool = True,
-    engine: EngineRecipe | None = None,
-    devices: int = 1,
-) -> Cost:
-    """The cost of a step with `batch_size` pairs like the given ones, `micro_batch` of them at once on each device.
+@dataclass(frozen=True)
+class PretrainingStep:
+    """A step of the model of `config` in a stage, with or without the denoising losses, as an engine runs it."""
 
-    Raises:
-        ValueError: fewer than `PAIRS` pairs, or what cannot be divided among the devices.
-    """
-    if len(pairs) < PAIRS:
-        raise ValueError(f"cost is counted with {PAIRS} pairs, and there are {len(pairs)}")
-    engine = dataclasses.replace(engine or EngineRecipe(), compile=False)
-    if batch_size % devices:
-        raise ValueError(f"batch_size={batch_size} is no multiple of the {devices} devices")
-    shards = shards_over(devices, engine.shard_over)
-    local = batch_size // devices
-    at_once = min(micro_batch or local, local)
+    config: OnePeaceConfig
+    stage: PretrainingStage
+    processors: Mapping[str, Processor]
+    denoise: bool = True
+    engine: EngineRecipe = field(default_factory=EngineRecipe)
 
-    sides = {
-        name: [1 + processors[name].length(pair[side]) for pair in pairs]
-        for side, name in enumerate((stage.anchor, stage.partner))
-    }
-    tokens = {name: round(sum(lengths) / len(pairs) * batch_size) for name, lengths in sides.items()}
-    typical, longest = _chosen(pairs, [sum(both) for both in zip(*sides.values(), strict=True)])
-    flops = flops_at_once(config, stage, processors, typical, at_once, denoise)
-    kept = _points(config, stage, processors, longest, denoise, engine)
-    activations = _bytes({place: point.kept for place, point in kept.items()}, config.layers, at_once)
-    if engine.recompute:  # and one block's, while it goes backward
-        whole = dataclasses.replace(engine, recompute=False)
-        block = _measure(config, 1, stage, processors, longest, denoise, whole).largest_block
-        activations += block * at_once // len(longest)
-    model = empty_model(config)
-    freeze_for_stage(model, stage)
-    memory = memory_of_weights(model, PretrainingPass.blocks, engine, shards) | {"activations": activations}
-    return Cost(count_parameters(model, part_of), tokens, flops * batch_size // at_once, memory, devices)
+    def cost(self, pairs: Sequence[Pair], batch_size: int, micro_batch: int | None = None, devices: int = 1) -> Cost:
+        """The cost of `batch_size` pairs like the given ones, `micro_batch` of them at once on each device.
 
+        Raises:
+            ValueError: fewer than `PAIRS` pairs, or what cannot be divided among the devices.
+        """
+        if len(pairs) < PAIRS:
+            raise ValueError(f"cost is counted with {PAIRS} pairs, and there are {len(pairs)}")
+        if batch_size % devices:
+            raise ValueError(f"batch_size={batch_size} is no multiple of the {devices} devices")
+        shards = shards_over(devices, self.engine.shard_over)
+        local = batch_size // devices
+        at_once = min(micro_batch or local, local)
 
-def flops_at_once(
-    config: OnePeaceConfig,
-    stage: PretrainingStage,
-    processors: Mapping[str, Processor],
-    two: Sequence[tuple[Example, Example]],
-    at_once: int,
-    denoise: bool = True,
-) -> int:
-    """The arithmetic of so many pairs like the given two, forward and backward, that go through the model at once."""
-    points = _points(config, stage, processors, two, denoise, EngineRecipe())
-    return _flops({place: point.flops for place, point in points.items()}, config.layers, at_once)
+        sides = {
+            name: [1 + self.processors[name].length(pair[side]) for pair in pairs]
+            for side, name in enumerate((self.stage.anchor, self.stage.partner))
+        }
+        tokens = {name: round(sum(lengths) / len(pairs) * batch_size) for name, lengths in sides.items()}
+        typical, longest = _chosen(pairs, [sum(both) for both in zip(*sides.values(), strict=True)])
+        model = empty_model(self.config)
+        freeze_for_stage(model, self.stage)
+        memory = memory_of_weights(model, PretrainingPass.blocks, self.engine, shards)
+        memory["activations"] = self._activations(longest, at_once)
+        flops = self.flops(typical, at_once) * batch_size // at_once
+        return Cost(count_parameters(model, part_of), tokens, flops, memory, devices)
+
+    def flops(self, two: Sequence[Pair], at_once: int) -> int:
+        """The arithmetic of so many pairs like the given two, forward and backward, that go through the model at once.
+
+        It does not depend on the engine: what `recompute` does a second time does not count.
+        """
+        points = dataclasses.replace(self, engine=EngineRecipe())._points(two)
+        return _flops({place: point.flops for place, point in points.items()}, self.config.layers, at_once)
+
+    def _activations(self, two: Sequence[Pair], at_once: int) -> int:
+        """Bytes that are kept for the backward pass of so many pairs like these two."""
+        points = self._points(two)
+        kept = _bytes({place: point.kept for place, point in points.items()}, self.config.layers, at_once)
+        if self.engine.recompute:  # and one block's, while it goes backward
+            whole = dataclasses.replace(self, engine=dataclasses.replace(self.engine, recompute=False))
+            kept += whole._measure(1, two).largest_block * at_once // len(two)
+        return kept
+
+    def _points(self, two: Sequence[Pair]) -> dict[tuple[int, int], _Measured]:
+        """Steps by (layers, pairs): one or two blocks, the two pairs once or twice: all hold equal sequences."""
+        places = ((1, [*two]), (2, [*two]), (1, [*two, *two]))
+        return {(layers, len(some)): self._measure(layers, some) for layers, some in places}
+
+    def _measure(self, layers: int, pairs: Sequence[Pair]) -> _Measured:
+        model = OnePeaceForPretraining(dataclasses.replace(self.config, layers=layers, drop_path=0.0)).train()
+        freeze_for_stage(model, self.stage)
+        engine = dataclasses.replace(self.engine, compile=False)
+        losses = prepare_model(PretrainingPass(model, self.stage), engine, Processes(), "cpu")
+        batch = collate_pairs(pairs, self.stage, self.processors, torch.Generator().manual_seed(0))
+        with FlopCount() as counter:
+            with KeptMemory(model, model.encoder.fusion.blocks) as kept:
+                result = losses(batch, cross_modal_contrast, self.denoise)
+            result["total"].backward()
+        return _Measured(counter.total, kept.most, kept.largest_block)
 
 
 def part_of(name: str) -> str:
     """The part that a parameter is in: shared attention, a modality's own, the decoder."""
     modality = modality_of(bare_name(name))
     return "decoder" if name.startswith("decoder.") else modality or "shared attention and norms"
-
-
-def _chosen(
-    pairs: Sequence[tuple[Example, Example]], lengths: Sequence[int]
-) -> tuple[list[tuple[Example, Example]], list[tuple[Example, Example]]]:
-    """Two pairs of about mean length, and the two longest."""
-    mean = sum(lengths) / len(lengths)
-    order = sorted(range(len(pairs)), key=lambda i: lengths[i])
-    typical = sorted(order, key=lambda i: abs(lengths[i] - mean))
-    return [pairs[i] for i in typical[:2]], [pairs[i] for i in order[-2:]]
 
 
 @dataclass(frozen=True)
@@ -113,40 +119,12 @@ class _Measured:
     largest_block: int
 
 
-def _points(
-    config: OnePeaceConfig,
-    stage: PretrainingStage,
-    processors: Mapping[str, Processor],
-    two: Sequence[tuple[Example, Example]],
-    denoise: bool,
-    engine: EngineRecipe,
-) -> dict[tuple[int, int], _Measured]:
-    """Steps by (layers, pairs): one or two blocks, the two pairs once or twice, so that all hold equal sequences."""
-    places = ((1, [*two]), (2, [*two]), (1, [*two, *two]))
-    return {
-        (layers, len(some)): _measure(config, layers, stage, processors, some, denoise, engine)
-        for layers, some in places
-    }
-
-
-def _measure(
-    config: OnePeaceConfig,
-    layers: int,
-    stage: PretrainingStage,
-    processors: Mapping[str, Processor],
-    pairs: Sequence[tuple[Example, Example]],
-    denoise: bool,
-    engine: EngineRecipe,
-) -> _Measured:
-    model = OnePeaceForPretraining(dataclasses.replace(config, layers=layers, drop_path=0.0)).train()
-    freeze_for_stage(model, stage)
-    losses = prepare_model(PretrainingPass(model, stage), engine, Processes(), "cpu")
-    batch = collate_pairs(pairs, stage, processors, torch.Generator().manual_seed(0))
-    with FlopCount() as counter:
-        with KeptMemory(model, model.encoder.fusion.blocks) as kept:
-            result = losses(batch, cross_modal_contrast, denoise)
-        result["total"].backward()
-    return _Measured(counter.total, kept.most, kept.largest_block)
+def _chosen(pairs: Sequence[Pair], lengths: Sequence[int]) -> tuple[list[Pair], list[Pair]]:
+    """Two pairs of about mean length, and the two longest."""
+    mean = sum(lengths) / len(lengths)
+    order = sorted(range(len(pairs)), key=lambda i: lengths[i])
+    typical = sorted(order, key=lambda i: abs(lengths[i] - mean))
+    return [pairs[i] for i in typical[:2]], [pairs[i] for i in order[-2:]]
 
 
 def _flops(points: Mapping[tuple[int, int], int], layers: int, batch: int) -> int:

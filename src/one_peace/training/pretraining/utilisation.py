@@ -11,7 +11,7 @@ import torch
 from one_peace.modalities.base import Example, Processor
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.training.distributed import Processes
-from one_peace.training.pretraining.cost import flops_at_once
+from one_peace.training.pretraining.cost import PretrainingStep
 from one_peace.training.pretraining.gradients import BatchSource
 from one_peace.training.pretraining.recipe import PretrainRecipe
 
@@ -110,7 +110,7 @@ class Utilisation:
         stage, processors = self.recipe.stage, self.processors
         at_once = self.recipe.micro_batch or self.recipe.batch_size
         with torch.random.fork_rng(devices=[]):
-            flops = flops_at_once(self.config, stage, processors, typical, at_once, denoise)
+            flops = PretrainingStep(self.config, stage, processors, denoise).flops(typical, at_once)
         tokens = sum(2 + processors[stage.anchor].length(a) + processors[stage.partner].length(b) for a, b in typical)
         return flops / at_once / (tokens / len(typical))
 
