@@ -72,7 +72,8 @@ def compare(branches: dict[str, Branch]) -> list[Row]:
             for other in names:
                 own = cosine[branch == other]
                 centred[branch == other] = own - own.mean()
-                standing[branch == other] = calibration.standings(query, other, own)
+                mean, deviation = calibration.usual(query, other)
+                standing[branch == other] = (own.astype(np.float64) - mean) / deviation
             for ranking, scores in (("cosine", cosine), ("centred", centred), ("standing", standing)):
                 scores = scores.copy()
                 scores[starts[name] + i] = -np.inf

@@ -77,11 +77,6 @@ class Calibration:
                     branches[name] = found if seen is None else seen.plus(found)
         return cls(branches, rows)
 
-    def standings(self, query: np.ndarray, branch: str, scores: np.ndarray) -> np.ndarray:
-        """Scores (n,) of rows of a branch with a query (dim,), in standard deviations above what is usual there."""
-        mean, deviation = self.usual(query, branch)
-        return (np.asarray(scores, np.float64) - mean) / deviation
-
     def usual(self, query: np.ndarray, branch: str) -> tuple[float, float]:
         """Mean and standard deviation of the scores of a query (dim,) with all rows of a branch."""
         q = query.astype(np.float64)

@@ -30,10 +30,10 @@ class FrozenPredictionPass(PredictionPass):
     Features are kept in float16, by the example's key, without their padding.
     """
 
-    def __init__(self, model: OnePeaceForPrediction, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, model: OnePeaceForPrediction) -> None:
         super().__init__(model)
         self.kept: dict[str, list[Tensor]] = {}  # row -> features (tokens, width) of each of its pictures
-        self.room = cache_bytes
+        self.room = CACHE_BYTES
 
     def forward(self, batch: TaskBatch) -> Tensor:
         rows = self._rows(batch)
