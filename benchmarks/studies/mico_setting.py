@@ -14,7 +14,7 @@ import torch
 
 from one_peace.checkpoints.mico.config import input_settings
 from one_peace.data.clips import LibraryClips
-from one_peace.data.manifest import Item
+from one_peace.data.manifest import Item, held_out_captions
 from one_peace.modalities.base import Processor
 from one_peace.modalities.wordpiece import WordPieces, train_word_pieces
 from one_peace.models.mico.config import MiCoConfig
@@ -29,7 +29,6 @@ from one_peace.training.loop import LoopSettings, run_updates
 from one_peace.training.mico.evaluation import MiCoEvaluator
 from one_peace.training.mico.recipe import SAMPLE_LIBRARY, ClipSource, MiCoRecipe
 from one_peace.training.mico.update import ClipBatches, MiCoPass, MiCoUpdate
-from one_peace.training.pretraining.items import held_out_captions
 
 PICTURES = ("tuxpaint-stamps-default", "@lobehub/fluent-emoji-3d")
 

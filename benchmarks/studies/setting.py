@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from one_peace.data.manifest import Item
+from one_peace.data.manifest import Item, captioned_items, held_out_captions
 from one_peace.data.pairs import DataRecipe, PairSampler
 from one_peace.modalities.audio import AudioConfig, AudioProcessor
 from one_peace.modalities.base import Example, Processor
@@ -27,7 +27,6 @@ from one_peace.tasks.sample_library import STAMPS
 from one_peace.training.distributed import Processes
 from one_peace.training.loop import Gradients
 from one_peace.training.pretraining.gradients import BatchSource, Update
-from one_peace.training.pretraining.items import held_out_captions, training_items
 from one_peace.training.pretraining.pretrain import pretrain
 from one_peace.training.pretraining.recipe import PretrainRecipe
 from one_peace.training.recipe import OptimizerRecipe
@@ -182,7 +181,7 @@ def open_world(items: Sequence[Item], scale: Scale, study: Study) -> World:
 
     def draw(partner: str, recipe: DataRecipe) -> BatchSource:
         processor = partners[partner].limited(seconds=recipe.clip_seconds)
-        return PairSampler(training_items(items, partner), words, recipe, partner, processor, withheld).batch
+        return PairSampler(captioned_items(items, partner), words, recipe, partner, processor, withheld).batch
 
     batches = {"image": draw("image", DataRecipe(PICTURES, tags=0.12, word_dropout=0.1, caption_tokens=14))}
     for kind, tracks in study.sounds.items():

@@ -12,14 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from one_peace.data.manifest import Item, normalise_caption, split_of
+from one_peace.data.manifest import Item, captioned_items, held_out_captions, normalise_caption, split_of
 from one_peace.data.pairs import DataRecipe, PairSampler
 from one_peace.modalities.audio import AudioConfig, AudioProcessor
 from one_peace.modalities.base import Example
 from one_peace.modalities.image import ImageConfig, ImageProcessor
 from one_peace.modalities.text import TextConfig, TextProcessor
 from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
-from one_peace.training.pretraining.items import held_out_captions, training_items
 
 COLOURS = ("red", "green", "blue", "white")
 THINGS = ("apple", "tree", "horse", "boat", "lamp", "shoe")
@@ -102,16 +101,16 @@ def test_no_held_out_caption_is_ever_drawn(
     told = ["old farm", "farm", *(f"{c} {t}" for c in COLOURS for t in THINGS[:3])]
     told += [f"{a} {b}" for a in THINGS[:3] for b in THINGS if a != b]
     held_out = held_out_captions(pictures) | set(told)
-    heard = drawn(sampler_of(training_items(pictures, "image"), text, held_out, **recipe), 60)
+    heard = drawn(sampler_of(captioned_items(pictures, "image"), text, held_out, **recipe), 60)
     assert not set(heard) & held_out
     assert len(set(heard)) > 5
     # The guard is what does it: without, the same draws say some of them.
-    assert set(drawn(sampler_of(training_items(pictures, "image"), text, set(), **recipe), 60)) & held_out
+    assert set(drawn(sampler_of(captioned_items(pictures, "image"), text, set(), **recipe), 60)) & held_out
 
 
 def test_a_held_out_caption_is_not_drawn_in_another_language(pictures: list[Item], text: TextProcessor) -> None:
     """`pomme 3` in French for one picture may be what another, held-out one is called in English."""
-    chosen = training_items(pictures, "image")
+    chosen = captioned_items(pictures, "image")
     held_out = {normalise_caption(chosen[0].texts["fr"][0])}
     recipe: dict[str, object] = {"languages": {"fr": 1.0}}
     assert held_out <= set(drawn(sampler_of(chosen, text, set(), **recipe), 40))
@@ -119,7 +118,7 @@ def test_a_held_out_caption_is_not_drawn_in_another_language(pictures: list[Item
 
 
 def test_pictures_with_held_out_captions_only_are_left_out(pictures: list[Item], text: TextProcessor) -> None:
-    chosen = training_items(pictures, "image")
+    chosen = captioned_items(pictures, "image")
     withheld = {normalise_caption(t) for some in chosen[0].texts.values() for t in some}
     assert len(sampler_of(chosen, text, withheld).items) == len(chosen) - 1
 
@@ -172,7 +171,7 @@ def test_a_batch_depends_on_seed_and_step_alone(pictures: list[Item], text: Text
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_processes_draw_slices_of_one_batch(pictures: list[Item], text: TextProcessor, world: int) -> None:
-    sampler = sampler_of(training_items(pictures, "image"), text, set())
+    sampler = sampler_of(captioned_items(pictures, "image"), text, set())
     whole = sampler.batch(8, 1, 5)
     parts = [pair for rank in range(world) for pair in sampler.batch(8, 1, 5, rank, world)]
     for (words, partner), (same_words, same_partner) in zip(parts, whole, strict=True):
@@ -270,7 +269,7 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
 def speech_of(items: list[Item], text: TextProcessor, **recipe: object) -> PairSampler:
     settings = DataRecipe(**{"sources": {"speech": 1.0}, "clip_seconds": 4.0, **recipe})  # type: ignore[arg-type]
     processor = AudioProcessor(AudioConfig()).limited(seconds=settings.clip_seconds)
-    return PairSampler(training_items(items, "audio"), text, settings, "audio", processor)
+    return PairSampler(captioned_items(items, "audio"), text, settings, "audio", processor)
 
 
 def test_held_out_speakers_are_never_drawn(sounds: list[Item], text: TextProcessor) -> None:
@@ -291,17 +290,17 @@ def test_one_language_of_a_source_has_its_own_weight(sounds: list[Item], text: T
     assert french(speech=1.0, speech_fr=0.2) < french(speech=1.0) < french(speech=1.0, speech_fr=5.0)
 
 
-def test_held_out_captions_are_no_training_items(sounds: list[Item], pictures: list[Item]) -> None:
+def test_held_out_captions_are_no_captioned_items(sounds: list[Item], pictures: list[Item]) -> None:
     moved = [replace(i, split="test") if i.group == "red apple" else i for i in sounds]
-    assert "red apple" not in {i.group for i in training_items(moved, "audio")}
-    assert {i.kind for i in training_items(sounds + pictures, "audio")} == {"audio"}
-    assert {i.kind for i in training_items(sounds + pictures, "image")} == {"image"}
+    assert "red apple" not in {i.group for i in captioned_items(moved, "audio")}
+    assert {i.kind for i in captioned_items(sounds + pictures, "audio")} == {"audio"}
+    assert {i.kind for i in captioned_items(sounds + pictures, "image")} == {"image"}
 
 
 def test_a_sound_without_captions_takes_those_of_its_picture(pictures: list[Item], sounds: list[Item]) -> None:
     owner = next(i for i in pictures if i.split == "train")
     bare = [replace(sounds[0], texts={}, item=owner.id), replace(sounds[1], texts={}, item="nobody")]
-    chosen = training_items([*pictures, *bare], "audio")
+    chosen = captioned_items([*pictures, *bare], "audio")
     assert [i.texts for i in chosen] == [owner.texts]
 
 
@@ -389,7 +388,7 @@ def test_takes_are_heard_once_and_drawn_from_then_on(sounds: list[Item], text: T
 
 
 def test_items_join_little_by_little(pictures: list[Item], text: TextProcessor) -> None:
-    chosen = training_items(pictures, "image")
+    chosen = captioned_items(pictures, "image")
     sampler = sampler_of(chosen, text, set(), first_items=5, all_items_by=100)
 
     def seen(start: int) -> set[int]:

@@ -16,14 +16,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from one_peace.data.manifest import Item, normalise_caption
+from one_peace.data.manifest import Item, captioned_items, normalise_caption
 from one_peace.data.pairs import DataRecipe, PairSampler
 from one_peace.errors import InputError
 from one_peace.modalities.text import TextProcessor
 from one_peace.modalities.video import VideoConfig, VideoProcessor
 from one_peace.models.embedding import EmbeddingResult
 from one_peace.tasks.sample_library import CANDIDATES, STAMPS, Row, as_table, report
-from one_peace.training.pretraining.items import training_items
 from one_peace.training.pretraining.recipe import load_recipe
 from tiny_models import tiny_processors
 from video_files import animation, grey_frames
@@ -201,7 +200,7 @@ def test_a_picture_is_never_paired_with_a_sound(recipe: str, tmp_path: Path) -> 
         items.append(Item(**{**item.__dict__, "path": path}))
         if item.kind == "image":
             items.append(Item(**{**item.__dict__, "kind": "video", "path": video}))
-    chosen = training_items(items, stage.partner)
+    chosen = captioned_items(items, stage.partner)
     assert chosen and {i.kind for i in chosen} == {stage.partner}
     text = tiny_processors()["text"]
     assert isinstance(text, TextProcessor)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from one_peace.data.manifest import Split, load_manifest
+from one_peace.data.manifest import Split, captioned_items, load_manifest
 from one_peace.data.row_index import RowFile, ends_in_quotes, first_line
 from one_peace.data.source import RawPair, UnusablePair
 from one_peace.data.tables import ROWS_PER_BLOCK, TEXT_COLUMNS, column_number, even_blocks
@@ -74,14 +74,10 @@ class ManifestSource:
 
     def __init__(self, path: Path, partner: str, *, split: Split = "train") -> None:
         self.name, self.path = str(path), path
-        every = load_manifest(path)
-        of_pictures = {i.id: i.texts for i in every if i.kind == "image"}
-        items = [i for i in every if i.kind == partner and i.split == split and not i.heldout_speaker]
         self.pairs: list[tuple[Path, str]] = []
         lengths: list[list[int]] = []
-        for item in items:
-            texts = item.texts or of_pictures.get(item.item or "", {})  # a sound is called as what it belongs to
-            captions = texts.get("en", [])
+        for item in captioned_items(load_manifest(path), partner, split):
+            captions = item.texts.get("en", [])
             self.pairs += [(item.path, text) for text in captions]
             lengths += [[len(text.encode()), int(1000 * (item.duration or 0))] for text in captions]
         self._sizes = np.array(lengths, np.int64).reshape(-1, 2)

@@ -1,4 +1,4 @@
-"""The manifest of a sample library: one JSON line per picture, sound or video, and the rule that splits them.
+"""The manifest of a sample library: one JSON line per picture, sound or video, and the rules of its splits.
 
 An item's `group` is its English caption, normalised; `split_of` hashes the group, so every item with the same
 caption is on the same side whatever package it came from and in whatever order the packages were read.
@@ -111,6 +111,24 @@ def keep_captions_apart(items: Iterable[Item]) -> list[Item]:
 def _without(texts: dict[str, list[str]], withheld: set[tuple[str, str]]) -> dict[str, list[str]]:
     left = {lang: [t for t in some if (lang, normalise_caption(t)) not in withheld] for lang, some in texts.items()}
     return {lang: some for lang, some in left.items() if some}
+
+
+def held_out_captions(items: Iterable[Item]) -> set[str]:
+    """What no training text may say: the captions of the validation and test splits, normalised, in any language."""
+    held_out = (item.texts for item in items if item.split != "train")
+    return {normalise_caption(text) for texts in held_out for some in texts.values() for text in some}
+
+
+def captioned_items(items: Iterable[Item], kind: str, split: Split = "train") -> list[Item]:
+    """The items of a kind that pairs with texts are made of, in a split; none of a held-out speaker.
+
+    A sound has the captions of the thing it belongs to, whose picture is not seen with it.
+    """
+    items = list(items)
+    texts = {item.id: item.texts for item in items if item.kind == "image"}
+    chosen = [item for item in items if item.kind == kind and item.split == split and not item.heldout_speaker]
+    captioned = [item if item.texts else replace(item, texts=texts.get(item.item or "", {})) for item in chosen]
+    return [item for item in captioned if item.texts]
 
 
 def write_manifest(items: Iterable[Item], path: Path, root: Path) -> None:

@@ -10,7 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from one_peace.data.manifest import Item, load_manifest, normalise_caption, split_of, write_manifest
+from one_peace.data.manifest import (
+    Item,
+    captioned_items,
+    held_out_captions,
+    load_manifest,
+    normalise_caption,
+    split_of,
+    write_manifest,
+)
 from one_peace.data.pairs import DataRecipe, PairSampler
 from one_peace.data.sample_library import animations, emoji
 from one_peace.data.sample_library import building as sample_library
@@ -18,7 +26,6 @@ from one_peace.data.sample_library.animations import animation_items, animation_
 from one_peace.data.sample_library.packages import Fetched, Package
 from one_peace.modalities.text import TextProcessor
 from one_peace.modalities.video import VideoConfig, VideoProcessor
-from one_peace.training.pretraining.items import held_out_captions, training_items
 from tiny_models import tiny_processors
 from video_files import animation, grey_frames
 
@@ -112,7 +119,7 @@ def test_pairs_of_videos_are_drawn_without_held_out_captions(tmp_path: Path) -> 
         items.append(Item(caption, "video", path, caption, split, "animated", "1", "MIT", {"en": [caption]}))
     text = tiny_processors()["text"]
     assert isinstance(text, TextProcessor)
-    chosen = training_items(items, "video")
+    chosen = captioned_items(items, "video")
     assert chosen and all(item.split == "train" for item in chosen)
     recipe = DataRecipe({"animated": 1.0}, augmentation=0.5)
     processor = VideoProcessor(VideoConfig(32, 4))

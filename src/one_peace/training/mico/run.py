@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from one_peace.data.manifest import Item
+from one_peace.data.manifest import Item, held_out_captions
 from one_peace.models.mico.model import TEXT, MiCoModel
 from one_peace.tasks.mico.clips import ClipReader
 from one_peace.tasks.mico.remembered import Remembered
@@ -24,7 +24,6 @@ from one_peace.training.mico.evaluation import BEST_BY, open_mico_evaluator
 from one_peace.training.mico.recipe import SAMPLE_LIBRARY, MiCoRecipe
 from one_peace.training.mico.start import open_clips, plan_mico, start_mico
 from one_peace.training.mico.update import ClipBatches, MiCoPass, MiCoUpdate
-from one_peace.training.pretraining.items import held_out_captions
 from one_peace.training.saving import save_for_training
 from one_peace.training.throughput import Throughput
 from one_peace.training.trackers import require_trackers

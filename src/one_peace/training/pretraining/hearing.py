@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from one_peace.cache import cache_folder
-from one_peace.data.manifest import Item
+from one_peace.data.manifest import Item, captioned_items, held_out_captions
 from one_peace.data.sample_library.packages import fetch
 from one_peace.data.speech.recorded_speech import read_recordings
 from one_peace.data.speech.speech_synthesis import PACKAGE as SYNTHESIZER
@@ -23,7 +23,6 @@ from one_peace.training.initial_values import empty_model, fill
 from one_peace.training.log import Report
 from one_peace.training.pretraining.front_end import fit_front_end
 from one_peace.training.pretraining.gradients import BatchSource
-from one_peace.training.pretraining.items import held_out_captions, training_items
 from one_peace.training.pretraining.recipe import PretrainRecipe
 from one_peace.training.pretraining.speech_lessons import SpeechLessons
 from one_peace.training.pretraining.start import start_values
@@ -61,7 +60,7 @@ def learn_to_hear(
         fitted |= fit_front_end(config, processors, batches, stage.front_end_steps, recipe.seed, told)
     if stage.speech_sound_steps or stage.word_steps or stage.caption_steps:
         synthesizer = open_synthesizer(fetch(SYNTHESIZER, cache_folder() if library is None else library))
-        texts = training_items(items, stage.partner)
+        texts = captioned_items(items, stage.partner)
         withheld = held_out_captions(items)
         spoken = SpokenCaptions(texts, synthesizer, withheld)
         recordings = read_recordings(texts, synthesizer, spoken.words, withheld)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from one_peace.cache import pair_cache
 from one_peace.data.decoding import PairDecoder
-from one_peace.data.manifest import Item
+from one_peace.data.manifest import Item, captioned_items, held_out_captions
 from one_peace.data.opening import open_pairs
 from one_peace.data.pairs import PairSampler
 from one_peace.data.prefetch import PrefetchedPairs
@@ -32,7 +32,6 @@ from one_peace.training.loop import Tally
 from one_peace.training.pretraining.evaluation import open_evaluator
 from one_peace.training.pretraining.front_end import kept_front_end
 from one_peace.training.pretraining.hearing import learn_to_hear
-from one_peace.training.pretraining.items import held_out_captions, training_items
 from one_peace.training.pretraining.pretrain import Watch, pretrain
 from one_peace.training.pretraining.recipe import PretrainRecipe, recipe_values
 from one_peace.training.pretraining.start import (
@@ -139,7 +138,7 @@ def open_batches(
     partner = processors[stage.partner].limited(seconds=data.clip_seconds, crop=data.crop)
     assert isinstance(text, TextProcessor)
     if not recipe.files:
-        chosen = training_items(items, stage.partner)
+        chosen = captioned_items(items, stage.partner)
         withheld = held_out_captions(items)
         yield PairSampler(chosen, text, data, stage.partner, partner, withheld, recipe.micro_batch)
         return
