@@ -132,8 +132,12 @@ def test_saved_and_damaged_statistics(tmp_path: Path, store: VectorStore, cones:
     again = Calibration.load(tmp_path / "c.npz")
     assert again is not None and again.rows == 400
     assert again.usual(cones["audio"][0], "image") == calibration.usual(cones["audio"][0], "image")
-    (tmp_path / "c.npz").write_bytes((tmp_path / "c.npz").read_bytes()[:100])
-    assert Calibration.load(tmp_path / "c.npz") is None and Calibration.load(tmp_path / "no.npz") is None
+    whole = (tmp_path / "c.npz").read_bytes()
+    method = whole.rindex(b"PK\x01\x02") + 10  # how a file is compressed, in the directory at the end
+    for damaged in (whole[:100], b"", whole[:method] + b"\xee" + whole[method + 1 :]):
+        (tmp_path / "c.npz").write_bytes(damaged)
+        assert Calibration.load(tmp_path / "c.npz") is None
+    assert Calibration.load(tmp_path / "no.npz") is None
     mean, deviation = Calibration.measure(iter(())).usual(cones["audio"][0], "image")
     assert mean == 0 and deviation > 0
 
