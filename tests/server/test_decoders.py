@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import multiprocessing
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -88,6 +91,31 @@ def test_a_codec_that_hangs_or_crashes_is_replaced() -> None:
         jobs[2].result(60)
     assert len(jobs[3].result(60).views) == 1
     decoders.close()
+
+
+def test_a_process_that_the_system_ends_between_jobs_costs_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = multiprocessing.active_children()
+    decoders = Decoders({"smell": hostile.Slow()}, LIMITS, count=1)  # type: ignore[dict-item]
+    assert len(decoders.submit("smell", b"fine").result(60).views) == 1
+
+    def end_it() -> None:
+        [process] = set(multiprocessing.active_children()) - set(others)
+        process.kill()
+        process.join()
+
+    end_it()
+    assert len(decoders.submit("smell", b"fine").result(60).views) == 1
+    end_it()
+    with monkeypatch.context() as patch:
+        patch.setattr("one_peace.server.decoders._Worker", refuse)
+        with pytest.raises(OSError, match="no decoding process can be started.*Cannot allocate"):
+            decoders.submit("smell", b"fine").result(60)
+    assert len(decoders.submit("smell", b"fine").result(60).views) == 1
+    decoders.close()
+
+
+def refuse(*arguments: Any) -> None:
+    raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
 
 def test_processors_of_a_users_own_are_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

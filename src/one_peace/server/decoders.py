@@ -68,21 +68,28 @@ class Decoders:
             thread.join()
 
     def _feed(self) -> None:
-        worker = _Worker(self._arguments)
+        worker: _Worker | None = None
         with contextlib.suppress(OSError, EOFError):  # then the first job finds that out
-            worker.wait()
+            worker = self._ready(None)
         self._started.release()
         while (job := self._jobs.get()) is not None:
             modality, source, future = job
             if not future.set_running_or_notify_cancel():
                 continue
             try:
+                worker = self._ready(worker)
+            except (OSError, EOFError) as error:  # no memory or files left for it: no fault of the input
+                worker = None
+                future.set_exception(OSError(f"no decoding process can be started: {error}"))
+                continue
+            try:
                 kind, answer = worker.ask((modality, source), self._seconds)
             except (TimeoutError, EOFError, OSError) as error:
                 worker.kill()
-                worker = _Worker(self._arguments)
                 what = f"took longer than {self._seconds:g} s" if isinstance(error, TimeoutError) else "failed"
                 future.set_exception(InputError(f"the {modality}", f"decoding it {what}"))
+                with contextlib.suppress(OSError):  # then the next job finds that out
+                    worker = _Worker(self._arguments)
                 continue
             except Exception as error:
                 future.set_exception(error)
@@ -92,7 +99,25 @@ class Decoders:
             else:
                 views = [{key: torch.from_numpy(array) for key, array in view.items()} for view in answer]
                 future.set_result(Prepared(views))
-        worker.stop()
+        if worker is not None:
+            worker.stop()
+
+    def _ready(self, worker: _Worker | None) -> _Worker:
+        """A process that waits for jobs: this one, or another in place of one that has ended since it was last asked.
+
+        Raises:
+            OSError, EOFError: there can be none.
+        """
+        if worker is None or worker.has_ended:
+            if worker is not None:
+                worker.kill()  # closes the pipe
+            worker = _Worker(self._arguments)
+        try:
+            worker.wait()
+        except (OSError, EOFError):
+            worker.kill()
+            raise
+        return worker
 
 
 class _Worker:
@@ -101,12 +126,17 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=serve_decoding, args=(theirs, *arguments), daemon=True)
-        self._process.start()
-        theirs.close()  # so that the end of the process is the end of the pipe
+        with theirs:  # closed here, so that the end of the process is the end of the pipe
+            self._process.start()
         self._ready = False
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was killed, by us or by the system."""
+        return not self._process.is_alive()
+
     def wait(self) -> None:
-        """Returns when the process has started; `OSError` if it does not."""
+        """Returns when the process has started; `OSError` or `EOFError` if it does not."""
         if not self._ready:
             self._connection.send(("", b""))
             if not self._connection.poll(_START):
@@ -116,7 +146,6 @@ class _Worker:
 
     def ask(self, job: tuple[str, bytes | Path], seconds: float) -> tuple[str, Any]:
         """Raises `TimeoutError`, or `EOFError` or `OSError` when the process has died."""
-        self.wait()  # for one that was replaced; starting up is not the input's fault
         connection: Connection = self._connection
         connection.send(job)
         if not connection.poll(seconds):
