@@ -39,3 +39,25 @@ def test_what_was_sent_to_a_library_survives_a_new_beginning(
     assert anew.index(folder).added == 4 and len(Library(place)) == 5
     _, nothing = begin_anew(place.parent / "new", "fake-2")
     assert not nothing.items and not (place.parent / "new").exists()
+
+
+def test_captions_survive_a_beginning_that_was_ended_and_a_move(
+    tmp_path: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, place = tmp_path / "before" / "library", tmp_path / "now" / "library"
+    sent = before / "uploads" / "ab" / "ab12" / "blue_one.png"
+    sent.parent.mkdir(parents=True)
+    write_picture(sent, (0, 0, 250))
+    Library(before, encoder).add([(sent, "Something blue", ["sky"])])
+    (tmp_path / "before").rename(tmp_path / "now")
+    monkeypatch.setattr("one_peace.models.loading.load_embedder", lambda name, device: FakeEncoder(name))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(FakeEncoder, "encode_modality", interrupt)
+        begin_anew(place, "fake-2")
+    anew, _ = begin_anew(place, "fake-2")
+    assert [(item.caption, item.tags) for item in anew.items()] == [("Something blue", ("sky",))]
+    assert not list(place.glob("*described*"))
+
+
+def interrupt(*arguments: object, **named: object) -> None:
+    raise KeyboardInterrupt

@@ -54,7 +54,11 @@ def index(
     started = time.perf_counter()
     place = library or folder / ".one-peace"
     if rebuild:
-        opened, uploaded = begin_anew(place, model, device, store)
+        try:
+            opened, uploaded = begin_anew(place, model, device, store)
+        except KeyboardInterrupt:
+            typer.echo(f"\ninterrupted: the same command makes {place} anew, with what was uploaded", err=True)
+            raise typer.Exit(130) from None
     else:
         opened, uploaded = Library(place, model, device=device, store=store), IndexReport()
     try:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
+from typing import TypeAlias
 
+from one_peace.atomic_files import replacing
 from one_peace.search.encoding import load_encoder
 from one_peace.search.file_kinds import kinds_for
 from one_peace.search.filters import Condition
@@ -18,7 +21,12 @@ from one_peace.search.stores.base import StoreError
 from one_peace.search.stores.engines import find_space, open_store
 from one_peace.search.walk import absolute, walk
 
+_DESCRIBED = "described.json"  # while the library is made anew
+
 log = logging.getLogger("one_peace.search")
+
+_Described: TypeAlias = dict[str, tuple[str, tuple[str, ...]]]
+"""Captions and tags of files in the folder of a library, by their paths in it."""
 
 
 def begin_anew(
@@ -27,8 +35,8 @@ def begin_anew(
     """Erases the library in the folder `path` and makes one that knows only the files which lie in that folder.
 
     Those are the ones that were uploaded: no folder that is indexed again has them. Their captions and tags stay, and
-    what became of them is in the report. Arguments are those of `Library`; nothing is erased before the model is
-    loaded.
+    what became of them is in the report, also of a run that was ended before it had taken all in and is repeated.
+    Arguments are those of `Library`; nothing is erased before the model is loaded.
 
     Raises:
         FolderBusyError: somebody is writing to it.
@@ -45,16 +53,21 @@ def begin_anew(
         find_space(full_address(place, kept_address(place, store)))
     vectors = Path(full_address(place, noted_address(place)))
     found = walk(place, kinds_for(encoder.modalities), vectors).found if place.is_dir() else {}
-    described = _described(place, manifest) if manifest and found else {}
+    described = _noted(place) | (_described(place, manifest) if manifest and found else {})
+    if described:
+        _note(place, described)  # nothing else has them from here until they are taken in again
     erase_library(place)
     library = Library(place, encoder, name, store=store)
-    files = [(path, *described.get(path, ("", ()))) for path in found]
-    return library, library.add(files) if files else IndexReport()
+    files = [(path, *described.get(os.path.relpath(path, place), ("", ()))) for path in found]
+    report = library.add(files) if files else IndexReport()
+    (place / _DESCRIBED).unlink(missing_ok=True)
+    return library, report
 
 
-def _described(place: Path, manifest: Manifest) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Captions and tags of the files in the folder of a library, by path."""
-    inside = Condition("path", "prefix", os.path.join(place, ""))
+def _described(place: Path, manifest: Manifest) -> _Described:
+    """Captions and tags of the files in the folder of a library, which may have been moved since it was written to."""
+    before = Path(manifest.place or place)
+    inside = Condition("path", "prefix", os.path.join(before, ""))
     space = Space(manifest.model, manifest.fingerprint, manifest.dim)
     rows: list[Entry] = []
     try:
@@ -63,4 +76,20 @@ def _described(place: Path, manifest: Manifest) -> dict[str, tuple[str, tuple[st
             rows = open_store(vectors, space).entries((inside, Condition("part", "in", (0,))))
     except StoreError as error:
         log.warning("captions and tags of uploaded files are lost: %s", error)
-    return {row.path: (row.caption, row.tags) for row in rows}
+    return {os.path.relpath(row.path, before): (row.caption, row.tags) for row in rows}
+
+
+def _noted(place: Path) -> _Described:
+    """What a run that was ended has left."""
+    try:
+        noted = json.loads((place / _DESCRIBED).read_bytes())
+        return {path: (caption, tuple(tags)) for path, (caption, tags) in noted.items()}
+    except FileNotFoundError:
+        return {}
+
+
+def _note(place: Path, described: _Described) -> None:
+    with replacing(place / _DESCRIBED) as partial, open(partial, "w", encoding="utf-8") as file:
+        json.dump(described, file)
+        file.flush()
+        os.fsync(file.fileno())
