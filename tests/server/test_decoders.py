@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import multiprocessing
+import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -111,6 +113,16 @@ def test_a_process_that_the_system_ends_between_jobs_costs_no_job(monkeypatch: p
         with pytest.raises(OSError, match="no decoding process can be started.*Cannot allocate"):
             decoders.submit("smell", b"fine").result(60)
     assert len(decoders.submit("smell", b"fine").result(60).views) == 1
+    decoders.close()
+
+
+def test_a_process_that_ends_while_it_starts_is_no_endless_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multiprocessing.spawn._python_exe", os.fsencode(shutil.which("false") or ""))
+    processor = hostile.Slow()
+    processor.words = "x" * (1 << 20)  # type: ignore[attr-defined]  # as a tokenizer has them
+    decoders = Decoders({"smell": processor}, LIMITS, count=1)  # type: ignore[dict-item]
+    with pytest.raises(OSError, match="no decoding process can be started"):
+        decoders.submit("smell", b"fine").result(20)
     decoders.close()
 
 

@@ -125,7 +125,10 @@ class _Worker:
         # Not forked: a fork of a process with threads may inherit locks that nobody will release.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve_decoding, args=(theirs, *arguments), daemon=True)
+        # What it needs goes through our pipe, which breaks where a process ends while it starts. That which Python
+        # hands arguments over by does not, and takes no more than 64 KiB before somebody reads it.
+        self._arguments = arguments
+        self._process = context.Process(target=serve_decoding, args=(theirs,), daemon=True)
         with theirs:  # closed here, so that the end of the process is the end of the pipe
             self._process.start()
         self._ready = False
@@ -138,7 +141,7 @@ class _Worker:
     def wait(self) -> None:
         """Returns when the process has started; `OSError` or `EOFError` if it does not."""
         if not self._ready:
-            self._connection.send(("", b""))
+            self._connection.send(self._arguments)
             if not self._connection.poll(_START):
                 raise OSError("a decoding process did not start")
             self._connection.recv()
@@ -154,9 +157,10 @@ class _Worker:
         return answer
 
     def stop(self) -> None:
-        with contextlib.suppress(OSError):
-            self._connection.send(None)
-        self._process.join(5)
+        if self._ready:
+            with contextlib.suppress(OSError):
+                self._connection.send(None)
+            self._process.join(5)
         self.kill()
 
     def kill(self) -> None:

@@ -7,7 +7,7 @@ import pickle
 import resource
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,11 @@ from one_peace.server.sniffing import refuse_disguise
 _MEMORY = 4 << 30  # bytes of data a process may hold; a picture within the limits needs a tenth
 
 
-def serve_decoding(connection: Connection, imports: Sequence[str], pickled: bytes, limits: Limits) -> None:
-    """Answers jobs until told None, with the pickled processors by modality, once `imports` have been imported.
+def serve_decoding(connection: Connection) -> None:
+    """Answers jobs until told None.
 
-    A job is (modality, contents), answered with ("views", list of dicts of arrays), or (kind of file, path), answered
+    First it is told what to import, the pickled processors by modality, and the `Limits`, and says when it is ready. A
+    job is (modality, contents), answered with ("views", list of dicts of arrays), or (kind of file, path), answered
     with ("views", []); either with ("error", error) instead.
     """
     import torch
@@ -39,13 +40,20 @@ def serve_decoding(connection: Connection, imports: Sequence[str], pickled: byte
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the service was killed: nobody is left to work for
+        _answer_all(connection)
+
+
+def _answer_all(connection: Connection) -> None:
+    limits: Limits
+    imports, pickled, limits = connection.recv()
     for name in imports:
         import_modality(name)
     processors: Mapping[str, Processor] = pickle.loads(pickled)
-    with contextlib.suppress(EOFError, BrokenPipeError):  # the service was killed: nobody is left to work for
-        while (job := connection.recv()) is not None:
-            name, source = job
-            connection.send(_answer(name, source, processors, limits))
+    connection.send(None)
+    while (job := connection.recv()) is not None:
+        name, source = job
+        connection.send(_answer(name, source, processors, limits))
 
 
 def decode(
