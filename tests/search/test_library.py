@@ -36,6 +36,20 @@ def paths(results: list) -> list[str]:
     return [result.path.name for result in results]
 
 
+def test_accents_are_found_however_they_are_written(tmp_path: Path, place: Path, encoder: FakeEncoder) -> None:
+    apart, whole = "Cafe\u0301", "Caf\u00e9"
+    write_picture(tmp_path / f"{apart}.png", (230, 20, 20))
+    write_picture(tmp_path / "b.png", (20, 20, 20))
+    (tmp_path / "b.txt").write_text(f"{apart} again\ntags={apart}\n", encoding="utf-8")
+    (tmp_path / "c.md").write_text(f"On the {apart}.", encoding="utf-8")
+    opened = Library(place, encoder)
+    opened.index(tmp_path)
+    for spelled in (apart, whole):
+        assert len(opened.search(text="red", filters=Filters(caption=spelled.lower()))) == 3
+        assert paths(opened.search(text="red", filters=Filters(tag=(spelled,)))) == ["b.png"]
+    assert opened.index(tmp_path).unchanged == 3
+
+
 def test_index_and_search(folder: Path, place: Path, encoder: FakeEncoder) -> None:
     opened = Library(place, encoder)
     assert len(opened) == 0 and opened.entries() == []

@@ -15,6 +15,7 @@ from one_peace.modalities import get_modality, list_modalities
 from one_peace.modalities.base import Modality
 from one_peace.search.contents import THUMBNAIL, Content, Piece, sound_pieces, thumbnail_of
 from one_peace.search.documents import passages_of
+from one_peace.search.records import composed
 from one_peace.search.videos import read_video
 from one_peace.search.waveform import draw_waveform
 
@@ -71,7 +72,7 @@ def _read_sound(path: Path, branches: Collection[str]) -> Content:
 
 def _read_text(path: Path, branches: Collection[str]) -> Content:
     passages = passages_of(path)
-    captions = [" ".join(passage.split()) for passage in passages]
+    captions = [composed(" ".join(passage.split())) for passage in passages]
     labels = [""] if len(passages) == 1 else [f"passage {n} of {len(passages)}" for n in range(1, len(passages) + 1)]
     pieces = [
         Piece("text", passage, len(passage), label=label, caption=caption if label else "")

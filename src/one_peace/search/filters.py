@@ -10,7 +10,7 @@ from functools import cached_property
 from math import ceil, floor, isfinite
 from typing import Any, Literal, TypeAlias, get_args
 
-from one_peace.search.records import COLUMNS, Entry
+from one_peace.search.records import COLUMNS, Entry, composed
 
 Test: TypeAlias = Literal["in", ">=", "<=", "prefix", "contains", "has"]
 
@@ -142,14 +142,15 @@ class Filters:
     def conditions(self) -> tuple[Condition, ...]:
         """The same as stores take it."""
         folder = None if self.folder is None else os.path.join(self.folder, "")
+        tags = tuple(map(_composed, self.tag)) if isinstance(self.tag, tuple) else self.tag
         asked: tuple[tuple[str, Test, Any, bool], ...] = (
             ("modality", "in", self.modality, False),
             ("branch", "in", self.branch, False),
-            ("tags", "has", self.tag, False),
+            ("tags", "has", tags, False),
             ("item", "in", self.item, False),
             ("item", "in", self.exclude, True),
             ("path", "prefix", folder, False),
-            ("caption", "contains", self.caption, False),
+            ("caption", "contains", _composed(self.caption), False),
             ("size", ">=", self.min_size, False),
             ("size", "<=", self.max_size, False),
             ("duration", ">=", self.min_duration, False),
@@ -158,6 +159,11 @@ class Filters:
             ("mtime", "<=", self.before, False),
         )
         return tuple(Condition(*one) for one in asked if one[2] is not None and one[2] != ())
+
+
+def _composed(value: Any) -> Any:
+    """Text in the form that libraries keep; what is none is left for `Condition` to refuse."""
+    return composed(value) if isinstance(value, str) else value
 
 
 def _is(value: Any, kind: type) -> bool:

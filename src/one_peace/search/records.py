@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -62,6 +63,12 @@ def arrow_columns() -> list[Any]:
         tuple[str, ...]: pyarrow.list_(pyarrow.string()),
     }
     return [pyarrow.field(name, types[kind]) for name, kind in COLUMNS.items()]
+
+
+def composed(text: str) -> str:
+    """Text with its accents in one character each (NFC), as libraries keep captions and tags: file names from a Mac
+    have them apart, keyboards do not."""
+    return unicodedata.normalize("NFC", text)
 
 
 def stored_moment(nanoseconds: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from one_peace.media.sources import describe
 from one_peace.search.file_kinds import Kind, kind_of
-from one_peace.search.records import stored_moment
+from one_peace.search.records import composed, stored_moment
 
 _CAPTION_LENGTH = 2_000  # characters
 _TAGS = "tags="
@@ -60,7 +60,7 @@ class Walk:
         else:
             if stat.S_ISREG(status.st_mode):
                 moment = stored_moment(status.st_mtime_ns)
-                self.found[name] = Found(name, modality, status.st_size, moment, caption, tags)
+                self.found[name] = Found(name, modality, status.st_size, moment, composed(caption), tags)
             else:  # reading a pipe or a device may never end
                 self.problems[name] = "is not a regular file"
 
@@ -136,12 +136,12 @@ def beside(path: Path) -> tuple[str, tuple[str, ...] | None]:
 
 def name_of(path: Path) -> str:
     """The caption of a file that has no other."""
-    return describe(path.stem)
+    return composed(describe(path.stem))
 
 
 def unique(tags: Iterable[str]) -> tuple[str, ...]:
-    """Each tag once, without space around it, in alphabetical order."""
-    return tuple(sorted({" ".join(tag.split()) for tag in tags} - {""}))
+    """Each tag once, composed and without space around it, in alphabetical order."""
+    return tuple(sorted({composed(" ".join(tag.split())) for tag in tags} - {""}))
 
 
 def reason(error: OSError) -> str:
