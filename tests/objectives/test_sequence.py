@@ -95,6 +95,18 @@ def test_prefix_end_and_confidence() -> None:
     torch.testing.assert_close(weighed, 2 * loss(logits[:1], target[:1]).total)
 
 
+def test_no_confidence_at_all_weighs_nothing_under_a_constraint() -> None:
+    logits, target = batch()
+    logits.requires_grad_()
+    allowed = torch.zeros(*logits.shape, dtype=torch.bool).scatter_(2, target[..., None], True)
+    allowed[..., 4] = True
+    sure = torch.tensor([1.0, *[0.0] * (len(target) - 1)])
+    for others in ({}, {"encourage": 0.5}, {"drop_worst": 0.2}):
+        found = loss(logits, target, allowed=allowed, confidence=sure, smoothing=0.1, **others).total
+        (gradient,) = torch.autograd.grad(found, logits)
+        assert found.isfinite() and gradient.isfinite().all() and not gradient[1:].any()
+
+
 def test_consistency_compares_both_halves() -> None:
     logits, target = batch()
     same = loss(logits.repeat(2, 1, 1), target.repeat(2, 1), consistency=3.0)

@@ -100,6 +100,8 @@ def sequence_loss(
     log_probs = rows.log_softmax(dim=1)
     if confidence is not None:
         log_probs = log_probs * confidence[kept // trained.shape[1], None]
+        if allowed is not None:  # a confidence of 0 would make NaN of what is impossible
+            log_probs = log_probs.masked_fill(~allowed, -math.inf)
     return token_loss(log_probs, target, settings, allowed=allowed, update=update)
 
 
