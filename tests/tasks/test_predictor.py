@@ -174,6 +174,19 @@ def test_command_on_one_picture_a_folder_and_a_table(classifier: Path, pictures:
     assert failed.exit_code == 1 and "row 2 (2): column 'image'" in failed.output and "does not exist" in failed.output
 
 
+def test_what_was_written_is_replaced_at_the_end_and_not_before(
+    classifier: Path, pictures: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "table.jsonl"
+    rows = [{"image": str(pictures / f"{name}.png")} for name in ("red", "missing")]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    before = table.read_bytes()
+    failed = CliRunner().invoke(app, ["predict", str(classifier), "--table", str(table), "--out", str(table)])
+    assert failed.exit_code == 1 and table.read_bytes() == before
+    run(classifier, "--table", table, "--out", table, "--skip")
+    assert [json.loads(line)["labels"][0][0] for line in table.read_text().splitlines()] == ["red"]
+
+
 def test_boxes_are_drawn(tmp_path: Path, pictures: Path) -> None:
     model = saved(tmp_path / "boxes", TaskSettings("grounding"))
     made = json.loads(run(model, f"image={pictures / 'red.png'}", "text=the red one", "--draw", tmp_path / "drawn"))

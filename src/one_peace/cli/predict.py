@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from one_peace.atomic_files import replacing
 from one_peace.cli.imports import Imports
 from one_peace.readable_json import readable_json
 
@@ -69,7 +70,7 @@ def predict(
             typer.echo(line)
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("w", encoding="utf-8") as file:
+        with replacing(out) as partial, partial.open("w", encoding="utf-8") as file:  # the table itself may be meant
             count = sum(file.write(line + "\n") > 0 for line in lines)
         typer.echo(f"{count} predictions in {out}")
     for error in predictor.skipped:
