@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +215,19 @@ def test_what_cannot_be_read_together_is_named(mico: MiCo) -> None:
         mico.answer(["what?", "where?"], image=picture(0))
     with pytest.raises(ValueError, match="no texts"):
         mico.match([], image=picture(0))
+
+
+def test_features_that_are_no_numbers_are_named(mico: MiCo, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = mico.encoder.encode
+
+    def broken(*given: Any) -> torch.Tensor:
+        return encode(*given).index_fill(0, torch.tensor([1]), math.inf)
+
+    monkeypatch.setattr(mico.encoder, "encode", broken)
+    asked: list[Callable[..., Any]] = [mico.caption, partial(mico.match, "a dog"), partial(mico.answer, "what?")]
+    for ask in (*asked, mico.encode_joint):
+        with pytest.raises(InputError, match="picture of 40 x 30, RGB: gives no finite features"):
+            ask(image=[picture(0), Image.new("RGB", (40, 30))])
 
 
 def test_no_inputs_give_no_results(mico: MiCo) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -140,6 +142,23 @@ def test_inputs_that_cannot_be_used(ofa: Ofa, tmp_path: Path) -> None:
     for candidate, problem in (("red " * 200, "64 can be read"), (" ", "without words")):
         with pytest.raises(InputError, match=problem):
             ofa.answer(PICTURES[0], "what is red?", ["red", candidate])
+
+
+def test_scores_that_are_no_numbers_answer_nothing() -> None:
+    ofa = tiny_ofa()
+    ofa.coder = Vqgan(VqganConfig(CODES, code_width=32, width=32, multipliers=(1, 1), blocks=1, attention=()))
+    ofa.model.encoder.norm.weight.data[0] = math.nan
+    asked: list[Callable[..., Any]] = [
+        partial(ofa.caption, PICTURES[:2]),
+        partial(ofa.answer, PICTURES[:2], "red?", ["red", "two"]),
+        partial(ofa.locate, PICTURES[:2], "an apple"),
+        partial(ofa.draw, ["an apple", "two dogs"], samples=2),
+    ]
+    for ask in asked:
+        with pytest.raises(InputError, match="gets no answer: its scores are not finite numbers"):
+            ask()
+        left_out = ask(on_error="skip")
+        assert left_out.values == [] and sorted(left_out.errors) == [0, 1]
 
 
 @pytest.mark.parametrize("prompt", ["none", "src"])

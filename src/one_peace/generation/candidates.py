@@ -47,6 +47,12 @@ def score_candidates(
     return scores[:, [path[-1] for path in paths]]
 
 
+def best_of(scores: Tensor) -> list[int | None]:
+    """The number of each input's likeliest candidate, by `score_candidates`; None for scores that are no numbers."""
+    best = scores.argmax(dim=1).tolist()
+    return [None if undefined else number for number, undefined in zip(best, scores.isnan().any(1), strict=True)]
+
+
 def _path(trie: Trie, candidate: Sequence[int]) -> list[int]:
     """The nodes of a candidate, the last one after its end token."""
     node = torch.tensor([ROOT], device=trie.keys.device)

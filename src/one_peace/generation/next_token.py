@@ -37,7 +37,7 @@ class NextToken:
         """Log-probabilities (rows, vocabulary) float32 of the token after tokens (rows, length).
 
         `logits` may be overwritten; `inputs` (rows,) says which input a row belongs to. Where nothing may
-        follow, the row is -inf throughout.
+        follow, or the logits are not finite numbers, the row is -inf throughout.
         """
         settings, length = self.settings, tokens.shape[1]
         scores = logits.float()
@@ -50,6 +50,8 @@ class NextToken:
         # a constraint allows nothing become -inf and not nan.
         norm = scores.logsumexp(dim=1, keepdim=True).clamp_(min=torch.finfo(torch.float32).min)
         scores = scores.sub_(norm)
+        if not bool((finite := norm.squeeze(1).isfinite()).all()):
+            scores[~finite] = -math.inf  # published too: of logits that are no numbers nothing follows
         scores[:, settings.pad] = -math.inf
         if settings.unknown is not None:
             scores[:, settings.unknown] -= settings.unknown_penalty

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from one_peace.errors import InputError
+from one_peace.media.sources import describe
 from one_peace.modalities.base import Example, Processor
 from one_peace.modalities.wordpiece import WordPieceProcessor, WordPieces
 from one_peace.models.embedding import EmbeddingModel, EmbeddingResult, Options
@@ -231,8 +232,12 @@ class MiCo(EmbeddingModel):
         for start in range(0, count, step):
             features: dict[str, Tensor] = {}
             for name, sources in lists.items():
-                batch = self._collated(name, sources[start : start + step])
-                features[branch_of(name)] = self.encoder.encode(name, batch, cls_only)
+                part = sources[start : start + step]
+                made = self.encoder.encode(name, self._collated(name, part), cls_only)
+                for source, finite in zip(part, made.flatten(1).isfinite().all(dim=1).tolist(), strict=True):
+                    if not finite:
+                        raise InputError(describe(source), "gives no finite features; does it hold NaN?")
+                features[branch_of(name)] = made
             yield features
 
     def _readable(self) -> list[str]:

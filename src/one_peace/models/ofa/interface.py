@@ -13,7 +13,7 @@ from PIL import Image
 from one_peace.checkpoints.native import write_folder
 from one_peace.errors import InputError
 from one_peace.generation.beam import beam_search
-from one_peace.generation.candidates import score_candidates
+from one_peace.generation.candidates import best_of, score_candidates
 from one_peace.generation.constraints import Constraint, TokenRange
 from one_peace.generation.sampling import sample
 from one_peace.generation.settings import GenerationSettings
@@ -123,9 +123,12 @@ class Ofa:
         first = self.processor.vocabulary.first_bin
         bins = TokenRange(first, first + self.config.bins, specials_at_end=True)
 
-        def work(requests: list[Request]) -> list[Box]:
+        def work(requests: list[Request]) -> list[Box | None]:
             found = self._search(requests, _settings(beams, 4, min_tokens=4), bins)
-            return [Box(*self.processor.box(t[:4], r.picture_size)) for t, r in zip(found, requests, strict=True)]
+            return [
+                None if tokens is None else Box(*self.processor.box(tokens[:4], request.picture_size))
+                for tokens, request in zip(found, requests, strict=True)
+            ]
 
         return self._run(phrases, images, self._about(prompts.locate), work, batch_size, on_error)
 
@@ -165,11 +168,11 @@ class Ofa:
         codes = TokenRange(first, first + self.config.codes, specials_at_end=True)
         generator = torch.Generator(self.device).manual_seed(seed)
 
-        def work(requests: list[Request]) -> list[list[Image.Image]]:
+        def work(requests: list[Request]) -> list[list[Image.Image] | None]:
             start = torch.full((len(requests), 1), BOS_ID, device=self.device)
             decoder = self.model.start(self._encode(requests), codes=True)
             drawn = sample(decoder, start, settings, generator, top_k=top_k, top_p=top_p, constraint=codes)
-            return [[self._picture(one.tokens[: side**2], coder) for one in group] for group in drawn]
+            return [[self._picture(one.tokens[: side**2], coder) for one in group] or None for group in drawn]
 
         def read(text: str, picture: None) -> Request:
             return self.processor(prompts.draw(text))
@@ -224,9 +227,9 @@ class Ofa:
         return read
 
     def _writes(self, settings: GenerationSettings, constraint: Constraint | None = None) -> Work:
-        def work(requests: list[Request]) -> list[str]:
+        def work(requests: list[Request]) -> list[str | None]:
             found = self._search(requests, settings, constraint)
-            return [self.processor.vocabulary.decode(tokens).strip() for tokens in found]
+            return [None if tokens is None else self.processor.vocabulary.decode(tokens).strip() for tokens in found]
 
         return work
 
@@ -238,7 +241,7 @@ class Ofa:
             raise InputError(repr(blank[0])[:60], "is a candidate without words")
         ids = [self.processor(f" {candidate}").tokens[1:-1].tolist() for candidate in listed]
 
-        def work(requests: list[Request]) -> list[str]:
+        def work(requests: list[Request]) -> list[str | None]:
             encoded = self._encode(requests)
             scores = score_candidates(
                 lambda: self.model.start(encoded),
@@ -247,7 +250,7 @@ class Ofa:
                 end=EOS_ID,
                 device=self.device,
             )
-            return [listed[best] for best in scores.argmax(dim=1).tolist()]
+            return [None if best is None else listed[best] for best in best_of(scores)]
 
         return work
 
@@ -264,18 +267,19 @@ class Ofa:
 
     def _search(
         self, requests: list[Request], settings: GenerationSettings, constraint: Constraint | None
-    ) -> list[list[int]]:
-        """The best sequence of each request, without its end token."""
+    ) -> list[list[int] | None]:
+        """The best sequence of each request, without its end token; None where there is none."""
         starts = [self._start(request) for request in requests]
-        found: list[list[int]] = [[] for _ in requests]
+        found: list[list[int] | None] = [None] * len(requests)
         for length in sorted({len(start) for start in starts}):  # rows of one search have equally long beginnings
             rows = [index for index, start in enumerate(starts) if len(start) == length]
             decoder = self.model.start(self._encode([requests[index] for index in rows]))
             start = torch.tensor([starts[index] for index in rows], device=self.device)
             groups = beam_search(decoder, start, settings.within(decoder.longest - length), constraint=constraint)
             for index, hypotheses in zip(rows, groups, strict=True):
-                tokens = hypotheses[0].tokens if hypotheses else []
-                found[index] = tokens[:-1] if tokens and tokens[-1] == EOS_ID else tokens
+                if hypotheses:
+                    tokens = hypotheses[0].tokens
+                    found[index] = tokens[:-1] if tokens[-1] == EOS_ID else tokens
         return found
 
     def _run(

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from one_peace.errors import InputError
+from one_peace.media.sources import describe
 from one_peace.models.batching import batch_by_length
 from one_peace.models.inputs import are_several, list_inputs
 from one_peace.models.ofa.processor import Request
@@ -19,7 +20,7 @@ OnError = Literal["raise", "skip"]
 Read: TypeAlias = Callable[[str, Any], Request]
 """A text and a picture, or None -> what the model reads. `InputError` names what cannot be used."""
 Work: TypeAlias = Callable[[list[Request]], list[Any]]
-"""A batch -> a result of each."""
+"""A batch -> a result of each; None where the model has none."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,15 @@ def run(
         for batch in batch_by_length([length(request) for request in requests], positions, batch_size):
             with torch.inference_mode():
                 results = work([requests[i] for i in batch])
-            values |= {owners[i]: result for i, result in zip(batch, results, strict=True)}
+            for index, result in zip([owners[i] for i in batch], results, strict=True):
+                if result is not None:
+                    values[index] = result
+                    continue
+                name = repr(given[index])[:60] if sources[index] is None else describe(sources[index])
+                error = InputError(name, "gets no answer: its scores are not finite numbers, or no allowed one fits")
+                if on_error == "raise":
+                    raise error
+                errors[index] = error
     kept = sorted(values)
     if on_error == "skip":
         return Results([values[index] for index in kept], kept, errors)

@@ -14,7 +14,7 @@ from torch import Tensor
 from one_peace.checkpoints.registry import resolve
 from one_peace.errors import CheckpointError, InputError
 from one_peace.generation.beam import beam_search
-from one_peace.generation.candidates import score_candidates
+from one_peace.generation.candidates import best_of, score_candidates
 from one_peace.generation.sampling import sample
 from one_peace.modalities.tokenization import EOS_ID, PAD_ID
 from one_peace.models.ofa.encoder import Encoded
@@ -27,7 +27,7 @@ from one_peace.tasks.ofa.figures import WrittenFigures
 from one_peace.tasks.ofa.kinds import SequenceSettings
 from one_peace.tasks.ofa.task import check_length
 from one_peace.tasks.predictor import BATCH_SIZE
-from one_peace.tasks.task import OnError, Row, TableRows, usable, without_target
+from one_peace.tasks.task import BadRow, OnError, Row, TableRows, usable, without_target
 
 Work = Callable[[], list[Any]]
 TOP_CODES = 256  # codes that a drawing chooses from at each place
@@ -50,6 +50,10 @@ class SequencePredictor:
         self.batch_size, self.run, self.columns = batch_size, run, dict(settings.columns)
         self.answers = self.task.choices or settings.answers
         self.skipped: list[InputError] = []
+        self._chooses = self.task.first_token or settings.decoding == "candidates"
+        self._answer_ids = [vocabulary.encode(f" {answer}") for answer in self.answers] if self._chooses else []
+        # Positions that an answer takes besides the prompt: its first token is told after the prompt.
+        self._answer_length = 0 if self.task.first_token else max(map(len, self._answer_ids), default=1)
 
     @property
     def reads(self) -> str | None:
@@ -109,20 +113,41 @@ class SequencePredictor:
             task = self.task
             made = task.measured(row, key) if targets else task.example(without_target(row, task.target_columns), key)
             check_length("source", made.source, key, self.model.config.longest_text)
+            check_length("prompt before the answer", made.prompt, key, longest - self._answer_length)
             return made
+
+        longest = self.model.decoder.longest(self.task.codes)
 
         waiting: list[SequenceExample] = []
         for _, example in usable(rows, read, on_error, self.skipped):
             # The answers that may be given are looked at where one is chosen, not token by token.
             waiting.append(dataclasses.replace(example, answers=None))
             if len(waiting) == self.batch_size:
-                yield waiting, self._answers(waiting, targets)
+                yield self._with_answers(waiting, targets, on_error)
                 waiting = []
         if waiting:
-            yield waiting, self._answers(waiting, targets)
+            yield self._with_answers(waiting, targets, on_error)
+
+    def _with_answers(
+        self, examples: Sequence[SequenceExample], targets: bool, on_error: OnError
+    ) -> tuple[list[SequenceExample], list[Any]]:
+        """Those of the examples that get an answer, and the answers."""
+        kept: list[SequenceExample] = []
+        values: list[Any] = []
+        for example, value in zip(examples, self._answers(examples, targets), strict=True):
+            if value is not None:
+                kept.append(example)
+                values.append(value)
+                continue
+            error = BadRow(example.key, "gets no answer: its scores are not finite numbers, or no allowed one fits")
+            if on_error == "raise":
+                raise error
+            self.skipped.append(error)
+        return kept, values
 
     @torch.no_grad()
     def _answers(self, examples: Sequence[SequenceExample], targets: bool) -> list[Any]:
+        """The answer of each example; None where it has none."""
         device = self.model.tokens.weight.device
         batch = collate(examples, self.vocabulary.size).to(device)
         if batch.pixels is not None:
@@ -132,30 +157,30 @@ class SequencePredictor:
             encoded = self.model.encode(batch.source, batch.pixels, batch.pictured)
             if targets and self.task.writing is None:
                 return self._likelihoods(encoded, batch)
-            if self.task.first_token or self.settings.decoding == "candidates":
+            if self._chooses:
                 return self._chosen(encoded, batch.prompts)
             return self._written(encoded, batch)
 
         return self.run(work)
 
-    def _likelihoods(self, encoded: Encoded, batch: SequenceBatch) -> list[tuple[float, int, int]]:
+    def _likelihoods(self, encoded: Encoded, batch: SequenceBatch) -> list[tuple[float, int, int] | None]:
         logits = self.model.decode(batch.previous, encoded, batch.codes).float()
-        values = []
+        values: list[tuple[float, int, int] | None] = []
         for row, target in zip(logits, batch.target, strict=True):
             loss = sequence_loss(row[None], target[None], SequenceLossSettings(), pad=PAD_ID, end=EOS_ID)
             right = int(((row.argmax(dim=1) == target) & (target != PAD_ID)).sum())
-            values.append((-float(loss.nll), loss.tokens, right))
+            values.append((-float(loss.nll), loss.tokens, right) if bool(loss.nll.isfinite()) else None)
         return values
 
-    def _chosen(self, encoded: Encoded, prompts: Sequence[Sequence[int]]) -> list[str]:
+    def _chosen(self, encoded: Encoded, prompts: Sequence[Sequence[int]]) -> list[str | None]:
         """The likeliest of the answers, by the first token alone where the task says so."""
-        ids = [self.vocabulary.encode(f" {answer}") for answer in self.answers]
+        ids = self._answer_ids
         if self.task.first_token:
             scores = self._first_scores(encoded, prompts, [answer[0] for answer in ids])
         else:
             device = encoded.features.device
             scores = score_candidates(lambda: self.model.start(encoded), prompts, ids, end=EOS_ID, device=device)
-        return [self.answers[best] for best in scores.argmax(dim=1).tolist()]
+        return [None if best is None else self.answers[best] for best in best_of(scores)]
 
     def _first_scores(self, encoded: Encoded, prompts: Sequence[Sequence[int]], tokens: Sequence[int]) -> Tensor:
         scores = torch.zeros(len(prompts), len(tokens))
@@ -169,7 +194,7 @@ class SequencePredictor:
         device = encoded.features.device
         settings = self.task.search(self.model.config.longest_text)
         constraint = self.task.constraint(self.answers)
-        found: list[list[int]] = [[] for _ in batch.keys]
+        found: list[list[int] | None] = [None] * len(batch.keys)
         for rows, start in _by_length(batch.prompts):
             decoder = self.model.start(encoded.rows(torch.tensor(rows, device=device)), codes=self.task.codes)
             start = start.to(device)
@@ -181,8 +206,9 @@ class SequencePredictor:
                     decoder, start, settings.within(decoder.longest - start.shape[1]), constraint=constraint
                 )
             for row, hypotheses in zip(rows, groups, strict=True):
-                found[row] = [token for token in hypotheses[0].tokens if token != EOS_ID] if hypotheses else []
-        return [self.task.value(tokens) for tokens in found]
+                if hypotheses:
+                    found[row] = [token for token in hypotheses[0].tokens if token != EOS_ID]
+        return [None if tokens is None else self.task.value(tokens) for tokens in found]
 
 
 def _by_length(prompts: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Tensor]]:
