@@ -231,6 +231,7 @@ def test_every_epoch_has_every_row_once(base: Path, tables: Path, tmp_path: Path
         ({"seed": 2**64}, r"seed is in \[0, 281474976710656\), not 18446744073709551616"),
         ({"patience": 1, "tables": {"train": "train.csv"}}, "patience needs a tables.validation"),
         ({"tables": {"train": "a", "augmentation": "lots"}}, "tables.augmentation is one of none, blur, reasoning"),
+        ({"freeze": True, "tables": {"train": "a", "augmentation": "blur"}}, "set tables.augmentation=none"),
         ({"taks": {}}, "unknown key 'taks'; the nearest is 'task'"),
         ({"optimizer": {"layer_deccay": 1}}, "'layer_deccay'; the nearest is 'layer_decay'"),
         ({"trackers": ["tensorbord"]}, "unknown 'tensorbord'"),

@@ -137,6 +137,11 @@ class FinetuneRecipe:
             raise ValueError("patience needs a tables.validation to be judged on")
         if self.freeze and self.lora is not None:
             raise ValueError("freeze trains the head alone, lora the blocks too: choose one")
+        if self.freeze and self.tables.augmentation != "none":
+            raise ValueError(
+                f"freeze computes the features of a picture once, so tables.augmentation={self.tables.augmentation} "
+                "would show it changed in one way for ever: set tables.augmentation=none"
+            )
         written = self.kind in SEQUENCE_KINDS
         if self.sequence is not None and not written:
             raise ValueError(f"sequence is for {', '.join(SEQUENCE_KINDS)}, not for {self.kind}")
