@@ -43,6 +43,7 @@ def predict(
         raise typer.BadParameter("give one example as column=value, or --table, or --folder")
     from one_peace.checkpoints.families import family_of
     from one_peace.checkpoints.registry import resolve
+    from one_peace.models.ofa.loading import open_saved
     from one_peace.tasks.kinds import TaskSettings
     from one_peace.tasks.labels import LabelMap
     from one_peace.tasks.ofa.kinds import SequenceSettings
@@ -53,7 +54,7 @@ def predict(
     how: dict[str, Any] = {"device": device, "dtype": dtype, "tokenizer": tokenizer, "batch_size": batch_size}
     predictor: Predictor | SequencePredictor
     if family_of(resolve(model)) == "ofa":
-        written = None if kind is None else SequenceSettings(kind, answers=names)
+        written = None if kind is None else SequenceSettings.of_model(kind, names, open_saved(resolve(model)).config)
         predictor = SequencePredictor.from_pretrained(model, written, **how)
     else:
         settings = None if kind is None else TaskSettings(kind, modality=modality, labels=names)

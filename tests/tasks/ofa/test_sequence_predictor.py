@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from one_peace.cli.main import app
 from one_peace.models.ofa.encoder import Encoded
 from one_peace.tasks.ofa.kinds import SequenceSettings
 from one_peace.tasks.ofa.predictor import SequencePredictor
@@ -71,3 +75,22 @@ def test_a_prompt_leaves_room_for_every_answer() -> None:
     answered = [key for key, _ in asked.predict(rows, on_error="skip")]
     assert answered and asked.skipped and int(answered[-1]) < int(asked.skipped[0].source)
     assert "its prompt before the answer has" in str(asked.skipped[0])
+
+
+@pytest.mark.parametrize(
+    ("learned", "kind", "given"),
+    [("prev_output", "picture-answering", "open"), ("src", "sentences", "source"), ("src", "captioning", "none")],
+)
+def test_a_file_without_settings_is_given_the_prompt_that_it_learned(
+    learned: str, kind: str, given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_ofa(prompt=learned).save_pretrained(tmp_path / "model")
+    asked: list[SequencePredictor] = []
+
+    def predict(predictor: SequencePredictor, rows: Any, on_error: str) -> Iterator[Any]:
+        asked.append(predictor)
+        return iter(())
+
+    monkeypatch.setattr(SequencePredictor, "predict", predict)
+    said = CliRunner().invoke(app, ["predict", str(model), "question=red?", "--task", kind])
+    assert said.exit_code == 0 and [one.settings.prompt for one in asked] == [given], said.output

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -27,7 +27,7 @@ from one_peace.tasks.ofa.task import PictureForm, SequenceTask
 from one_peace.tasks.task_file import SavedSettings
 
 Decoding = Literal["beam", "candidates"]
-PROMPTS = {"none": "none", "source": "src", "open": "prev_output"}
+PROMPTS: dict[PromptKind, str] = {"none": "none", "source": "src", "open": "prev_output"}
 """What a decoder is given before its answer -> the name that a model's configuration has for it."""
 
 
@@ -58,6 +58,13 @@ class SequenceSettings(SavedSettings):
     @classmethod
     def kinds(cls) -> Collection[str]:
         return SEQUENCE_KINDS
+
+    @classmethod
+    def of_model(cls, kind: str, answers: Sequence[str], config: OfaConfig) -> SequenceSettings:
+        """Those of a model without settings of its own, as published files are: what its decoder is given before an
+        answer is in its configuration."""
+        known = {name: ours for ours, name in PROMPTS.items()}
+        return cls(kind, tuple(answers), prompt=known[config.prompt] if kind in PROMPTED else "none")
 
     def __post_init__(self) -> None:
         if self.kind not in SEQUENCE_KINDS:
