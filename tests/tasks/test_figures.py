@@ -20,7 +20,7 @@ from one_peace.tasks.classification import Accuracy, MeanAveragePrecision
 from one_peace.tasks.grounding import Overlap
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.metrics import consensus_accuracy
-from one_peace.tasks.ofa.figures import CaptionFigures, LabelFigures
+from one_peace.tasks.ofa.figures import AnswerFigures, CaptionFigures, LabelFigures
 from one_peace.tasks.reasoning import Truth
 from one_peace.tasks.task import Figures, TaskBatch
 from one_peace.tasks.visual_question_answering import AnswerAccuracy
@@ -165,6 +165,18 @@ def test_questions_are_scored_by_confidence_and_by_annotators() -> None:
     facts = [{"annotators": ["yes"] * 9 + ["no"]}, {"annotators": ["two"] * 4 + ["3"] * 6}, {}]
     found = measured(AnswerAccuracy(answers), scores, target, facts=facts)
     assert found == pytest.approx({"accuracy": (0.3 + 0.6 + 0.0) / 3, "consensus": (0.3 + 1.0) / 2})
+
+
+def test_each_figure_of_answers_says_how_many_it_is_of() -> None:
+    answers = LabelMap(["yes", "no"])
+    facts: list[dict[str, Any]] = [{"annotators": ["yes"]}, {}, {"annotators": ["no"]}]
+    chosen = AnswerAccuracy(answers)
+    chosen.add(torch.eye(3, 2), TaskBatch(list("abc"), {}, torch.eye(3, 2), facts))
+    written = AnswerFigures()
+    for number, fact in enumerate(facts):
+        written.add("yes", {"scores": {"yes": float(number)}, **fact})
+    for name, count in (("accuracy", 3), ("consensus", 2)):
+        assert chosen.counted(name, 3) == written.counted(name) == count
 
 
 def test_captions_without_punctuation_are_held_against_what_people_wrote() -> None:

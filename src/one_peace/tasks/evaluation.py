@@ -134,9 +134,10 @@ def _report_predictions(recipe: EvaluationRecipe, device: str, on_error: OnError
         control = shuffled.result()
         for name, value in figures.result().items():
             best = constant.result() if name == figures.main else None
+            count = figures.counted(name, examples)
             rows.append(
                 Measurement.of(
-                    split, name, value, examples, share=name in SHARES, shuffled=control.get(name), constant=best
+                    split, name, value, count, share=name in SHARES, shuffled=control.get(name), constant=best
                 )
             )
     left_out = [str(error) for error in predictor.skipped]
@@ -157,15 +158,15 @@ def _report_sequences(recipe: EvaluationRecipe, device: str, on_error: OnError) 
         table = recipe.data.open(split, predictor.task.columns, predictor.columns)
         table.check_ids()
         figures = predictor.figures(_in_random_order(table), on_error)
-        examples = len(figures.values)
-        if not examples:
+        if not figures.values:
             raise InputError(str(table.path), f"has no usable row; the last one: {predictor.skipped[-1]}")
         control, constant = figures.shuffled(), figures.constant()
         for name, value in figures.result().items():
             share = name in SHARES and predictor.task.writing is not None  # shares of tokens hang together
             best = constant if name == figures.main else None
+            count = figures.counted(name)
             rows.append(
-                Measurement.of(split, name, value, examples, share=share, shuffled=control.get(name), constant=best)
+                Measurement.of(split, name, value, count, share=share, shuffled=control.get(name), constant=best)
             )
     left_out = [str(error) for error in predictor.skipped]
     return EvaluationReport(recipe.model, None, recipe.kind, _with_published(rows, recipe), left_out)

@@ -91,6 +91,10 @@ class Figures(ABC):
     def result(self) -> dict[str, float]:
         """Figures by name, `main` first. `ValueError` without a single example."""
 
+    def counted(self, figure: str, examples: int) -> int:
+        """How many of the `examples` a figure of `result` is of: all, unless some have nothing to be held against."""
+        return examples
+
 
 class Task(ABC):
     """One kind of task over the processors of a model. What is right stands in `target_columns`, which predictions do

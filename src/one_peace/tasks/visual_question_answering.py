@@ -102,3 +102,6 @@ class AnswerAccuracy(Figures):
         if self.consensus:
             figures["consensus"] = sum(self.consensus) / len(self.consensus)
         return figures
+
+    def counted(self, figure: str, examples: int) -> int:
+        return len(self.consensus) if figure == "consensus" else examples

@@ -323,10 +323,11 @@ def test_fine_tuned_models_are_measured_and_predict(base: Path, tables: Path, tm
     (row,) = report.rows
     assert (row.figure, row.examples, row.constant) == ("accuracy", 8, 0.25) and row.shuffled is not None
     asked = ["0.png\tis it left\tred|!+1.0\tred&&red", "1.png\tis it left\t\tmauve&&mauve"]  # which cannot be given
+    asked.append("2.png\tis it left\tmauve|!+1.0\t")  # nobody is known to have answered
     (tables / "refs.tsv").write_text("\n".join(["image\tquestion\trefs\tannotators", *asked]) + "\n")
     scored = run_evaluation(load_evaluation("ofa-vqa", [*settings, f"data={tables / 'refs.tsv'}"])).rows
-    assert {(row.figure, row.examples) for row in scored} == {("accuracy", 2), ("consensus", 2)}
-    assert scored[0].constant == 0.5 and all(row.value <= 0.5 for row in scored)
+    assert {(row.figure, row.examples) for row in scored} == {("accuracy", 3), ("consensus", 2)}
+    assert scored[0].constant == pytest.approx(1 / 3) and all(row.value <= 0.5 for row in scored)
     beam = run_evaluation(load_evaluation("ofa-vqa-beam", settings)).rows[0]
     assert 0 <= beam.value <= 1
     said_so = CliRunner().invoke(app, ["predict", str(model), f"image={tables / '0.png'}", "question=is it left"])

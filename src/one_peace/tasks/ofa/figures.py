@@ -48,6 +48,10 @@ class WrittenFigures(ABC):
             raise ValueError("no examples were scored")
         return self.measure(self.values)
 
+    def counted(self, figure: str) -> int:
+        """How many examples a figure of `result` is of: all, unless some have nothing to be held against."""
+        return len(self.values)
+
     def shuffled(self) -> dict[str, float]:
         """The figures where each answer is held against the facts of the example before it, which has to be any."""
         other = type(self)(self.labels)
@@ -131,6 +135,9 @@ class AnswerFigures(WrittenFigures):
         if known:
             figures["consensus"] = sum(consensus_accuracy(value, given) for value, given in known) / len(known)
         return figures
+
+    def counted(self, figure: str) -> int:
+        return sum("annotators" in facts for facts in self.facts) if figure == "consensus" else len(self.values)
 
     def best_constant(self) -> str | None:
         counts: Counter[str] = Counter()
