@@ -171,6 +171,18 @@ def test_what_is_written_ends_where_positions_do(prompt: str) -> None:
     assert isinstance(ofa.generate(" two dogs", settings=endless), str)
 
 
+def test_a_question_that_leaves_no_room_for_the_answers_is_left_out() -> None:
+    ofa = tiny_ofa(prompt="src")
+    encode, most = ofa.processor.vocabulary.encode, ofa.config.longest_text - 2
+    longest = max(
+        (question for count in range(1, 99) if len(encode(prompts.ask(question := "q" * count))) <= most), key=len
+    )
+    long_answer = ["red", "two dogs and an apple"]
+    found = ofa.answer(PICTURES[0], ["red?", longest], long_answer, on_error="skip")
+    assert found.kept == [0] and "no allowed one fits" in str(found.errors[1])
+    assert found.values == [ofa.answer(PICTURES[0], "red?", long_answer)]
+
+
 def test_what_is_asked_about_a_picture_needs_one(ofa: Ofa) -> None:
     for asked in (
         partial(ofa.caption, **QUICK),

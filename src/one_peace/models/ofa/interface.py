@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -241,16 +242,19 @@ class Ofa:
             raise InputError(repr(blank[0])[:60], "is a candidate without words")
         ids = [self.processor(f" {candidate}").tokens[1:-1].tolist() for candidate in listed]
 
+        room = self.model.decoder.longest(False) - max(map(len, ids))  # for what comes before the answer
+
         def work(requests: list[Request]) -> list[str | None]:
-            encoded = self._encode(requests)
-            scores = score_candidates(
-                lambda: self.model.start(encoded),
-                [self._start(request) for request in requests],
-                ids,
-                end=EOS_ID,
-                device=self.device,
-            )
-            return [None if best is None else listed[best] for best in best_of(scores)]
+            starts = {index: self._start(request) for index, request in enumerate(requests)}
+            starts = {index: start for index, start in starts.items() if len(start) <= room}
+            found: list[str | None] = [None] * len(requests)
+            if starts:
+                encoded = self._encode([requests[index] for index in starts])
+                begin = partial(self.model.start, encoded)
+                scores = score_candidates(begin, list(starts.values()), ids, end=EOS_ID, device=self.device)
+                for index, best in zip(starts, best_of(scores), strict=True):
+                    found[index] = None if best is None else listed[best]
+            return found
 
         return work
 
