@@ -16,9 +16,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from typer.testing import CliRunner
 
 import one_peace
@@ -28,7 +30,7 @@ from one_peace.errors import InputError
 from one_peace.search.file_kinds import KINDS
 from one_peace.search.library import Library
 from one_peace.search.stores.base import failure
-from one_peace.server.connections import most_connections
+from one_peace.server.connections import YieldingConnection, most_connections
 from one_peace.server.service import Service
 from one_peace.server.settings import Settings
 from one_peace.server.uploads import Uploads
@@ -148,6 +150,28 @@ def test_connections_that_ask_for_nothing_give_way(folder: Path, model: one_peac
             assert httpx.get(f"{url}/health", timeout=60).status_code == 200
         slow.sendall(b'"key": "x"}')
         assert slow.recv(1000).startswith(b"HTTP/1.1 204")
+
+
+def test_an_answer_that_nobody_reads_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("one_peace.server.connections.UNREAD", 0.1)
+    ended = threading.Event()
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(512):  # more than the system's own buffers hold
+            await send({"type": "http.response.body", "body": bytes(1 << 16), "more_body": True})
+        await send({"type": "http.response.body"})
+        ended.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(endless, http=YieldingConnection, lifespan="off", log_level="warning"))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        with socket.create_connection(listening.getsockname()) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert ended.wait(30)
+        server.should_exit = True
+        thread.join()
 
 
 def test_connections_leave_room_for_files(monkeypatch: pytest.MonkeyPatch) -> None:
