@@ -194,6 +194,33 @@ def test_what_takes_too_long_ends(folder: Path, model: one_peace.OnePeace) -> No
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_file_whose_upload_was_cut_off_stays_with_its_item_alone(
+    tmp_path: Path, model: one_peace.OnePeace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(limits=replace(LIMITS, upload_seconds=1), decoders=1)
+    service = Service(model, tmp_path / "library", settings)
+    add, writing, ended = service.library.add, threading.Event(), threading.Event()
+
+    def slow(*files: Any, **options: Any) -> Any:
+        writing.set()
+        ended.wait(60)
+        return add(*files, **options)
+
+    monkeypatch.setattr(service.library, "add", slow)
+    with running(service) as url, httpx.Client(base_url=url, timeout=60) as client:
+
+        def upload(name: str) -> int:
+            return client.post("/v1/items", files=[("files", (name, name.encode()))]).status_code
+
+        first = threading.Thread(target=upload, args=("written.txt",))
+        first.start()
+        assert writing.wait(60) and upload("waits.txt") == 504
+        first.join()
+        ended.set()
+    assert [item.path.name for item in service.library.items()] == ["written.txt"]
+    assert [path.name for path in service.uploads.folder.rglob("*.txt")] == ["written.txt"]
+
+
 def test_a_full_disk_is_said_and_leaves_nothing(
     tmp_path: Path, folder: Path, model: one_peace.OnePeace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,20 +152,19 @@ async def _add(service: Service, file: UploadFile, caption: str, tags: Sequence[
     service.writer.admit()
     name = file.filename or "upload"
     path, kind = await service.in_thread(service.uploads.keep, file.file, name)
-    indexed = False
     try:
         if kind != "text":  # read first where a bad file does no harm
             await asyncio.wrap_future(service.decoders.submit(kind, path))
         words = " ".join(caption.split())
         if not words and kind != "text":  # a text says itself what it is
             words = await service.in_thread(_usual_caption, service, path, name)
-        added = await asyncio.wrap_future(service.writer.add(path, words, tags))
-        indexed = True
-    except asyncio.CancelledError:
-        indexed = True  # it may still become so: better a file too many than an item without its file
+        adding = service.writer.add(path, words, tags)
+    except BaseException:
+        service.uploads.release(path, indexed=False)
         raise
-    finally:
-        service.uploads.release(path, indexed)
+    # When the writer is done with it, which may be after its client has gone.
+    adding.add_done_callback(lambda done: service.uploads.release(path, not done.cancelled() and not done.exception()))
+    added = await asyncio.wrap_future(adding)
     return item(service, await _item(service, added))
 
 
