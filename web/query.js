@@ -108,8 +108,12 @@ async function smaller(file) {
   const picture = await createImageBitmap(file).catch(() => null);
   if (picture === null) return file; // a type that this browser does not know; the service may
   const scale = Math.min(1, SIDE / Math.max(picture.width, picture.height));
-  const canvas = new OffscreenCanvas(Math.round(picture.width * scale), Math.round(picture.height * scale));
-  canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
+  const [width, height] = [picture.width, picture.height].map((side) => Math.max(1, Math.round(side * scale)));
+  const canvas = new OffscreenCanvas(width, height);
+  const paper = canvas.getContext("2d");
+  paper.fillStyle = "white"; // behind what is transparent, as the service reads it; a JPEG would have it black
+  paper.fillRect(0, 0, width, height);
+  paper.drawImage(picture, 0, 0, width, height);
   picture.close();
   return canvas.convertToBlob({ type: "image/jpeg", quality: 0.9 });
 }

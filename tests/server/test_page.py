@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import os
 import shutil
 import time
@@ -12,9 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 import torch
+from PIL import Image
 
 import one_peace
 from one_peace.cache import cache_folder
@@ -125,6 +128,24 @@ def drop(page: Any, name: str, data: bytes, kind: str) -> None:
     )
     page.dispatch_event("body", "dragover", {"dataTransfer": transfer})
     page.dispatch_event("body", "drop", {"dataTransfer": transfer})
+
+
+def test_what_is_transparent_in_a_large_picture_is_sent_white(page: Any) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 4), np.uint8)  # its PNG has more than a MiB
+    noise[..., 3] = 0
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "PNG")
+    sent = page.evaluate(
+        """async (data) => {
+            const { partOfFile } = await import("/page/query.js");
+            const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+            return (await partOfFile(new File([bytes], "x.png", { type: "image/png" }), ["image"])).source;
+        }""",
+        base64.b64encode(file.getvalue()).decode(),
+    )
+    assert sent.startswith("data:image/jpeg;base64,")
+    with Image.open(io.BytesIO(base64.b64decode(sent.partition(",")[2]))) as picture:
+        assert picture.convert("L").getextrema()[0] > 250
 
 
 def test_type_a_word_and_see_its_picture(page: Any) -> None:
