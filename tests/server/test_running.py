@@ -302,6 +302,20 @@ def test_uploads_keep_equal_contents_once_and_sweep_what_a_kill_left(tmp_path: P
     assert not second.exists()
 
 
+def test_what_else_lies_beside_an_upload_is_not_taken_for_it(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path, KINDS)
+    uploads.prepare()
+    first, _ = uploads.keep(io.BytesIO(hostile.picture()), "photo.png")
+    uploads.release(first, indexed=True)
+    for name in ("photo.txt", ".hidden", "0"):
+        first.with_name(name).write_text("A caption.")
+    first.write_bytes(hostile.picture()[:50])  # by a failing disk
+    assert uploads.keep(io.BytesIO(hostile.picture()), "photo.png") == (first, "image")
+    assert first.read_bytes() == hostile.picture()
+    uploads.release(first, indexed=True)
+    assert uploads.keep(io.BytesIO(hostile.picture()), "again.png") == (first, "image")
+
+
 def test_command_line(tmp_path: Path) -> None:
     def call(*words: object) -> str:
         result = CliRunner().invoke(app, ["serve", *map(str, words)])

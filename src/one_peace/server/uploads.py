@@ -16,6 +16,7 @@ from one_peace.errors import InputError
 from one_peace.media.signatures import file_type
 from one_peace.search.file_kinds import KINDS, Kind, kind_of
 from one_peace.search.library_folder import UPLOADS
+from one_peace.search.reading import digest_of
 from one_peace.server.sniffing import refuse_disguise
 
 _PART = ".part"
@@ -62,7 +63,9 @@ class Uploads:
             place = self.folder / digest[:2] / digest
             with self._lock:
                 place.mkdir(parents=True, exist_ok=True)
-                kept = next(place.iterdir(), None)
+                # not whatever lies there: somebody may have put a caption beside it
+                files = (file for file in place.iterdir() if file.is_file())
+                kept = next((file for file in files if digest_of(os.fspath(file)) == digest), None)
                 if kept is None:
                     kept = place / (harmless_stem(name, ending) + ending)
                     os.replace(path, kept)
