@@ -25,7 +25,7 @@ from one_peace.models.mico.loading import build_mico
 from one_peace.models.mico.model import MiCoModel
 from one_peace.models.mico.presets import preset
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "mico"
+GOLDEN = Path(__file__).parents[2] / "golden" / "mico"
 
 
 @pytest.fixture

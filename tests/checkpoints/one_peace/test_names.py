@@ -23,7 +23,7 @@ from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from parity_one_peace_shapes import counts, native_shapes, our_model
 
 # rows: name with {} for a running number, shape, dtype, how often; listings: the rows of each published 4B model
-FILE = json.loads((Path(__file__).parents[1] / "golden/one_peace/official_tensors_4b.json").read_text())
+FILE = json.loads((Path(__file__).parents[2] / "golden/one_peace/official_tensors_4b.json").read_text())
 LISTINGS = sorted(FILE["listings"])
 
 

@@ -30,7 +30,7 @@ from one_peace.search.library import Library
 from one_peace.server.encoder import BatchingEncoder
 from video_files import animation
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "mico"
+GOLDEN = Path(__file__).parents[2] / "golden" / "mico"
 VOCABULARY = GOLDEN / "vocab.txt"
 FIRST, LAST, MASK = 101, 102, 103
 
