@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -29,3 +31,10 @@ class Decoder(Protocol):
         same for all inputs that are left; scoring of candidates does not.
         """
         ...
+
+
+def by_length(starts: Sequence[Sequence[int]], device: torch.device) -> Iterator[tuple[list[int], Tensor]]:
+    """Rows that begin with equally many tokens, with these (rows, length) int64: one decoder takes no others."""
+    for length in sorted({len(start) for start in starts}):
+        rows = [row for row, start in enumerate(starts) if len(start) == length]
+        yield rows, torch.tensor([list(starts[row]) for row in rows], device=device)

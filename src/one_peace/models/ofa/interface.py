@@ -16,6 +16,7 @@ from one_peace.errors import InputError
 from one_peace.generation.beam import beam_search
 from one_peace.generation.candidates import best_of, score_candidates
 from one_peace.generation.constraints import Constraint, TokenRange
+from one_peace.generation.decoder import by_length
 from one_peace.generation.sampling import sample
 from one_peace.generation.settings import GenerationSettings
 from one_peace.media.pictures import decode_picture
@@ -273,13 +274,11 @@ class Ofa:
         self, requests: list[Request], settings: GenerationSettings, constraint: Constraint | None
     ) -> list[list[int] | None]:
         """The best sequence of each request, without its end token; None where there is none."""
-        starts = [self._start(request) for request in requests]
         found: list[list[int] | None] = [None] * len(requests)
-        for length in sorted({len(start) for start in starts}):  # rows of one search have equally long beginnings
-            rows = [index for index, start in enumerate(starts) if len(start) == length]
+        for rows, start in by_length([self._start(request) for request in requests], self.device):
             decoder = self.model.start(self._encode([requests[index] for index in rows]))
-            start = torch.tensor([starts[index] for index in rows], device=self.device)
-            groups = beam_search(decoder, start, settings.within(decoder.longest - length), constraint=constraint)
+            room = decoder.longest - start.shape[1]
+            groups = beam_search(decoder, start, settings.within(room), constraint=constraint)
             for index, hypotheses in zip(rows, groups, strict=True):
                 if hypotheses:
                     tokens = hypotheses[0].tokens

@@ -15,6 +15,7 @@ from one_peace.checkpoints.registry import resolve
 from one_peace.errors import CheckpointError, InputError
 from one_peace.generation.beam import beam_search
 from one_peace.generation.candidates import best_of, score_candidates
+from one_peace.generation.decoder import by_length
 from one_peace.generation.sampling import sample
 from one_peace.modalities.tokenization import EOS_ID, PAD_ID
 from one_peace.models.ofa.encoder import Encoded
@@ -184,9 +185,9 @@ class SequencePredictor:
 
     def _first_scores(self, encoded: Encoded, prompts: Sequence[Sequence[int]], tokens: Sequence[int]) -> Tensor:
         scores = torch.zeros(len(prompts), len(tokens))
-        for rows, start in _by_length(prompts):
-            index = torch.tensor(rows, device=encoded.features.device)
-            logits = self.model.start(encoded.rows(index)).step(start.to(index.device))
+        device = encoded.features.device
+        for rows, start in by_length(prompts, device):
+            logits = self.model.start(encoded.rows(torch.tensor(rows, device=device))).step(start)
             scores[rows] = logits[:, list(tokens)].float().cpu()
         return scores
 
@@ -195,9 +196,8 @@ class SequencePredictor:
         settings = self.task.search(self.model.config.longest_text)
         constraint = self.task.constraint(self.answers)
         found: list[list[int] | None] = [None] * len(batch.keys)
-        for rows, start in _by_length(batch.prompts):
+        for rows, start in by_length(batch.prompts, device):
             decoder = self.model.start(encoded.rows(torch.tensor(rows, device=device)), codes=self.task.codes)
-            start = start.to(device)
             if self.task.codes:
                 generator = torch.Generator(device).manual_seed(0)
                 groups = sample(decoder, start, settings, generator, top_k=TOP_CODES, constraint=constraint)
@@ -209,10 +209,3 @@ class SequencePredictor:
                 if hypotheses:
                     found[row] = [token for token in hypotheses[0].tokens if token != EOS_ID]
         return [None if tokens is None else self.task.value(tokens) for tokens in found]
-
-
-def _by_length(prompts: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Tensor]]:
-    """Rows whose prompts are equally long, with these (rows, length) int64: one search takes no others."""
-    for length in sorted({len(prompt) for prompt in prompts}):
-        rows = [index for index, prompt in enumerate(prompts) if len(prompt) == length]
-        yield rows, torch.tensor([list(prompts[index]) for index in rows])
