@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from math import ceil, floor, isfinite
@@ -138,6 +138,15 @@ class Filters:
             if least is not None and most is not None and least > most:
                 raise ValueError(f"no value lies between {low} {least} and {high} {most}; exchange them")
         self.conditions()
+
+    def within(self, modality: str | Sequence[str] | None, folder: str | os.PathLike[str] | None) -> Filters:
+        """The same with another modality, or several, and another folder; None leaves what there is."""
+        given: dict[str, Any] = {}
+        if modality is not None:
+            given["modality"] = (modality,) if isinstance(modality, str) else tuple(modality)
+        if folder is not None:
+            given["folder"] = os.fspath(folder)
+        return replace(self, **given)
 
     def conditions(self) -> tuple[Condition, ...]:
         """The same as stores take it."""

@@ -112,7 +112,7 @@ class Library:
         Raises:
             QueryError: an unknown modality or branch, or a folder that nothing here is below.
         """
-        narrowed = self._narrowed(filters or Filters(), None, None)
+        narrowed = self._narrowed(filters or Filters())
         self._check_folder(narrowed)
         return narrowed.conditions()
 
@@ -231,7 +231,7 @@ class Library:
             raise TypeError(f"a query is a Query, or inputs by name such as text={query!r}")
         query = query or self._query(**asked)
         query.check(self.model.modalities)
-        query = replace(query, filters=self._narrowed(query.filters, None, None))
+        query = replace(query, filters=self._narrowed(query.filters))
         results = self._searcher.answer(query)
         if not results:
             self._check_folder(query.filters)
@@ -248,7 +248,7 @@ class Library:
         calibrate: bool = True,
     ) -> list[Result]:
         """As `search`, by an embedding: (dim,) or (1, dim) float32 of unit length."""
-        narrowed = self._narrowed(filters or Filters(), modality, folder)
+        narrowed = self._narrowed((filters or Filters()).within(modality, folder))
         check_whole("k", k, 1, MOST_ANSWERS)
         direction = np.asarray(vector, np.float32).reshape(-1)
         if direction.shape != (self.model.dim,) or not np.isfinite(direction).all():
@@ -287,8 +287,8 @@ class Library:
             raise LibraryError(f"{self.path} has no item {id!r}")
         return rows[id]
 
+    @staticmethod
     def _query(
-        self,
         *,
         weights: Mapping[str, float] | None = None,
         k: int = 10,
@@ -299,8 +299,8 @@ class Library:
         rerank: int = 0,
         **inputs: Any,
     ) -> Query:
-        narrowed = self._narrowed(filters or Filters(), modality, folder)
-        return Query.of(inputs, weights, k=k, filters=narrowed, calibrate=calibrate, rerank=rerank)
+        within = (filters or Filters()).within(modality, folder)
+        return Query.of(inputs, weights, k=k, filters=within, calibrate=calibrate, rerank=rerank)
 
     def _check_folder(self, filters: Filters) -> None:
         """Raises `QueryError` for a folder (absolute) that no file is below."""
@@ -312,15 +312,10 @@ class Library:
         inside = Condition("path", "prefix", os.path.join(folder, ""))
         return any(entries for entries, _ in self.store.vectors((inside,)))
 
-    def _narrowed(
-        self, filters: Filters, modality: str | Sequence[str] | None, folder: str | os.PathLike[str] | None
-    ) -> Filters:
+    def _narrowed(self, filters: Filters) -> Filters:
         """With names that exist, and an absolute folder: of a relative one that in the working directory, or else that
         beside the library, whichever has files."""
-        if modality is not None:
-            filters = replace(filters, modality=(modality,) if isinstance(modality, str) else tuple(modality))
-        given = filters.folder if folder is None else os.fspath(folder)
-        if given is not None:
+        if (given := filters.folder) is not None:
             place = absolute(given)
             if not Path(given).expanduser().is_absolute() and not self._has_below(place):
                 own = absolute(self.path.parent / given)
