@@ -42,6 +42,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def is_remote(url: str) -> bool:
+    """Whether it has to be fetched over a network."""
     return urlsplit(url).scheme in REMOTE
 
 

@@ -112,6 +112,7 @@ class Finished:
         return not self.settings.exhaustive or self.hypotheses[-1].score >= self._normalised(best_sum, length + 1)
 
     def best(self) -> list[Hypothesis]:
+        """What has ended, by descending score."""
         return sorted(self.hypotheses, key=lambda one: -one.score)
 
 

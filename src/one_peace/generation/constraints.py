@@ -36,6 +36,7 @@ class TokenRange:
         self.first, self.last, self.specials_at_end = first, last, specials_at_end
 
     def allowed(self, tokens: Tensor, skip: Tensor, vocabulary: int) -> Tensor:
+        """As `Constraint.allowed`, one row for all. `ValueError` for a range beyond the vocabulary."""
         if self.last > vocabulary:
             raise ValueError(f"the range ends at token {self.last}, the vocabulary at {vocabulary}")
         mask = torch.zeros(1, vocabulary, dtype=torch.bool, device=tokens.device)
@@ -107,6 +108,7 @@ class Trie:
         return mask
 
     def allowed(self, tokens: Tensor, skip: Tensor, vocabulary: int) -> Tensor:
+        """As `Constraint.allowed`. `ValueError` for a token beyond the vocabulary."""
         nodes = torch.full_like(skip, ROOT)
         for place, column in enumerate(tokens.unbind(1)):
             nodes = torch.where(place < skip, nodes, self.follow(nodes, column))

@@ -43,10 +43,12 @@ class Moments:
     gram: np.ndarray
 
     def plus(self, other: Moments) -> Moments:
+        """Of the rows of both."""
         return Moments(self.count + other.count, self.total + other.total, self.gram + other.gram)
 
     @classmethod
     def of(cls, vectors: np.ndarray) -> Moments:
+        """Of rows (n, dim)."""
         rows = vectors.astype(np.float64)
         return cls(len(rows), rows.sum(axis=0), rows.T @ rows)
 

@@ -97,6 +97,7 @@ def manifest_mark(folder: Path) -> tuple[int, int] | None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes the manifest of the library in `folder`, in one step."""
     _write(folder / _MANIFEST, asdict(manifest))
 
 

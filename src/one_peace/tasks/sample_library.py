@@ -39,6 +39,7 @@ class Embedded:
     vectors: Tensor
 
     def select(self, keep: Callable[[Item], bool]) -> Embedded:
+        """Those of which `keep` is true, in their order."""
         rows = [i for i, item in enumerate(self.items) if keep(item)]
         return Embedded([self.items[i] for i in rows], self.vectors[rows])
 
@@ -61,6 +62,7 @@ def report(model: OnePeace, items: Sequence[Item]) -> list[Row]:
 
 
 def picture_text_rows(model: OnePeace, pictures: Embedded) -> list[Row]:
+    """Pictures against English captions, both ways: trained on or held out, among `CANDIDATES` captions and all."""
     rows = []
     for subset, keep in (("seen captions", lambda i: i.split == "train"), ("held-out captions", held_out)):
         chosen = pictures.select(keep)
