@@ -24,6 +24,7 @@ from one_peace.models.embedding import EmbeddingResult
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.interface import OnePeace
 from one_peace.models.one_peace.model import OnePeaceEncoder
+from one_peace.nn.relative_position import grid_buckets, sequence_buckets
 from tiny_models import CONFIG, tiny_processors
 
 PROCESSORS = tiny_processors()
@@ -263,9 +264,10 @@ def test_every_row_has_unit_length_and_lies_on_the_cpu(model: OnePeace) -> None:
         torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(rows)), atol=1e-5, rtol=0)
 
 
-def test_another_default_type_changes_nothing(model: OnePeace) -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_another_default_type_changes_nothing(model: OnePeace, dtype: torch.dtype) -> None:
     expected = model.encode_text("lamp"), model.encode_image(pixels()), model.encode_audio(wave())
-    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(dtype)
     try:
         found = model.encode_text("lamp"), model.encode_image(pixels()), model.encode_audio(wave())
         mixed = model.encode(text="lamp", image=pixels())
@@ -274,6 +276,21 @@ def test_another_default_type_changes_nothing(model: OnePeace) -> None:
     for one, other in zip(found, expected, strict=True):
         same(one, other)
     assert mixed.dtype == torch.float32
+
+
+def test_another_default_device_changes_nothing(model: OnePeace) -> None:
+    def rows() -> list[Tensor]:
+        sounds = model.encode_audio([wave(0), wave(1, 2.0)])
+        mixed = model.encode(text="lamp", image=pixels())
+        return [model.encode_text(["lamp", "two boats"]), model.encode_image(pixels()), sounds, mixed]
+
+    expected = rows()
+    sequence_buckets.cache_clear()
+    grid_buckets.cache_clear()
+    with torch.device("meta"):  # stands for a GPU, on which nothing of this is to be
+        found = rows()
+    for one, other in zip(found + rows(), expected + expected, strict=True):
+        same(one, other)
 
 
 BAD: dict[str, dict[str, Any]] = {

@@ -9,6 +9,7 @@ from one_peace.nn.relative_position import (
     RelativeBias,
     grid_buckets,
     grid_rows,
+    offset_buckets,
     sequence_buckets,
     sequence_rows,
 )
@@ -35,6 +36,18 @@ def test_cls_has_rows_of_its_own(table: torch.Tensor) -> None:
     to_tokens, from_tokens, itself = table[0, 1].item(), table[1, 0].item(), table[0, 0].item()
     assert (to_tokens, from_tokens, itself) == (to_tokens, to_tokens + 1, to_tokens + 2)
     assert table[1:, 1:].max() < to_tokens
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_default_type_moves_no_far_bucket(dtype: torch.dtype) -> None:
+    expected = sequence_buckets(64, 750)
+    for function in (sequence_buckets, offset_buckets):
+        function.cache_clear()
+    torch.set_default_dtype(dtype)
+    try:
+        assert torch.equal(sequence_buckets(64, 750), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_limits_are_named() -> None:

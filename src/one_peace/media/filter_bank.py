@@ -62,8 +62,9 @@ def mel_filters(bins: int, length: int = 512, rate: int = 16_000) -> Tensor:
     low, high = _mel(LOWEST), _mel(rate / 2)
     step = (high - low) / (bins + 1)
     # float32 throughout, as Kaldi: next to the foot of a triangle the order of operations can be seen.
-    left, centre, right = (low + (torch.arange(bins)[:, None] + edge) * step for edge in (0.0, 1.0, 2.0))
-    places = 1127.0 * (1.0 + (rate / length * torch.arange(length // 2)) / 700.0).log()
+    bands, frequencies = (torch.arange(n, dtype=torch.float32, device="cpu") for n in (bins, length // 2))
+    left, centre, right = (low + (bands[:, None] + edge) * step for edge in (0.0, 1.0, 2.0))
+    places = 1127.0 * (1.0 + (rate / length * frequencies) / 700.0).log()
     rising, falling = (places - left) / (centre - left), (right - places) / (right - centre)
     return torch.minimum(rising, falling).clamp_min(0.0)
 
@@ -73,7 +74,7 @@ def _mel(hertz: float) -> float:
 
 
 def _window(kind: FrameWindow, length: int) -> Tensor:
-    hann = torch.hann_window(length, periodic=False)
+    hann = torch.hann_window(length, periodic=False, dtype=torch.float32, device="cpu")
     if kind == "hann":
         return hann
     # PyTorch's vector and scalar powers differ in the last bit, which weak bands show in the fifth decimal, and how

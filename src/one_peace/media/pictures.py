@@ -85,7 +85,7 @@ def pixels_of(image: Image.Image) -> Tensor:
 
 def normalise_pixels(pixels: Tensor) -> Tensor:
     """Pixels (..., 3, height, width) in [0, 1], minus CLIP's mean, over its deviation, in place."""
-    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in CLIP)
+    mean, deviation = (pixels.new_tensor(values).view(3, 1, 1) for values in CLIP)
     return pixels.sub_(mean).div_(deviation)
 
 

@@ -45,8 +45,8 @@ def _reach(before: int, after: int) -> int:
 def _taps(before: int, after: int) -> Tensor:
     """A filter for each of the `after` phases."""
     cutoff, reach = min(before, after) * ROLLOFF, _reach(before, after)
-    phases = torch.arange(0, -after, -1)[:, None, None] / after  # float32, as published
-    times = (phases + torch.arange(-reach, reach + before, dtype=torch.float64) / before) * cutoff
+    phases = torch.arange(0, -after, -1, dtype=torch.float32, device="cpu")[:, None, None] / after  # as published
+    times = (phases + torch.arange(-reach, reach + before, dtype=torch.float64, device="cpu") / before) * cutoff
     times = times.clamp(-CROSSINGS, CROSSINGS)
     window = torch.cos(times * math.pi / CROSSINGS / 2) ** 2
     return (torch.sinc(times) * window * (cutoff / before)).float()

@@ -101,7 +101,7 @@ def prepare_waveform(waveform: np.ndarray | Tensor, *, max_seconds: float | None
     Zero mean and unit variance over the whole waveform, before anything is cut off; then the first
     `max_seconds` (all if None); a clip of under one second is repeated to fill exactly one.
     """
-    samples = torch.as_tensor(waveform, dtype=torch.float32)
+    samples = torch.as_tensor(waveform, dtype=torch.float32, device="cpu")
     samples = F.layer_norm(samples, samples.shape)
     if max_seconds is not None:
         samples = samples[: int(SAMPLE_RATE * max_seconds)]

@@ -248,9 +248,9 @@ class AudioProcessor(Processor):
     def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         name = "frames" if "frames" in examples[0] else "waveform"
         batch = {name: nn.utils.rnn.pad_sequence([e[name] for e in examples], batch_first=True)}
-        lengths = torch.tensor([self.length(e) for e in examples])
+        lengths = torch.tensor([self.length(e) for e in examples], device="cpu")
         if lengths.min() < lengths.max():
-            batch["padding"] = torch.arange(int(lengths.max()) + 1) > lengths[:, None]
+            batch["padding"] = torch.arange(int(lengths.max()) + 1, device="cpu") > lengths[:, None]
         return batch
 
     def mask(self, example: Example, ratio: float, generator: torch.Generator, avoid: Tensor | None = None) -> Tensor:

@@ -117,7 +117,7 @@ def middle_square(pixels: Tensor, size: int) -> Tensor:
 
 def normalise_frames(pixels: Tensor, statistics: str) -> Tensor:
     """(..., 3, height, width) in [0, 1], minus the mean, over the deviation."""
-    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in STATISTICS[statistics])
+    mean, deviation = (pixels.new_tensor(values).view(3, 1, 1) for values in STATISTICS[statistics])
     return (pixels - mean) / deviation
 
 

@@ -79,7 +79,7 @@ class TextProcessor(Processor):
         longest = self.config.max_positions - 1  # beside cls
         if len(tokens) > longest:
             raise InputError("text", f"has {len(tokens)} tokens, of which {longest} can be read")
-        return {"tokens": torch.tensor(tokens, dtype=torch.int64)}
+        return {"tokens": torch.tensor(tokens, dtype=torch.int64, device="cpu")}
 
     def length(self, example: Example) -> int:
         return example["tokens"].shape[0]

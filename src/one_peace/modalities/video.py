@@ -151,7 +151,8 @@ def video_buckets(frames: int, grid: int, most_frames: int) -> Tensor:
     """
     plane = grid_buckets(grid, grid, grid)
     offsets = grid_rows(grid) - CLS_ROWS  # in place, per offset in time
-    time = torch.arange(frames)[:, None] - torch.arange(frames) + most_frames - 1
+    numbers = torch.arange(frames, device="cpu")
+    time = numbers[:, None] - numbers + most_frames - 1
     patches = time[:, None, :, None] * offsets + plane[None, 1:, None, 1:]  # (frames, patches, frames, patches)
     return with_cls(patches.reshape(frames * grid**2, -1), first_row=(2 * most_frames - 1) * offsets)
 

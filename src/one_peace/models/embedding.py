@@ -181,7 +181,7 @@ class EmbeddingModel(ABC):
         processor = self._processor(name)
         sources = _track(inputs if are_several(inputs) else [inputs], name, progress)
         views = processor.views if whole else lambda source: [processor(source)]
-        rows = [torch.zeros(0, self.dim, dtype=torch.float32)]
+        rows = [torch.zeros(0, self.dim, dtype=torch.float32, device="cpu")]
         kept: list[int] = []
         errors: dict[int, InputError] = {}
         with closing(decode_in_parts(sources, views, CHUNK)) as parts:
@@ -213,7 +213,7 @@ class EmbeddingModel(ABC):
                 raise ValueError(f"a weight for {name!r}, of which there is no input")
             if not abs(weight) <= _LARGEST_WEIGHT:
                 raise ValueError(f"the weight of {name!r} must be from -1e9 to 1e9, got {weight}")
-        mix = torch.zeros(1, self.dim, dtype=torch.float32)
+        mix = torch.zeros(1, self.dim, dtype=torch.float32, device="cpu")
         for name, sources in inputs.items():
             rows = self.encode_modality(name, sources)
             if not len(rows):
@@ -233,8 +233,9 @@ class EmbeddingModel(ABC):
     ) -> tuple[Tensor, dict[int, InputError]]:
         """The mean embedding of each usable input, (n, dim), and by index the errors of those that have none."""
         views = [view for one in part for view in one.views]
-        owners = torch.tensor([number for number, one in enumerate(part) for _ in one.views], dtype=torch.int64)
-        sums = torch.zeros(len(part), self.dim, dtype=torch.float32)
+        numbers = [number for number, one in enumerate(part) for _ in one.views]
+        owners = torch.tensor(numbers, dtype=torch.int64, device="cpu")
+        sums = torch.zeros(len(part), self.dim, dtype=torch.float32, device="cpu")
         sums.index_add_(0, owners, self._embed_views(name, views, batch_size))
         finite = sums.isfinite().all(dim=1).tolist()
         lost = {
@@ -247,7 +248,7 @@ class EmbeddingModel(ABC):
     @torch.inference_mode()
     def _embed_views(self, name: str, views: list[Example], batch_size: int | None) -> Tensor:
         processor = self.processors[name]
-        vectors = torch.empty(len(views), self.dim, dtype=torch.float32)
+        vectors = torch.empty(len(views), self.dim, dtype=torch.float32, device="cpu")
         lengths = [self.tokens(name, v) for v in views]
         budget = TOKENS_PER_BATCH.get(self.device.type, TOKENS_PER_BATCH["cpu"])
         for batch in batch_by_length(lengths, budget, batch_size):

@@ -27,7 +27,7 @@ def with_cls(tokens: Tensor, first_row: int) -> Tensor:
     """Puts the cls row and column (position 0), whose table rows begin at `first_row`, around the buckets of the other
     tokens."""
     size = tokens.shape[0] + 1
-    table = torch.empty(size, size, dtype=torch.int64)
+    table = torch.empty(size, size, dtype=torch.int64, device=tokens.device)
     table[1:, 1:] = tokens
     table[0, :] = first_row
     table[:, 0] = first_row + 1
@@ -44,11 +44,12 @@ def offset_buckets(buckets: int, positions: int) -> Tensor:
     """
     if positions > MAX_POSITIONS:
         raise ValueError(f"{positions} positions: relative positions reach {MAX_POSITIONS}, cls included")
-    offsets = torch.arange(positions)[:, None] - torch.arange(positions)[None, :]
+    places = torch.arange(positions, device="cpu")  # tables are kept, whatever the default device is now
+    offsets = places[:, None] - places[None, :]
     middle = buckets // 2
     distance = torch.where(offsets.abs() < middle, middle - 1, offsets.abs())
-    # float32 throughout: the published buckets depend on its rounding
-    scaled = torch.log(distance / middle) / math.log((MAX_POSITIONS - 1) / middle) * (middle - 1)
+    # float32 throughout, whatever the default dtype: the published buckets depend on its rounding
+    scaled = torch.log(distance.float() / middle) / math.log((MAX_POSITIONS - 1) / middle) * (middle - 1)
     far = offsets.sign() * (middle + scaled.ceil()).to(torch.int64)
     return torch.where(distance <= middle, offsets, far) + buckets - 1
 
@@ -66,7 +67,7 @@ def grid_buckets(height: int, width: int, grid: int) -> Tensor:
     """Buckets of `height` x `width` patches, cls first, in a `grid` x `grid` table -> (tokens, tokens) int64."""
     if max(height, width) > grid:
         raise ValueError(f"{height} x {width} patches do not fit a relative table of {grid} x {grid}")
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    y, x = torch.meshgrid(torch.arange(height, device="cpu"), torch.arange(width, device="cpu"), indexing="ij")
     y, x = y.flatten(), x.flatten()
     span = 2 * grid - 1
     tokens = (y[:, None] - y[None, :] + grid - 1) * span + (x[:, None] - x[None, :] + grid - 1)

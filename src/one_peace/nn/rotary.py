@@ -19,8 +19,8 @@ def grid_rotary(grid: int, head_dim: int, trained_grid: int, device: torch.devic
     if head_dim % 4:
         raise ValueError(f"rotary positions of a grid need heads of a multiple of 4, got {head_dim}")
     half = head_dim // 2
-    frequencies = 10000.0 ** -(torch.arange(0, half, 2)[: half // 2].float() / half)
-    places = torch.arange(grid) / grid * trained_grid
+    frequencies = 10000.0 ** -(torch.arange(0, half, 2, dtype=torch.float32, device="cpu")[: half // 2] / half)
+    places = torch.arange(grid, dtype=torch.float32, device="cpu") / grid * trained_grid
     along = torch.outer(places, frequencies).repeat_interleave(2, dim=1)  # (grid, head_dim / 2)
     rows, columns = along[:, None].expand(-1, grid, -1), along[None].expand(grid, -1, -1)
     angles = torch.cat([rows, columns], dim=-1).reshape(grid * grid, head_dim)
