@@ -23,6 +23,7 @@ from one_peace.models import embedding, inputs
 from one_peace.models.embedding import EmbeddingResult
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.interface import OnePeace
+from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.nn.relative_position import grid_buckets, sequence_buckets
 from tiny_models import CONFIG, tiny_processors
@@ -422,6 +423,23 @@ def test_training_any_part_changes_the_fingerprint(part: str) -> None:
     with torch.no_grad():
         changed.encoder.get_parameter(part).mul_(1.1)
     assert changed.fingerprint != random_model().fingerprint
+
+
+def test_a_fingerprint_follows_weights_that_change_later() -> None:
+    changed = random_model()
+    before = changed.fingerprint
+    changed.encoder.load_state_dict(random_model(seed=1).encoder.state_dict())
+    assert before != changed.fingerprint == random_model(seed=1).fingerprint
+
+
+@pytest.mark.parametrize("part", ["encoder", "encoder.fusion"])
+def test_a_compiled_network_is_the_same_model(tmp_path: Path, part: str) -> None:
+    expected, compiled = random_model(), random_model()
+    owner = compiled if part == "encoder" else compiled.encoder
+    name = part.rpartition(".")[2]
+    setattr(owner, name, torch.compile(getattr(owner, name), backend="eager"))
+    assert compiled.fingerprint == expected.fingerprint
+    same(from_pretrained(compiled.save_pretrained(tmp_path / part)).encode_text("lamp"), expected.encode_text("lamp"))
 
 
 def test_similarity_is_the_cosine(model: OnePeace) -> None:

@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
 from operator import length_hint
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict, Unpack, overload
@@ -27,6 +26,7 @@ from one_peace.models.inputs import Decoded, are_several, check_modalities, deco
 
 CHUNK = 512  # inputs that are batched together at most
 _LARGEST_WEIGHT = 1e9  # far more than makes sense; squares of it still fit float32
+_COMPILED = "_orig_mod."
 TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32768}
 
 
@@ -83,14 +83,15 @@ class EmbeddingModel(ABC):
         """Names of the modalities that this model can encode."""
         return tuple(self.processors)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Identifies the vector space: equal for equal weights and preprocessing, on every device.
 
+        Computed anew each time, in milliseconds, since the weights may have been trained or replaced since.
         float32 and bfloat16 count as equal; float16 too, unless the weights are stored in more than its precision.
         """
         digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
-        for name, parameter in sorted(self.encoder.named_parameters()):
+        for name, parameter in sorted(self._parameters().items()):
             flat = parameter.detach().flatten()
             sample = flat[:: max(1, flat.numel() // 64)].cpu().to(torch.bfloat16)
             digest.update(name.encode() + sample.view(torch.int16).numpy().tobytes())
@@ -108,8 +109,12 @@ class EmbeddingModel(ABC):
             for processor in self.processors.values():
                 processor.save(target)
 
-        tensors = {name: [parameter.detach()] for name, parameter in self.encoder.named_parameters()}
+        tensors = {name: [parameter.detach()] for name, parameter in self._parameters().items()}
         return write_folder(Path(folder), self.config.to_dict(), tensors, write_files=files)
+
+    def _parameters(self) -> dict[str, Tensor]:
+        """Those of the network by name, without what `torch.compile` adds to the names of a module that it wraps."""
+        return {name.replace(_COMPILED, ""): parameter for name, parameter in self.encoder.named_parameters()}
 
     @overload
     def encode_text(

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -66,7 +67,7 @@ class BatchingEncoder:
         """Length of an embedding."""
         return self.model.dim
 
-    @property
+    @cached_property  # asked for by every request, of a model that nobody trains meanwhile
     def fingerprint(self) -> str:
         """Identifies the vector space."""
         return self.model.fingerprint
