@@ -189,6 +189,8 @@ def test_texts_come_alone_in_lists_and_from_iterators(model: OnePeace) -> None:
     assert rows.shape == (3, model.dim)
     same(model.encode_text(iter(captions)), rows)
     same(model.encode_text(tuple(captions)), rows)
+    same(model.encode_text(np.array(captions)), rows)
+    same(model.encode_text(dict.fromkeys(captions).keys()), rows)
     same(model.encode_text(caption for caption in captions), rows)
     same(model.encode_text("lamp"), rows[1:2])
     same(model.encode_text("LAMP"), rows[1:2])  # as published, case does not count
@@ -292,6 +294,11 @@ def test_another_default_device_changes_nothing(model: OnePeace) -> None:
         found = rows()
     for one, other in zip(found + rows(), expected + expected, strict=True):
         same(one, other)
+
+
+def test_a_table_of_texts_is_not_taken_for_its_keys(model: OnePeace) -> None:
+    with pytest.raises(InputError, match="expected a text"):
+        model.encode_text({"a.png": "lamp"})
 
 
 BAD: dict[str, dict[str, Any]] = {

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from operator import length_hint
@@ -125,8 +125,12 @@ class EmbeddingModel(ABC):
         self, texts: str | Iterable[str], *, on_error: Literal["skip"], **options: Unpack[Options]
     ) -> EmbeddingResult: ...
     def encode_text(self, texts: str | Iterable[str], **options: Any) -> Any:
-        """Texts -> (n, dim). Options as in `encode_modality`."""
-        return self.encode_modality("text", list(texts) if isinstance(texts, tuple) else texts, **options)
+        """Texts -> (n, dim): one, or any number in a list, a set, an array, a column of a table, an iterator.
+
+        Options as in `encode_modality`.
+        """
+        several = isinstance(texts, Collection) and not isinstance(texts, str | bytes | Mapping)
+        return self.encode_modality("text", list(texts) if several else texts, **options)
 
     @overload
     def encode_image(
