@@ -296,6 +296,16 @@ def test_another_default_device_changes_nothing(model: OnePeace) -> None:
         same(one, other)
 
 
+def test_the_published_methods_take_one_input_for_one(model: OnePeace, tmp_path: Path) -> None:
+    Image.fromarray(pixels()).save(tmp_path / "a.png")
+    one = model.process_image([pixels()])
+    same(model.process_image(pixels()), one)  # and not its rows
+    same(model.process_image(tmp_path / "a.png"), one)
+    same(model.process_audio(wave())[0], model.process_audio([wave()])[0])
+    assert model.process_text("lamp").shape[0] == 1
+    assert model.process_text(np.array(["lamp", "boat"])).shape[0] == model.process_text(("lamp", "boat")).shape[0] == 2
+
+
 def test_a_table_of_texts_is_not_taken_for_its_keys(model: OnePeace) -> None:
     with pytest.raises(InputError, match="expected a text"):
         model.encode_text({"a.png": "lamp"})

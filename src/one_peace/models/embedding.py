@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from operator import length_hint
@@ -22,7 +22,7 @@ from one_peace.checkpoints.native import write_folder
 from one_peace.errors import InputError
 from one_peace.modalities.base import Example, Processor
 from one_peace.models.batching import batch_by_length
-from one_peace.models.inputs import Decoded, are_several, check_modalities, decode_in_parts
+from one_peace.models.inputs import Decoded, are_several, check_modalities, decode_in_parts, list_inputs, several_texts
 
 CHUNK = 512  # inputs that are batched together at most
 _LARGEST_WEIGHT = 1e9  # far more than makes sense; squares of it still fit float32
@@ -129,8 +129,7 @@ class EmbeddingModel(ABC):
 
         Options as in `encode_modality`.
         """
-        several = isinstance(texts, Collection) and not isinstance(texts, str | bytes | Mapping)
-        return self.encode_modality("text", list(texts) if several else texts, **options)
+        return self.encode_modality("text", several_texts(texts), **options)
 
     @overload
     def encode_image(
@@ -268,12 +267,12 @@ class EmbeddingModel(ABC):
     def _move(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {key: value.to(self.device) for key, value in batch.items()}
 
-    def _collated(self, name: str, sources: Sequence[Any]) -> dict[str, Tensor]:
-        """A batch of inputs, on the model's device; of one over the model's limit the beginning alone."""
+    def _collated(self, name: str, sources: Any) -> dict[str, Tensor]:
+        """A batch of one or several inputs, on the model's device; of what is over its limit the beginning alone."""
         processor = self._processor(name)
-        if isinstance(sources, str):  # not its letters, one by one
-            sources = [sources]
-        examples = [processor(source) for source in sources]
+        # neither the letters of a text nor the rows of a picture, one by one
+        several = list(sources) if isinstance(sources, tuple) else list_inputs(sources)
+        examples = [processor(source) for source in several]
         if not examples:
             raise ValueError(f"nothing to encode: the list for {name!r} is empty")
         return self._move(processor.collate(examples))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -29,6 +29,12 @@ def are_several(inputs: Any) -> TypeGuard[list[Any] | Iterator[Any]]:
 def list_inputs(inputs: Any) -> list[Any]:
     """Inputs of a modality, one or many, as a list."""
     return list(inputs) if are_several(inputs) else [inputs]
+
+
+def several_texts(texts: Any) -> Any:
+    """Texts in any collection as a list; one text, an iterator, and what is no text at all as they are."""
+    several = isinstance(texts, Collection) and not isinstance(texts, str | bytes | Mapping)
+    return list(texts) if several else texts
 
 
 def check_modalities(asked: Iterable[str], known: Iterable[str], model: str) -> None:

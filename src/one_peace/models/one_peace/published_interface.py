@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from one_peace.models.embedding import EmbeddingModel
+from one_peace.models.inputs import several_texts
 
 
 class PublishedInterface(EmbeddingModel):
@@ -16,7 +17,7 @@ class PublishedInterface(EmbeddingModel):
 
     def process_text(self, texts: Sequence[str]) -> Tensor:
         """Texts -> token ids (n, longest) int64, padded with 1."""
-        return self._collated("text", texts)["tokens"]
+        return self._collated("text", several_texts(texts))["tokens"]
 
     def process_image(self, images: Sequence[Any]) -> Tensor:
         """Pictures -> (n, 3, size, size) in the model's dtype."""
