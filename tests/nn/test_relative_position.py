@@ -9,7 +9,6 @@ from one_peace.nn.relative_position import (
     RelativeBias,
     grid_buckets,
     grid_rows,
-    offset_buckets,
     sequence_buckets,
     sequence_rows,
 )
@@ -38,16 +37,31 @@ def test_cls_has_rows_of_its_own(table: torch.Tensor) -> None:
     assert table[1:, 1:].max() < to_tokens
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_the_default_type_moves_no_far_bucket(dtype: torch.dtype) -> None:
-    expected = sequence_buckets(64, 750)
-    for function in (sequence_buckets, offset_buckets):
-        function.cache_clear()
+@pytest.mark.parametrize(("dtype", "positions"), [(torch.float64, 748), (torch.bfloat16, 749)])  # in no other test
+def test_the_default_type_moves_no_far_bucket(dtype: torch.dtype, positions: int) -> None:
     torch.set_default_dtype(dtype)
     try:
-        assert torch.equal(sequence_buckets(64, 750), expected)
+        found = sequence_buckets(64, positions)
     finally:
         torch.set_default_dtype(torch.float32)
+    assert torch.equal(found[1:, 1:], sequence_buckets(64, 750)[1:positions, 1:positions])
+
+
+def test_the_default_device_keeps_no_table() -> None:
+    with torch.device("meta"):
+        tables = sequence_buckets(10, 33), grid_buckets(2, 5, 6)  # sizes that no other test has
+    assert {table.device.type for table in tables} == {"cpu"}
+
+
+def test_an_export_leaves_no_table_without_values_behind() -> None:
+    class Sum(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + sequence_buckets(10, 31) + grid_buckets(5, 6, 6)  # sizes that no other test has
+
+    x = torch.zeros(1)
+    exported = torch.export.export(Sum(), (x,)).module()
+    assert type(sequence_buckets(10, 31)) is torch.Tensor
+    assert torch.equal(exported(x), Sum()(x))
 
 
 def test_limits_are_named() -> None:

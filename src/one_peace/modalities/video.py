@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from one_peace.media.videos import Clip, open_video
 from one_peace.modalities.base import SMALL_WIDTH, Adapter, Embedded, Example, Modality, Processor
 from one_peace.modalities.image import PATCH, ImageAdapter, complementary_patch_mask, patch_mask, patch_stem
 from one_peace.nn.initialization import truncated_normal_
-from one_peace.nn.relative_position import CLS_ROWS, RelativeBias, grid_buckets, grid_rows, with_cls
+from one_peace.nn.relative_position import CLS_ROWS, RelativeBias, grid_buckets, grid_rows, kept_table, with_cls
 
 MAX_CHOSEN = 7200  # frames of a video by time: two hours of one a second, and 350 MiB prepared for a small model
 
@@ -142,8 +141,7 @@ class VideoPositions(nn.Module):
         return torch.cat([cls, (times[: layout[0], None] + places).flatten(0, 1)])
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # what encoding leaves in the cache must serve training too
+@kept_table
 def video_buckets(frames: int, grid: int, most_frames: int) -> Tensor:
     """Rows of the bias table for pairs of patches, cls first: each offset in time and place has its own.
 

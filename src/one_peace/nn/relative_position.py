@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,19 @@ from torch import Tensor, nn
 
 MAX_POSITIONS = 1024  # of a sequence, its cls position included; fixes the logarithmic spacing of far buckets
 CLS_ROWS = 3  # cls to tokens, tokens to cls, cls to itself
+
+
+def kept_table(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Keeps the tables of the last sizes that were asked for, which every pass through a model asks for again."""
+    # what encoding leaves here must serve training too
+    kept = lru_cache(maxsize=64)(torch.inference_mode(False)(make))
+
+    @wraps(make)
+    def table(*sizes: int) -> Tensor:
+        # An export runs on tensors without values: one that was kept would be the table of all passes after it.
+        return make(*sizes) if torch.compiler.is_exporting() else kept(*sizes)
+
+    return table
 
 
 def sequence_rows(buckets: int) -> int:
@@ -35,8 +49,7 @@ def with_cls(tokens: Tensor, first_row: int) -> Tensor:
     return table
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # what encoding leaves in the cache must serve training too
+@kept_table
 def offset_buckets(buckets: int, positions: int) -> Tensor:
     """Buckets of a sequence without a cls position -> (positions, positions) int64, row = query.
 
@@ -54,15 +67,13 @@ def offset_buckets(buckets: int, positions: int) -> Tensor:
     return torch.where(distance <= middle, offsets, far) + buckets - 1
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # what encoding leaves in the cache must serve training too
+@kept_table
 def sequence_buckets(buckets: int, positions: int) -> Tensor:
     """Buckets of a sequence of `positions` positions (cls first) -> (positions, positions) int64, row = query."""
     return with_cls(offset_buckets(buckets, positions)[1:, 1:], first_row=2 * buckets - 1)
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # what encoding leaves in the cache must serve training too
+@kept_table
 def grid_buckets(height: int, width: int, grid: int) -> Tensor:
     """Buckets of `height` x `width` patches, cls first, in a `grid` x `grid` table -> (tokens, tokens) int64."""
     if max(height, width) > grid:
