@@ -205,7 +205,8 @@ def write_embeddings(
             fingerprint=np.array(model.fingerprint),
         )
         return
+    fingerprint = model.fingerprint
     with out.open("w", encoding="utf-8") as file:
         for vector, name, modality in zip(vectors, inputs, modalities, strict=True):
-            row = {"input": name, "modality": modality, "model": model.fingerprint, "vector": vector.tolist()}
+            row = {"input": name, "modality": modality, "model": fingerprint, "vector": vector.tolist()}
             file.write(readable_json(row) + "\n")
