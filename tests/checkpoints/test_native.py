@@ -47,6 +47,22 @@ def test_folder(tmp_path: Path) -> None:
     assert json.loads((folder / "preprocessor_config.json").read_text())["text"]["max_tokens"] == 7
 
 
+def test_a_link_is_followed_to_where_the_model_belongs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "model"
+    link.symlink_to(tmp_path / "disk" / "model")
+    replace = os.replace
+
+    def on_one_disk(source: Path, target: Path) -> None:
+        assert source.parent.parent == target.parent.parent, "moved from one disk to another"
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", on_one_disk)
+    for _ in range(2):  # a new folder, and one that is there
+        assert write_folder(link, CONFIG, TENSORS) == link
+        assert link.is_symlink() and open_folder(tmp_path / "disk" / "model").config == CONFIG
+
+
 def test_shards(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "model", CONFIG, TENSORS, max_shard_bytes=50)
     index = json.loads((folder / INDEX).read_text())

@@ -121,9 +121,10 @@ def write_folder(
     Other files in the folder stay. `tensors` maps names to pieces to be joined along dimension 0. `write_files(folder)`
     adds files such as tokenizer.json.
     """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; a model is saved as a folder")
+    given = Path(folder)
+    if given.exists() and not given.is_dir():
+        raise ValueError(f"{given} is a file; a model is saved as a folder")
+    folder = given.resolve()  # beside what a link leads to, since files cannot be moved from one disk to another
     folder.parent.mkdir(parents=True, exist_ok=True)
     with work_folder(folder) as work:
         _write_weights(work, tensors, max_shard_bytes, _shard_stem(folder))
@@ -146,7 +147,7 @@ def write_folder(
             write_files(work)
         write_json(work / CONFIG, config)
         _publish(work, folder)
-    return folder
+    return given
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
