@@ -19,7 +19,8 @@ import pytest
 from one_peace.data import shards
 from one_peace.data.opening import SourceRecipe, open_source
 from one_peace.data.shard_cache import ShardCache, expand_braces
-from one_peace.data.shards import ShardSource, lengths_by_index, media_endings
+from one_peace.data.shard_index import lengths_by_index
+from one_peace.data.shards import ShardSource, media_endings
 from one_peace.data.source import UnusablePair
 from one_peace.errors import InputError
 from one_peace.modalities.video import Video
@@ -387,6 +388,29 @@ def test_an_index_that_was_mended_is_read_anew(tmp_path: Path, named: bool) -> N
 def test_damaged_indexes(content: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         lengths_by_index(["http://host/a.tar"], "i.json", content.encode())
+
+
+def test_shards_of_one_name_in_two_folders_have_each_its_number() -> None:
+    urls = ["http://host/a/0.tar?key=1", "http://host/b/0.tar"]
+    for names in (("a/0.tar", "b/0.tar"), ("http://host/a/0.tar", "http://host/b/0.tar"), ("./a/0.tar", "x/b/0.tar")):
+        index = json.dumps(dict(zip(names, (1000, 20), strict=True))).encode()
+        assert lengths_by_index(urls, "i.json", index) == [1000, 20]
+    with pytest.raises(InputError, match=r"several numbers of pairs for http://host/b/0.tar; write its folder"):
+        lengths_by_index(urls[1:], "i.json", b'{"c/0.tar": 1000, "d/0.tar": 20}')
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_sizes_beside_shards_count_for_their_folder_alone(tmp_path: Path, both: bool) -> None:
+    """Where one folder has none, all are counted."""
+    for folder, pairs in (("0", 3), ("1", 5)):
+        (tmp_path / folder).mkdir()
+        write_shards(tmp_path / folder, 1, pairs)
+        if both or folder == "0":
+            (tmp_path / folder / "sizes.json").write_text(json.dumps({"train-000.tar": pairs}))
+    with serving(tmp_path) as server:
+        source = ShardSource(f"{server.url}/{{0..1}}/train-000.tar", IMAGE, cache(tmp_path))
+        assert source.blocks.tolist() == [0, 3, 8]
+        assert any(path.endswith(".tar") for path, _ in server.requests) is not both
 
 
 @pytest.mark.parametrize("number", [-5, 0, 10**20])

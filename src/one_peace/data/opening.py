@@ -37,7 +37,7 @@ class SourceRecipe:
     * `.tar` files, local or behind http(s), are webdataset shards. `endings` of file names tell the partner's files, by
       default those of its modality; `labels` are texts for the numbers in `.cls` files, a list or a file with one a
       line. Remote ones are counted once, unless `pairs_per_shard` says how many they hold, or `index` where a JSON file
-      is that does (by default `sizes.json` beside the first one).
+      is that does (by default `sizes.json` beside them).
     * A folder, or a `.csv` or `.jsonl` in it, is a list of files and texts, or the manifest of a sample library.
 
     `path` may have ranges: `train-{00..31}.tsv`. `weight` is the share of the source in batches, relative to the

@@ -13,13 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import numpy as np
 
 from one_peace.data.cache_files import built_once
 from one_peace.data.open_file import OpenFile
 from one_peace.data.shard_cache import ShardCache, expand_braces, is_remote
+from one_peace.data.shard_index import MOST_PAIRS, lengths_by_index
 from one_peace.data.source import RawPair, UnusablePair
 from one_peace.data.tar_files import ENTRY, TEXTS, contents_at, member_name, write_pairs
 from one_peace.errors import InputError
@@ -30,7 +31,6 @@ CAPTION_FIELDS = ("caption", "text")  # of a .json
 OPEN_SHARDS = 64  # indexes and files kept open by a process
 FETCHED_AT_ONCE = 8
 TRIED_FIRST = 16  # shards of which none can be had: the others are not asked for
-MOST_PAIRS = 1 << 32  # of one shard
 REPORTED = 100  # shards counted between two lines that say so
 SIZES = "sizes.json"  # the usual name of a file that says how many pairs each shard beside it holds
 
@@ -49,8 +49,8 @@ class ShardSource:
         pattern: paths or http, https and file URLs, with ranges such as `name-{000000..000123}.tar`.
         endings: of the names of the partner's files, `("jpg", "png")`, best first.
         index: path or URL of a JSON file, `{"name-000000.tar": 1000, ...}` or
-            `{"shardlist": [{"url": "name-000000.tar", "nsamples": 1000}, ...]}`. By default `sizes.json` beside the
-            first remote shard, if there is one.
+            `{"shardlist": [{"url": "name-000000.tar", "nsamples": 1000}, ...]}`; folders before a name tell shards of
+            one name apart. By default the `sizes.json` beside remote shards, if there is one in each of their folders.
         labels: texts for `KEY.cls`, which holds a number; without them the number itself is the text.
 
     Raises:
@@ -80,7 +80,7 @@ class ShardSource:
         self._opened: OrderedDict[int, OpenFile] = OrderedDict()
         self._away: dict[int, tuple[str, str]] = {}  # shards whose pairs `sizes` could not measure: why, and the reason
         if index is not None:
-            lengths = self._indexed(index)
+            lengths = self._indexed(index, self.urls)
         elif pairs_per_shard is not None:
             if not 0 < pairs_per_shard <= MOST_PAIRS:
                 raise InputError(self.name, f"pairs_per_shard={pairs_per_shard}; give a number from 1 to {MOST_PAIRS}")
@@ -194,15 +194,15 @@ class ShardSource:
                 log.warning("left out: the shard %s: %s", url, self.cache.failed[url][1])
         return lengths
 
-    def _indexed(self, place: str) -> list[int]:
+    def _indexed(self, place: str, urls: Sequence[str]) -> list[int]:
         """The number of pairs in each shard, by an index. One that was kept and does not fit may be mended by now."""
         try:
-            return lengths_by_index(self.urls, *_fetched_index(place, self.cache))
+            return lengths_by_index(urls, *_fetched_index(place, self.cache))
         except UnusablePair:
             raise
         except InputError:
             self.cache.discard(place)
-            return lengths_by_index(self.urls, *_fetched_index(place, self.cache))
+            return lengths_by_index(urls, *_fetched_index(place, self.cache))
 
     def _plan_path(self) -> Path:
         digest = hashlib.sha256("\n".join([*self.urls, *self.endings]).encode()).hexdigest()[:20]
@@ -210,9 +210,14 @@ class ShardSource:
 
     def _plan(self, target: Path) -> None:
         """Writes down the number of pairs in each remote shard, so that it stays the same."""
-        beside = urljoin(self.urls[0], SIZES)
+        beside: dict[str, list[str]] = {}
+        for url in self.urls:
+            beside.setdefault(urljoin(url, SIZES), []).append(url)
         try:
-            lengths = self._indexed(beside)
+            sizes: dict[str, int] = {}
+            for place, urls in beside.items():
+                sizes |= zip(urls, self._indexed(place, urls), strict=True)
+            lengths = [sizes[url] for url in self.urls]
         except UnusablePair:
             log.warning(
                 "%s: no %s beside its %d shards, so all are fetched once to count their pairs; "
@@ -249,32 +254,6 @@ def media_endings(modality: str) -> tuple[str, ...]:
     if not found:
         raise ValueError(f"shards of {modality}: say by `endings` which file endings are of that modality")
     return found
-
-
-def lengths_by_index(urls: Sequence[str], place: str, content: bytes) -> list[int]:
-    """How many pairs each shard holds, by the content of the index at `place`.
-
-    Raises:
-        InputError: it is damaged, or lacks a shard.
-    """
-    try:
-        values = json.loads(content)
-        if isinstance(values.get("shardlist"), list):
-            values = {entry["url"]: entry["nsamples"] for entry in values["shardlist"]}
-        counts = {_base_name(name): count for name, count in values.items()}
-        lengths = [counts[_base_name(url)] for url in urls]
-    except KeyError as error:
-        raise InputError(place, f"has no number of pairs for {error}") from error
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(place, f"is no JSON that says how many pairs each shard holds ({error})") from error
-    # A truth value is an integer, too.
-    if wrong := [length for length in lengths if type(length) is not int or not 0 <= length <= MOST_PAIRS]:
-        raise InputError(place, f"says that a shard holds {wrong[0]!r} pairs")
-    return lengths
-
-
-def _base_name(url: str) -> str:
-    return urlsplit(url).path.rsplit("/", 1)[-1]
 
 
 def _fetched_index(place: str, cache: ShardCache) -> tuple[str, bytes]:
