@@ -12,7 +12,7 @@ import pytest
 
 from one_peace.data.folders import FolderSource, ManifestSource
 from one_peace.data.manifest import Item, split_of, write_manifest
-from one_peace.data.opening import SourceRecipe, sample_texts
+from one_peace.data.opening import SourceRecipe, open_source, sample_texts
 from one_peace.data.row_index import LONGEST_QUOTED, _rows
 from one_peace.data.shard_cache import ShardCache
 from one_peace.data.source import UnusablePair
@@ -110,6 +110,7 @@ def test_quotes_that_never_close_cost_no_second_pass_over_the_list() -> None:
         ({"pairs.jsonl": '{"text": "x"}\n'}, "no column 'path' or 'file_name'; its columns are 'text'"),
         ({"pairs.jsonl": "path,text\n"}, "first line is no JSON"),
         ({"pairs.jsonl": "3\n"}, "no JSON object"),
+        pytest.param({"pairs.jsonl": "[" * 100_000}, "first line is no JSON", id="nested"),
     ],
 )
 def test_wrong_lists(tmp_path: Path, files: dict[str, str], message: str) -> None:
@@ -126,6 +127,21 @@ def test_a_vocabulary_is_trained_on_the_usable_texts(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text("\n".join([*rows, "{}"]))
     sources = {"mine": SourceRecipe(str(tmp_path))}
     assert sample_texts(sources, "image", ShardCache(tmp_path / "cache")) == ["one", "three"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[" * 100_000, "first line is no JSON"),
+        (b'{"kind": "image", "group": "a", "split": "train"}\n\xff\n', "is no manifest, it is not UTF-8"),
+    ],
+    ids=["nested", "not UTF-8"],
+)
+def test_a_damaged_list_or_manifest_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "manifest.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"manifest.jsonl: .*{message}"):
+        open_source("mine", SourceRecipe(str(path)), "image", ShardCache(tmp_path / "cache"))
 
 
 def test_missing_folder(tmp_path: Path) -> None:

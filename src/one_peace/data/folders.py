@@ -115,7 +115,7 @@ def _check_first_row(path: Path) -> None:
     """A JSON-lines list says its columns in every row; the first stands for all."""
     try:
         row = json.loads(first_line(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(str(path), f"its first line is no JSON ({error})") from error
     if not isinstance(row, dict):
         raise InputError(str(path), 'its first line is no JSON object such as {"path": "a.png", "text": "an apple"}')

@@ -169,6 +169,8 @@ def load_manifest(path: Path, *, root: Path | None = None) -> list[Item]:
             lines = file.readlines()  # unlike `splitlines`, which also splits captions at rarer characters
     except FileNotFoundError:
         raise InputError(str(path), "no manifest here; build it with `one-peace samples`") from None
+    except UnicodeDecodeError as error:
+        raise InputError(str(path), f"is no manifest, it is not UTF-8 ({error})") from error
     items: list[Item] = []
     captions: dict[str, dict[str, list[str]]] = {}
     for number, line in enumerate(lines, 1):
@@ -180,6 +182,6 @@ def load_manifest(path: Path, *, root: Path | None = None) -> list[Item]:
             item = Item(**row)
             captions[item.id] = item.texts
             items.append(item)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path}, line {number}", f"not an item of a manifest ({error})") from error
     return items

@@ -174,6 +174,6 @@ def _labels(given: tuple[str, ...] | str) -> tuple[str, ...] | None:
 def _is_library_manifest(path: Path) -> bool:
     try:
         row = json.loads(first_line(path))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(row, dict) and {"kind", "group", "split"} <= set(row)
