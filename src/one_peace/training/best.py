@@ -42,14 +42,23 @@ def copy_best(out: Path, model: Path) -> None:
 
 
 class BestModel:
-    """Keeps the model with the highest value of the figure `by`. `save(folder)` writes the current model.
+    """Keeps the model with the highest value of the figure `by`. `save(folder)` writes the current model; `judged_on`
+    are the settings that the figures depend on, which a run may change when it goes on.
 
     Every process has its own instance and makes the same calls; the first one moves files. `value` and `step` are those
     of the kept model, minus infinity and 0 when there is none.
     """
 
-    def __init__(self, out: Path, by: str, save: Callable[[Path], Any], processes: Processes) -> None:
+    def __init__(
+        self,
+        out: Path,
+        by: str,
+        save: Callable[[Path], Any],
+        processes: Processes,
+        judged_on: Mapping[str, Any] | None = None,
+    ) -> None:
         self.folder, self.by, self.save, self.processes = out / BEST, by, save, processes
+        self.judged_on = json.loads(json.dumps(dict(judged_on or {})))  # as it is recorded
         self.value, self.step = -math.inf, 0
         self._new, self._old = out / f".{BEST}-new", out / f".{BEST}-old"
         if processes.first:
@@ -58,8 +67,10 @@ class BestModel:
 
     def restore(self, value: float, step: float) -> None:
         """Takes over the best value and step of a saved state, if the folder is still there and was chosen by the same
-        figure."""
-        if self.processes.share(self._recorded().get("best_by") == self.by):
+        figure of the same data: what is easy to reach on others would keep all later models out."""
+        record = self._recorded()
+        same = record.get("best_by") == self.by and record.get("judged_on", self.judged_on) == self.judged_on
+        if self.processes.share(same):
             self.value, self.step = value, int(step)
 
     def offer(self, step: int, figures: Mapping[str, float]) -> str | None:
@@ -74,7 +85,8 @@ class BestModel:
         try:
             self.save(self._new)
             if self.processes.first:
-                self._publish({"step": step, "best_by": self.by, **figures})
+                judged_on = {"judged_on": self.judged_on} if self.judged_on else {}
+                self._publish({"step": step, "best_by": self.by, **figures, **judged_on})
         except OSError as error:  # by the first process, the only one that writes
             problem = f"the best model, of step {step}, could not be saved ({error})"
             problem += f"; that of step {self.step} is kept" if self.step else "; there is none before it"

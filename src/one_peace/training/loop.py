@@ -121,7 +121,8 @@ def run_updates(
             tally.go_on(state.counts)
         best = None
         if judge is not None:
-            best = BestModel(out, judge.best_by, partial(_save_measured, judge, model, updates.average), processes)
+            save = partial(_save_measured, judge, model, updates.average)
+            best = BestModel(out, judge.best_by, save, processes, _judged_on(settings.values))
             best.restore(*state.best.tolist())
         done = first
         over = first >= settings.steps or (best is not None and judge is not None and judge.tired(best.step, first))
@@ -227,6 +228,12 @@ class Updates:
                 "number of such updates in a row that are passed over"
             )
         return losses, {"step": step + 1, "lr": rate, "grad_norm": norm.item()}
+
+
+def _judged_on(recipe: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a recipe's evaluation is of; not when it is due."""
+    evaluation = (recipe or {}).get("evaluation") or {}
+    return {key: value for key, value in evaluation.items() if key != "every"}
 
 
 def _save_measured(judge: Judge, model: nn.Module, average: WeightAverage | None, folder: Path) -> None:

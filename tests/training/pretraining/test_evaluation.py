@@ -149,6 +149,14 @@ def test_only_a_better_and_finite_figure_replaces_the_best(tmp_path: Path) -> No
     other = BestModel(tmp_path, "image_to_text@1", write, Processes())
     other.restore(0.4, 5.0)  # chosen by another figure
     assert other.step == 0
+    of_others = BestModel(tmp_path, "recall", write, Processes(), {"pairs": {"path": "harder.csv"}, "k": (1, 5)})
+    of_others.restore(0.4, 5.0)  # a record without settings is of the present ones
+    assert of_others.step == 5
+    of_others.offer(6, {"recall": 0.5})
+    for pairs, kept in (("harder.csv", 6), ("easier.csv", 0)):
+        later = BestModel(tmp_path, "recall", write, Processes(), {"pairs": {"path": pairs}, "k": (1, 5)})
+        later.restore(0.5, 6.0)
+        assert later.step == kept
     (tmp_path / "best").rename(tmp_path / "elsewhere")
     lost = BestModel(tmp_path, "recall", write, Processes())
     lost.restore(0.4, 5.0)
