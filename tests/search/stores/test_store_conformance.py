@@ -100,7 +100,7 @@ def found(hits: list[Hit]) -> list[int]:
 
 def soon(ask: Callable[[], Any], expected: Any) -> None:
     """What another process wrote a moment ago is seen: at once by the embedded stores, soon by Milvus."""
-    give_up = time.monotonic() + 10
+    give_up = time.monotonic() + 60
     while (answer := ask()) != expected and time.monotonic() < give_up:
         time.sleep(0.05)
     assert answer == expected
