@@ -50,8 +50,8 @@ def test_everything_that_waits_shares_a_batch_of_its_modality() -> None:
     texts = [batcher.submit("text", [example(5 + i % 3)])[0] for i in range(20)]
     images = batcher.submit("image", [example(16)] * 7)
     model.go.set()
-    assert [future.result(5)[0] for future in texts] == [5 + i % 3 for i in range(20)]
-    assert all(future.result(5)[0] == 16 for future in images) and first[0].result(5)[0] == 5
+    assert [future.result(60)[0] for future in texts] == [5 + i % 3 for i in range(20)]
+    assert all(future.result(60)[0] == 16 for future in images) and first[0].result(60)[0] == 5
     batcher.close()
     assert [(name, len(lengths)) for name, lengths in model.batches] == [("text", 1), ("text", 20), ("image", 7)]
 
@@ -90,15 +90,15 @@ def test_an_error_is_told_to_those_it_concerns() -> None:
     batcher = Batcher(embed, lambda name, one: 4)
     bad, good = batcher.submit("image", [example(4)]), batcher.submit("text", [example(4)])
     with pytest.raises(RuntimeError, match="no memory"):
-        bad[0].result(5)
-    assert good[0].result(5).shape == (2,)
+        bad[0].result(60)
+    assert good[0].result(60).shape == (2,)
     batcher.close()
 
 
 def test_too_much_is_refused_with_a_time_to_come_back() -> None:
     model = Model(seconds=0.02)
     batcher = make(model, max_wait=0.2)
-    batcher.submit("text", [example(9)])[0].result(5)  # it learns its pace: 2 ms a token
+    batcher.submit("text", [example(9)])[0].result(60)  # it learns its pace: 2 ms a token
     batcher.admit()
     model.go.clear()
     waiting = batcher.submit("text", [example(9)] * 200)
@@ -122,7 +122,7 @@ def test_what_nobody_waits_for_is_not_computed() -> None:
     cancelled, kept = batcher.submit("text", [example(2), example(2)])
     assert cancelled.cancel()
     model.go.set()
-    assert kept.result(5)[0] == 2
+    assert kept.result(60)[0] == 2
     batcher.close()
     assert model.batches[1] == ("text", [2])
 

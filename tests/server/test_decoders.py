@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +40,7 @@ def decoders(model: one_peace.OnePeace) -> Iterator[Decoders]:
 
 def test_what_comes_out_is_what_the_model_would_make(decoders: Decoders, model: one_peace.OnePeace) -> None:
     for name, data in (("image", hostile.picture()), ("audio", hostile.sound())):
-        (view,) = decoders.submit(name, data).result(30).views
+        (view,) = decoders.submit(name, data).result(120).views
         expected = model.processors[name](data)
         assert view.keys() == expected.keys()
         assert all(torch.equal(view[key], expected[key]) for key in view)
@@ -67,20 +66,27 @@ def test_what_comes_out_is_what_the_model_would_make(decoders: Decoders, model: 
 )
 def test_hostile_input_is_refused(decoders: Decoders, modality: str, data: bytes, problem: str) -> None:
     with pytest.raises(InputError, match=problem):
-        decoders.submit(modality, data).result(30)
+        decoders.submit(modality, data).result(120)
 
 
 def test_a_compressed_comment_is_not_unpacked(decoders: Decoders) -> None:
     bomb = hostile.text_chunk_bomb()
-    started = time.monotonic()
+    decoders.submit("image", hostile.picture()).result(120)
+    before = _peak_bytes()
     with contextlib.suppress(InputError):
-        decoders.submit("image", bomb).result(30)
-    assert time.monotonic() - started < 5
+        decoders.submit("image", bomb).result(120)
+    assert _peak_bytes() - before < len(bomb) + (64 << 20)  # of 256 MiB
+
+
+def _peak_bytes() -> int:
+    """What the processes of this one have held together at most."""
+    states = [Path(f"/proc/{process.pid}/status").read_text() for process in multiprocessing.active_children()]
+    return sum(1024 * int(line.split()[1]) for state in states for line in state.splitlines() if "VmHWM" in line)
 
 
 def test_a_path_of_a_client_is_no_path_here(decoders: Decoders) -> None:
     with pytest.raises(InputError):
-        decoders.submit("image", b"/etc/passwd").result(30)
+        decoders.submit("image", b"/etc/passwd").result(120)
 
 
 def test_a_codec_that_hangs_or_crashes_is_replaced() -> None:
@@ -143,9 +149,9 @@ def test_processors_of_a_users_own_are_imported(tmp_path: Path, monkeypatch: pyt
 def test_files_are_read_as_the_library_would(decoders: Decoders, tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(hostile.picture())
-    assert decoders.submit("image", path).result(30).views == []
+    assert decoders.submit("image", path).result(120).views == []
     for kind in ("audio", "video", "image"):
         path.write_bytes(hostile.picture()[:90])
         with pytest.raises(InputError) as caught:
-            decoders.submit(kind, path).result(30)
+            decoders.submit(kind, path).result(120)
         assert str(tmp_path) not in str(caught.value)
