@@ -292,6 +292,16 @@ def test_device(expected: Tensor) -> None:
     assert torch.equal(features(from_pretrained(CONTAINER, device=torch.device("cpu"))), expected)
 
 
+@pytest.mark.parametrize("name", ["one-peace-nano", "ofa-nano", "mico-nano"])
+def test_a_model_loaded_in_inference_mode_is_like_any_other(name: str) -> None:
+    with torch.inference_mode():
+        model = from_pretrained(name)
+    network = model.model if name == "ofa-nano" else model.encoder
+    parameter = next(network.parameters()).requires_grad_(True)
+    parameter.sum().backward()
+    assert parameter.grad is not None and not parameter.is_inference()
+
+
 def test_without_a_vocabulary_texts_say_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("ONE_PEACE_VOCAB", raising=False)
     model = from_pretrained(write(tmp_path / "model.pt", dict(STATE)))

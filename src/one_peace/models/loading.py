@@ -23,6 +23,7 @@ def load_embedder(name_or_path: str | os.PathLike[str], device: str = "cpu") -> 
     return model
 
 
+@torch.inference_mode(False)  # weights made in it could not be trained or changed to another dtype outside of it
 def from_pretrained(
     name_or_path: str | os.PathLike[str],
     model_type: str | None = None,
