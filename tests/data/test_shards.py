@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -279,6 +280,20 @@ def test_threads_that_read_side_by_side_share_the_open_shards(tmp_path: Path, mo
 def _slowly(work: Callable[[str], int], url: str) -> int:
     time.sleep(0.01)
     return work(url)
+
+
+@pytest.mark.parametrize("form", ["gnu", "posix"])
+def test_sparse_members_are_left_out(tmp_path: Path, form: str) -> None:
+    """What stands at their place are their pieces, and then the next member."""
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+        (tmp_path / f"{number}.txt").write_text(caption(number))
+    with open(tmp_path / "1.png", "ab") as file:
+        file.truncate(1 << 20)
+    names = [f"{number}.{ending}" for number in range(3) for ending in ("png", "txt")]
+    subprocess.run(["tar", "-S", f"--format={form}", "-cf", "x.tar", *names], cwd=tmp_path, check=True)
+    source = ShardSource(str(tmp_path / "x.tar"), IMAGE, cache(tmp_path))
+    assert [source.read(number).partner for number in range(len(source))] == [png(0), png(2)]
 
 
 def test_dead_addresses_are_skipped_and_named(tmp_path: Path) -> None:

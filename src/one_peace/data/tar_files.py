@@ -43,7 +43,8 @@ def write_pairs(descriptor: int, endings: Sequence[str], target: Path) -> None:
 
 
 def members_of(descriptor: int) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
-    """Key, ending and header of each file of a shard; the key is its path up to the first dot of its name.
+    """Key, ending and header of each file of a shard, links and sparse ones left out; the key is its path up to the
+    first dot of its name.
 
     They end where the shard breaks off or is damaged.
 
@@ -57,7 +58,7 @@ def members_of(descriptor: int) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
         except _DAMAGED as error:
             raise tarfile.ReadError(str(error)) from error
         while (member := _next(archive)) is not None:
-            if member.isfile():
+            if member.isfile() and not member.issparse():  # whose contents do not lie there in one piece
                 folder, slash, name = member.name.rpartition("/")
                 stem, _, ending = name.partition(".")
                 yield f"{folder}{slash}{stem}", ending.lower(), member
