@@ -16,18 +16,24 @@ SHORTHANDS = {"data": "tables.root", "checkpoint": "model"}
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as PyYAML reads it, but `2e-3` is a number and not a text, and a key is a text and stands once."""
+    """YAML as PyYAML reads it, but `2e-3` is a number and not a text, and a key is a text and stands once.
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for number, key in enumerate(keys):
+    Keys are looked at as they are written, before `<<` puts those of another mapping beside them.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        keys: list[Any] = []
+        for key_node, _ in node.value:
+            merges = key_node.tag == "tag:yaml.org,2002:merge"
+            key = key_node.value if merges else self.construct_object(key_node, deep=True)
             wrong = f"the key {key!r} is no text; write it in quotes" if not isinstance(key, str) else None
-            if wrong is None and key in keys[:number]:
+            if wrong is None and key in keys:
                 wrong = f"the key {key!r} stands twice"
             if wrong:
-                raise yaml.constructor.ConstructorError(None, None, wrong, node.value[number][0].start_mark)
-        made: dict[Any, Any] = super().construct_mapping(node, deep)
-        return made
+                raise yaml.constructor.ConstructorError(None, None, wrong, key_node.start_mark)
+            keys.append(key)
+        return node
 
 
 _Loader.add_implicit_resolver(
@@ -88,8 +94,9 @@ def follow_modality(values: dict[str, Any], settings: Sequence[str]) -> None:
 
 
 def _yaml(text: str, where: str) -> Any:
+    """The values of a text. What an alias repeats is there as often: a setting changes the one that it names."""
     try:
-        return yaml.load(text, _Loader)
+        return plain_values(yaml.load(text, _Loader))
     except (yaml.YAMLError, RecursionError) as error:
         problem = " ".join(str(error).split())
         raise ValueError(f"{where}: is no YAML ({problem})") from error

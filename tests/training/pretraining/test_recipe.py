@@ -199,6 +199,21 @@ def test_a_key_stands_once(tmp_path: Path) -> None:
         load_recipe(str(path))
 
 
+def test_keys_of_another_mapping_are_merged_and_may_be_changed(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("one: {two: {three: &mine {<<: {lr: 1, eps: 2}, lr: 3}}}\nother: {<<: *mine, betas: 4}\n")
+    mine = {"lr": 3, "eps": 2}
+    assert read_recipe("pretrain", str(path)) == {"one": {"two": {"three": mine}}, "other": {**mine, "betas": 4}}
+
+
+def test_a_setting_changes_the_key_that_it_names_and_no_alias_of_its_value(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("one: &same {path: a.tsv, text: caption}\nother: *same\n")
+    values = read_recipe("pretrain", str(path), ["one.path=b.tsv"])
+    assert values["one"]["path"] == "b.tsv"
+    assert values["other"]["path"] == "a.tsv"
+
+
 @pytest.mark.parametrize("content", ["", "- a\n- b\n", "words"])
 def test_a_recipe_is_a_mapping(tmp_path: Path, content: str) -> None:
     path = tmp_path / "odd.yaml"
