@@ -38,6 +38,7 @@ RECIPE = PretrainRecipe(
 )
 PROCESSORS = tiny_processors()
 Pairs = list[tuple[Example, Example]]
+GO_ON = "go-on"  # a file in the folder of a run of the source `slowly`, which waits for it after its sixth update
 
 
 class Clock:
@@ -128,9 +129,10 @@ def main(folder: Path, source: str, settings: tuple[str, ...]) -> None:
         recipe = dataclasses.replace(recipe, stage=AUDIO_TEXT)
 
     def slowly(size: int, seed: int, step: int, *place: int) -> Pairs:
-        time.sleep(
-            0.05 if step < 6 else 0.3
-        )  # whoever waits for an earlier one, and is late, still finds the run going
+        time.sleep(0.05)
+        late = time.monotonic() + 60
+        while step >= 6 and not (folder / GO_ON).exists() and time.monotonic() < late:  # for whom a step concerns
+            time.sleep(0.01)
         return batches(size, seed, step, *place)
 
     sources = {"batches": batches, "sounds": sounds, "slowly": slowly, "empty": batches}

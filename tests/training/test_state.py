@@ -24,7 +24,7 @@ from one_peace.training.loop import LOCK
 from one_peace.training.pretraining.pretrain import pretrain
 from run_folders import log_of
 from tiny_models import CONFIG, tiny_model
-from training_runs import PROCESSORS, RECIPE, batches, curve_of, fresh, read_state, start, wait_for
+from training_runs import GO_ON, PROCESSORS, RECIPE, batches, curve_of, fresh, read_state, start, wait_for
 from warm_processes import finish
 
 LONG = ("steps=12", "save_every=2", "batch_size=4")
@@ -69,6 +69,7 @@ def test_sigterm_saves_and_ends_well(tmp_path: Path, whole: Path) -> None:
     started = start(tmp_path, "slowly", settings)
     wait_for(tmp_path / "log.jsonl", started, '"step": 2,')
     started[0].terminate()
+    (tmp_path / GO_ON).touch()
     finish(started)
     assert 2 <= read_state(tmp_path)["step"] < 12
     assert len(log_of(tmp_path)) == read_state(tmp_path)["step"]
@@ -133,6 +134,7 @@ def test_no_room_for_a_state_costs_nothing_saved(tmp_path: Path, whole: Path) ->
     started = start(tmp_path, "slowly", settings)
     wait_for(tmp_path / "log.jsonl", started, '"step": 5,')
     resource.prlimit(started[0].pid, resource.RLIMIT_FSIZE, (100_000, 100_000))  # bytes of a file
+    (tmp_path / GO_ON).touch()
     assert started[0].wait() != 0
     errors = started[0].errors()
     assert "the state of step 12 could not be saved (" in errors and "File too large" in errors

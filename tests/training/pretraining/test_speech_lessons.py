@@ -194,7 +194,7 @@ def test_other_processes_wait_for_the_lessons_of_the_first(library: list[Item], 
             if self.first:
                 told.put(value)
                 return value
-            return told.get(timeout=60)
+            return told.get(timeout=180)
 
     recipe, rows = lessons(), list[dict[str, Any]]()
     shards = ShardCache(tmp_path)
@@ -202,7 +202,7 @@ def test_other_processes_wait_for_the_lessons_of_the_first(library: list[Item], 
     with open_batches(recipe, library, processors, shards) as source, ThreadPoolExecutor(1) as pool:
         learn = partial(learn_to_hear, recipe, library, config, processors, source.batch, "cpu", rows.append)
         other = pool.submit(learn, One(rank=1))
-        ours, theirs = learn(One(rank=0)), other.result(timeout=60)
+        ours, theirs = learn(One(rank=0)), other.result(timeout=180)
     assert len(rows) == 5 and ours.keys() == theirs.keys() and told.empty()
     assert any(".ffn.audio." in name for name in ours) and any(".frames." in name for name in ours)
 
