@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
@@ -161,20 +162,21 @@ def test_transparency_is_composited_exactly() -> None:
 def test_files_that_are_large_together_are_decoded_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(Image.new("RGB", (100, 40)))
     monkeypatch.setattr(pictures, "_ROOM", pictures._Room(10_000))
-    load, at_once, most = pictures._load, 0, 0
+    load, at_once, most, pair = pictures._load, 0, 0, threading.Barrier(2)
 
     def watched(*given: Any) -> Image.Image:
         nonlocal at_once, most
         at_once += 1
         most = max(most, at_once)
-        time.sleep(2e-3)
+        pair.wait(60)  # there is room for two of them at once
+        time.sleep(2e-3)  # a third one would come meanwhile
         try:
             return load(*given)
         finally:
             at_once -= 1
 
-    monkeypatch.setattr(pictures, "_load", watched)
-    with ThreadPoolExecutor(8) as pool:
+    with monkeypatch.context() as patch, ThreadPoolExecutor(8) as pool:
+        patch.setattr(pictures, "_load", watched)
         assert [image.size for image in pool.map(decode_picture, [data] * 16)] == [(100, 40)] * 16
     assert most == 2
     assert decode_picture(encoded(Image.new("RGB", (200, 100)))).size == (200, 100)  # larger than the room
@@ -304,7 +306,7 @@ def test_a_closed_pil_image_is_an_input_error(tmp_path: Path) -> None:
         decode_picture(image)
 
 
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=60)
 
 
 def picture_or_input_error(source: object) -> None:
