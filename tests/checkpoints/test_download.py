@@ -277,5 +277,5 @@ def test_processes_share_one_transfer(host: Host, tmp_path: Path) -> None:
     )
     arguments = [sys.executable, "-c", code, host.url, str(tmp_path / "model.pt"), SHA256]
     workers = [subprocess.Popen(arguments) for _ in range(2)]
-    assert [worker.wait(60) for worker in workers] == [0, 0]
+    assert [worker.wait(180) for worker in workers] == [0, 0]
     assert len(host.requests) == 1

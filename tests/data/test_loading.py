@@ -249,7 +249,7 @@ def test_a_sigterm_to_every_process_leaves_the_run_its_workers(two_sources: Any,
             os.kill(worker.pid or 0, signal.SIGTERM)
         assert [len(pairs.batch(4, SEED, step)) for step in range(2, 8)] == [4] * 6
     for worker in workers:
-        worker.join(20)
+        worker.join(60)
     assert len(workers) == 2 and not any(worker.is_alive() for worker in workers)
 
 

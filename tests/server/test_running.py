@@ -197,7 +197,7 @@ def test_what_takes_too_long_ends(folder: Path, model: one_peace.OnePeace) -> No
 def test_a_file_whose_upload_was_cut_off_stays_with_its_item_alone(
     tmp_path: Path, model: one_peace.OnePeace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = Settings(limits=replace(LIMITS, upload_seconds=1), decoders=1)
+    settings = Settings(limits=replace(LIMITS, upload_seconds=3), decoders=1)
     service = Service(model, tmp_path / "library", settings)
     add, writing, ended = service.library.add, threading.Event(), threading.Event()
 

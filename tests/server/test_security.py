@@ -330,7 +330,7 @@ def test_fuzzing_by_the_schema(server: Running) -> None:
         if operation.path == "/v1/items" and operation.method.lower() == "post":
             continue  # has tests of its own above; here it would fill the library
 
-        @settings(max_examples=6, database=None, suppress_health_check=list(HealthCheck), derandomize=True)
+        @settings(max_examples=6, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy())
         def attack(case: Any) -> None:
             answer = case.call(timeout=60)
