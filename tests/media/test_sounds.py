@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import soxr
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.torch import load_file
@@ -353,7 +353,7 @@ def test_wrong_kinds_of_input(source: object, message: str) -> None:
         decode_sound(source)
 
 
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=60)
 
 
 def sound_or_input_error(source: object) -> None:
