@@ -131,7 +131,7 @@ def main(folder: Path, source: str, settings: tuple[str, ...]) -> None:
     def slowly(size: int, seed: int, step: int, *place: int) -> Pairs:
         time.sleep(0.05)
         late = time.monotonic() + 60
-        while step >= 6 and not (folder / GO_ON).exists() and time.monotonic() < late:  # for whom a step concerns
+        while step >= 6 and not (folder / GO_ON).exists() and time.monotonic() < late:  # a killed run never gets it
             time.sleep(0.01)
         return batches(size, seed, step, *place)
 
