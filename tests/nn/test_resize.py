@@ -10,6 +10,8 @@ from one_peace.nn.relative_position import CLS_ROWS, grid_rows
 from one_peace.nn.resize import geometric_offsets, resize_bias_table, resize_positions
 
 TABLES = load_file(Path(__file__).parents[1] / "golden" / "one_peace" / "fixture6_tables_16.safetensors")
+# PyTorch finds places between positions in float32: those near 16 are off by 1e-6, differently on each kind of CPU.
+PLACES = 1e-5
 
 
 @pytest.mark.parametrize("grid", [18, 24, 28, 30, 32])
@@ -17,13 +19,13 @@ def test_published_tables(grid: int) -> None:
     table = resize_bias_table(TABLES["in.rel_pos_table"], grid)
     torch.testing.assert_close(table, TABLES[f"out.rel_pos_table_{grid}"], rtol=0, atol=1e-6)
     positions = resize_positions(TABLES["in.pos_embed"], (grid, grid))
-    torch.testing.assert_close(positions, TABLES[f"out.pos_embed_{grid}"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(positions, TABLES[f"out.pos_embed_{grid}"], rtol=0, atol=PLACES)
 
 
 @pytest.mark.parametrize("grid", [12, 14, 24])
 def test_published_positions_of_a_forward_pass(grid: int) -> None:
     positions = resize_positions(TABLES["in.pos_embed"], (grid, grid))
-    torch.testing.assert_close(positions, TABLES[f"out.runtime_pos_embed_{grid}"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(positions, TABLES[f"out.runtime_pos_embed_{grid}"], rtol=0, atol=PLACES)
 
 
 def test_same_grid_changes_nothing() -> None:
