@@ -113,3 +113,17 @@ def test_norms_of_many_numbers_may_be_added_otherwise() -> None:
         compare = parity.Comparison()
         parity_mico_pretraining.check_gradients(compare, "task", model, norms | {name: norms[name] * (1 + 2e-4)})
         assert bool(compare.failures) is not accepted, compare.failures
+
+
+def test_losses_are_those_of_float32(tmp_path: Path) -> None:
+    manifest = json.loads((GOLDEN / "manifest.json").read_text())
+    for name in ("weights", "weights_word_embeddings", "04_losses"):
+        (tmp_path / f"{name}.safetensors").symlink_to((GOLDEN / f"{name}.safetensors").resolve())
+    facts = manifest["files"]["04_losses.safetensors"]["meta"]
+    facts["losses"] = {"cap%ta": facts["losses"]["cap%ta"]}
+    for factor, accepted in ((1.0, True), (1 + 8e-6, False)):
+        facts["losses"]["cap%ta"]["loss_cap"] *= factor
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        golden.manifest.cache_clear()
+        result = parity.run_check(tmp_path / "04_losses.json", parity_mico_pretraining.check_losses)
+        assert bool(result.failures) is not accepted, result.failures
