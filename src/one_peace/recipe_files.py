@@ -65,9 +65,11 @@ def read_recipe(kind: str, name_or_path: str, settings: Sequence[str] = ()) -> d
         *parents, leaf = key.split(".")
         target = values
         for parent in parents:
-            target = target.setdefault(parent, {})
-            if not isinstance(target, dict):
+            inner = target.get(parent, {})
+            if not isinstance(inner, dict):
                 raise ValueError(f"setting {setting!r}: {parent} is a plain value and holds no settings")
+            target[parent] = inner = dict(inner)  # aliases of it in the file stay what they are
+            target = inner
         target[leaf] = _yaml(value, f"setting {setting!r}")
     return values
 
@@ -94,9 +96,8 @@ def follow_modality(values: dict[str, Any], settings: Sequence[str]) -> None:
 
 
 def _yaml(text: str, where: str) -> Any:
-    """The values of a text. What an alias repeats is there as often: a setting changes the one that it names."""
     try:
-        return plain_values(yaml.load(text, _Loader))
+        return yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError) as error:
         problem = " ".join(str(error).split())
         raise ValueError(f"{where}: is no YAML ({problem})") from error

@@ -214,6 +214,15 @@ def test_a_setting_changes_the_key_that_it_names_and_no_alias_of_its_value(tmp_p
     assert values["other"]["path"] == "a.tsv"
 
 
+def test_aliases_of_aliases_are_not_multiplied_out(tmp_path: Path) -> None:
+    """They double with each of these forty lines."""
+    lines = ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} {{x: *a{n - 1}, y: *a{n - 1}}}" for n in range(1, 41))]
+    path = tmp_path / "recipe.yaml"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    values = read_recipe("pretrain", str(path), ["a40.x.z=2"])
+    assert values["a40"]["x"]["z"] == 2 and "z" not in values["a40"]["y"] and "z" not in values["a39"]
+
+
 @pytest.mark.parametrize("content", ["", "- a\n- b\n", "words"])
 def test_a_recipe_is_a_mapping(tmp_path: Path, content: str) -> None:
     path = tmp_path / "odd.yaml"

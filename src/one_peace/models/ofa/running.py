@@ -16,6 +16,7 @@ from one_peace.models.inputs import are_several, list_inputs
 from one_peace.models.ofa.processor import Request
 
 CHUNK = 64  # requests read at a time: bounds memory on long lists
+NO_ANSWER = "gets no answer: its scores are not finite numbers, or no allowed one fits"
 OnError = Literal["raise", "skip"]
 Read: TypeAlias = Callable[[str, Any], Request]
 """A text and a picture, or None -> what the model reads. `InputError` names what cannot be used."""
@@ -73,7 +74,7 @@ def run(
                     values[index] = result
                     continue
                 name = repr(given[index])[:60] if sources[index] is None else describe(sources[index])
-                error = InputError(name, "gets no answer: its scores are not finite numbers, or no allowed one fits")
+                error = InputError(name, NO_ANSWER)
                 if on_error == "raise":
                     raise error
                 errors[index] = error

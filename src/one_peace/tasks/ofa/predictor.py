@@ -21,6 +21,7 @@ from one_peace.modalities.tokenization import EOS_ID, PAD_ID
 from one_peace.models.ofa.encoder import Encoded
 from one_peace.models.ofa.loading import from_pretrained
 from one_peace.models.ofa.model import OfaModel
+from one_peace.models.ofa.running import NO_ANSWER
 from one_peace.models.ofa.vocabulary import OfaVocabulary
 from one_peace.objectives.sequence import SequenceLossSettings, sequence_loss
 from one_peace.tasks.ofa.example import SequenceBatch, SequenceExample, collate
@@ -109,6 +110,7 @@ class SequencePredictor:
     ) -> Iterator[tuple[list[SequenceExample], list[Any]]]:
         """Batches of the rows with the model's answers: texts, boxes relative to the picture, image codes, or, with
         `targets` and for kinds without a right answer, what `LikelihoodFigures` takes."""
+        longest = self.model.decoder.longest(self.task.codes)
 
         def read(row: Row, key: str) -> SequenceExample:
             task = self.task
@@ -116,8 +118,6 @@ class SequencePredictor:
             check_length("source", made.source, key, self.model.config.longest_text)
             check_length("prompt before the answer", made.prompt, key, longest - self._answer_length)
             return made
-
-        longest = self.model.decoder.longest(self.task.codes)
 
         waiting: list[SequenceExample] = []
         for _, example in usable(rows, read, on_error, self.skipped):
@@ -140,7 +140,7 @@ class SequencePredictor:
                 kept.append(example)
                 values.append(value)
                 continue
-            error = BadRow(example.key, "gets no answer: its scores are not finite numbers, or no allowed one fits")
+            error = BadRow(example.key, NO_ANSWER)
             if on_error == "raise":
                 raise error
             self.skipped.append(error)
