@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 import torch
 
 from one_peace.checkpoints.one_peace.names import bare_name, modality_of
-from one_peace.modalities.base import Example, Processor
+from one_peace.data.loading import Pair
+from one_peace.modalities.base import Processor
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.objectives.contrast import cross_modal_contrast
@@ -27,7 +28,6 @@ from one_peace.training.initial_values import empty_model
 from one_peace.training.pretraining.forward_pass import PretrainingPass
 from one_peace.training.recipe import EngineRecipe
 
-Pair = tuple[Example, Example]
 PAIRS = 4  # in the larger of the batches that are counted; the smaller one has half of them
 
 

@@ -8,14 +8,14 @@ from functools import cache
 
 import torch
 
-from one_peace.modalities.base import Example, Processor
+from one_peace.data.loading import Pair
+from one_peace.modalities.base import Processor
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.training.distributed import Processes
 from one_peace.training.pretraining.cost import PretrainingStep
 from one_peace.training.pretraining.gradients import BatchSource
 from one_peace.training.pretraining.recipe import PretrainRecipe
 
-Pair = tuple[Example, Example]
 PRODUCT = {"cpu": 1024, "cuda": 8192}  # size of the square matrices that the rate is measured with
 REPEATS = 5
 
