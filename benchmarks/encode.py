@@ -1,7 +1,8 @@
 """Speed, memory and efficiency of encoding: `python benchmarks/encode.py [--device cuda] [--threads 2]`.
 
 Efficiency is the arithmetic that the embedding needs, divided by the time and by the rate of a square matrix product
-timed in turn in the same process, threads and dtype. What counts (`arithmetic`): multiply-adds of matrix products
+timed in turn in the same process, threads and dtype: PyTorch's own (`matmul`) and that of our linear layers (`linear`),
+which is another one on some CPUs. What counts (`arithmetic`): multiply-adds of matrix products
 and convolutions over real tokens, two operations each; in the last block only what the cls token needs. Norms,
 activations, softmax, padding and table look-ups count nothing, though they take time.
 
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from measure import interleaved, machine, matmul, peak_bytes, write_result
+from measure import interleaved, machine, peak_bytes, write_result, yardsticks
 from torch import Tensor
 
 from one_peace.modalities.audio import AudioConfig, wave_convolutions
@@ -199,15 +200,16 @@ def main() -> None:
         "front_end_channels": config.modalities["audio"].convs[0][0],
     }
     print(*(f"{key}: {value}" for key, value in facts.items()), sep="\n", end="\n\n")
-    product, product_operations = matmul(device, dtype)
-    print(f"{'':32}{'per second':>18}{'GFLOP':>8}{'seconds':>9}{'GFLOP/s':>9}{'matmul':>8}{'of it':>7}{'peak MB':>9}")
+    products, product_operations = yardsticks(device, dtype)
+    print(
+        f"{'':32}{'per second':>18}{'GFLOP':>8}{'seconds':>9}{'GFLOP/s':>9}{'matmul':>8}{'of it':>7}{'linear':>8}"
+        f"{'of it':>7}{'peak MB':>9}"
+    )
     rows: dict[str, dict[str, Any]] = {}
     for name, subject in subjects.items():
-        # the product before and after: a rate for each run
-        jobs = {"before": product, "run": subject.run, "after": product}
-        seconds = interleaved(jobs, options.repeats, device, clock)
+        seconds = interleaved({**products, "run": subject.run}, options.repeats, device, clock)
         median = statistics.median(seconds["run"])
-        rate = product_operations / statistics.median(seconds["before"] + seconds["after"])
+        rate, own_rate = (product_operations / statistics.median(seconds[name]) for name in ("matmul", "linear"))
         speed = subject.operations / median
         rows[name] = {
             "per_second": subject.units / median,
@@ -216,12 +218,15 @@ def main() -> None:
             "flop": subject.operations,
             "matmul_flops": rate,
             "efficiency": speed / rate,
+            "linear_flops": own_rate,
+            "efficiency_of_linear": speed / own_rate,
             "peak_bytes": memory[name],
         }
         figure = f"{subject.units / median:.2f} {subject.unit}"
         print(
             f"{name:32}{figure:>18}{subject.operations / 1e9:8.1f}{median:9.3f}{speed / 1e9:9.1f}"
-            f"{rate / 1e9:8.1f}{speed / rate:7.2f}{memory[name] / 1e6:9.0f}",
+            f"{rate / 1e9:8.1f}{speed / rate:7.2f}{own_rate / 1e9:8.1f}{speed / own_rate:7.2f}"
+            f"{memory[name] / 1e6:9.0f}",
             flush=True,
         )
     for name, row in rows.items():

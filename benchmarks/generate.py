@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from measure import interleaved, machine, matmul, write_result
+from measure import interleaved, machine, write_result, yardsticks
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -158,9 +158,9 @@ def main() -> None:
             jobs, parameters = ours(size, options.pixels, device)
             peers, peer_parameters = hugging_face(size, options.pixels, device)
             counted = {name: operations(jobs[name]) for name in ("encode", "decode")}
-            product, product_operations = matmul(device, torch.float32)
+            products, product_operations = yardsticks(device, torch.float32)
             timed = interleaved(
-                {**jobs, **peers, "matmul": product},
+                {**jobs, **peers, "matmul": products["matmul"]},
                 options.repeats,
                 device,
                 time.perf_counter if wall else time.process_time,

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from one_peace.nn.linear import linear
+
 RESULTS = Path(__file__).parent / "results"
 MATMUL = 1536  # side of the square product that sets the machine's rate
 Clock = Callable[[], float]
@@ -46,18 +48,26 @@ def _cpu_name() -> str:
     return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), platform.machine())
 
 
-def matmul(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], Any], float]:
-    """A square matrix product and its floating-point operations: the yardstick of efficiency."""
+def yardsticks(device: torch.device, dtype: torch.dtype) -> tuple[dict[str, Callable[[], Any]], float]:
+    """A square matrix product as PyTorch computes it and as our linear layers do, and its floating-point operations."""
     a, b = (torch.randn(MATMUL, MATMUL, device=device, dtype=dtype) for _ in range(2))
-    return lambda: a @ b, 2.0 * MATMUL**3
+    return {"matmul": lambda: a @ b, "linear": lambda: linear(a, b)}, 2.0 * MATMUL**3
 
 
 def interleaved(
-    jobs: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device, clock: Clock = time.perf_counter
+    jobs: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    device: torch.device,
+    clock: Clock = time.perf_counter,
+    warm_up: int = 1,
 ) -> dict[str, list[float]]:
-    """Seconds of each job, `repeats` times, all jobs in turn, so that a slow minute slows all of them."""
-    for job in jobs.values():  # warm-up: memory, kernels, caches
-        job()
+    """Seconds of each job, `repeats` times, all jobs in turn, so that a slow minute slows all of them.
+
+    Before that all run `warm_up` times: for kernels and caches once, for memory that several of them share more often.
+    """
+    for _ in range(warm_up):
+        for job in jobs.values():
+            job()
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(repeats):
         for name, job in jobs.items():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from measure import interleaved, machine, matmul, peak_bytes, write_result
+from measure import interleaved, machine, peak_bytes, write_result, yardsticks
 from textbook import TextbookStep
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -54,7 +55,7 @@ STAGES = {"stage 1": IMAGE_TEXT, "stage 2": AUDIO_TEXT}
 # Allowed differences in float32, relative; gradients to the largest of their tensor. Those of mask tokens are sums over
 # thousands of positions that nearly cancel, where the order of summation shows.
 LOSSES, GRADIENTS = 1e-5, 1e-3
-PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm"}
+PRODUCTS, ONEDNN = ("aten::mm", "aten::addmm", "aten::bmm"), "mkldnn::_linear_pointwise"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +186,8 @@ def build(
     updates = torch.optim.AdamW([p for p in textbook.parameters() if p.requires_grad], lr=recipe.lr, betas=recipe.betas)
 
     def textbook_losses() -> dict[str, Tensor]:
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=engine.precision == "bfloat16"):
+        usual = mock.patch("one_peace.nn.linear.onednn_is_faster", return_value=False)
+        with usual, torch.autocast(torch.device(device).type, torch.bfloat16, enabled=engine.precision == "bfloat16"):
             return textbook(batch)
 
     ours = Subject(
@@ -194,14 +196,18 @@ def build(
     return ours, library, Subject("textbook", textbook_losses, updates, recipe.clip_norm), textbook, batch, config
 
 
-def products(step: Callable[[], None]) -> tuple[float, float]:
+def in_matrix_products(step: Callable[[], None]) -> tuple[float, float]:
     """The share of a step's processor time in matrix products, and their operations per second, by the profiler."""
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True, with_flops=True) as profiled:
         step()
-    events = profiled.key_averages()
-    found = [event for event in events if event.key in PRODUCTS]
+    events = profiled.key_averages(group_by_input_shape=True)
+    found = [event for event in events if event.key in (*PRODUCTS, ONEDNN)]
     busy = sum(event.self_cpu_time_total for event in found)  # microseconds
-    return busy / sum(event.self_cpu_time_total for event in events), sum(event.flops for event in found) / busy * 1e6
+    operations = sum(event.flops for event in found if event.key != ONEDNN)
+    for event in found:
+        if event.key == ONEDNN:  # unknown to the profiler's table
+            operations += 2 * event.count * math.prod(event.input_shapes[0]) * event.input_shapes[1][0]
+    return busy / sum(event.self_cpu_time_total for event in events), operations / busy * 1e6
 
 
 def deepest(size: Size, stage: PretrainingStage, engine: EngineRecipe, device: str) -> tuple[int, Any]:
@@ -244,8 +250,8 @@ def measure(
         row[f"peak_bytes_{subject.name}"] = peak_bytes(subject.step, where)
     row["flop"] = arithmetic(config, stage, batch, device)
     dtype = torch.bfloat16 if engine.precision == "bfloat16" else torch.float32
-    product, product_operations = matmul(where, dtype)
-    jobs = {"before": product, "ours": ours.step, "textbook": textbook.step, "after": product}
+    products, product_operations = yardsticks(where, dtype)
+    jobs = {**products, "ours": ours.step, "textbook": textbook.step}
     if dtype == torch.bfloat16 and not engine.recompute:
         exact = build(size, stage, layers, dataclasses.replace(engine, precision="float32"), device)[0]
         jobs["ours in float32"] = exact.step
@@ -253,12 +259,13 @@ def measure(
         plain = build(size, stage, layers, dataclasses.replace(engine, compile=False), device)[0]
         jobs["ours not compiled"] = plain.step
     keep_freed_memory()  # only now: it hides peaks
-    seconds = interleaved(jobs, repeats, where, clock)
-    rate = product_operations / statistics.median(seconds["before"] + seconds["after"])
-    row["matmul_flops"] = rate
-    for name in jobs.keys() - {"before", "after"}:
+    seconds = interleaved(jobs, repeats, where, clock, warm_up=2)  # the steps share what memory was freed
+    rate, own_rate = (product_operations / statistics.median(seconds[name]) for name in products)
+    row |= {"matmul_flops": rate, "linear_flops": own_rate}
+    for name in jobs.keys() - products.keys():
         row[f"seconds {name}"] = statistics.median(seconds[name])
         row[f"efficiency {name}"] = row["flop"] / row[f"seconds {name}"] / rate
+    row["efficiency_of_linear ours"] = row["efficiency ours"] * rate / own_rate
     row["times_textbook"] = row["seconds textbook"] / row["seconds ours"]
     row["memory_of_textbook"] = row["peak_bytes_ours"] / row["peak_bytes_textbook"]
     if "ours in float32" in jobs:
@@ -266,8 +273,8 @@ def measure(
     if "ours not compiled" in jobs:
         row["times_not_compiled"] = row["seconds ours not compiled"] / row["seconds ours"]
     if where.type == "cpu" and dtype == torch.float32 and not engine.compile:
-        row["share_in_products"], in_products = products(ours.step)
-        row["products_of_matmul"] = in_products / rate
+        row["share_in_products"], in_products = in_matrix_products(ours.step)
+        row["products_of_linear"] = in_products / own_rate
     return row
 
 
@@ -297,7 +304,7 @@ def main() -> None:
     print(*(f"{key}: {value}" for key, value in facts.items()), sep="\n", end="\n\n")
     print(
         f"{'':22}{'layers':>7}{'batch':>6}{'GFLOP':>9}{'seconds':>9}{'textbook':>9}{'times':>7}"
-        f"{'of matmul':>10}{'peak MB':>9}{'textbook':>9}{'losses':>9}{'gradients':>10}"
+        f"{'of matmul':>10}{'of linear':>10}{'peak MB':>9}{'textbook':>9}{'losses':>9}{'gradients':>10}"
     )
     facts["rows"] = {}
     for name in options.sizes or [size for size in SIZES if device.type == "cuda" or size != "one-peace"]:
@@ -309,9 +316,9 @@ def main() -> None:
             print(
                 f"{name + ', ' + stage:22}{row['layers']:7}{row['batch']:6}{row['flop'] / 1e9:9.0f}"
                 f"{row['seconds ours']:9.3f}{row['seconds textbook']:9.3f}{row['times_textbook']:7.2f}"
-                f"{row['efficiency ours']:10.2f}{row['peak_bytes_ours'] / 1e6:9.0f}"
-                f"{row['peak_bytes_textbook'] / 1e6:9.0f}{row['loss_difference']:9.1e}"
-                f"{row['gradient_difference']:10.1e}",
+                f"{row['efficiency ours']:10.2f}{row['efficiency_of_linear ours']:10.2f}"
+                f"{row['peak_bytes_ours'] / 1e6:9.0f}{row['peak_bytes_textbook'] / 1e6:9.0f}"
+                f"{row['loss_difference']:9.1e}{row['gradient_difference']:10.1e}",
                 flush=True,
             )
             if "times_float32" in row:
@@ -321,7 +328,7 @@ def main() -> None:
             if "share_in_products" in row:
                 print(
                     f"{'':22}products: {row['share_in_products']:.0%} of the step, at "
-                    f"{row['products_of_matmul']:.2f} of the matmul rate"
+                    f"{row['products_of_linear']:.2f} of the rate of linear"
                 )
     suffix = "-compiled" if options.compile else ""
     name = f"pretrain-{device.type}-{options.dtype}-{options.threads}t{suffix}"

@@ -28,6 +28,7 @@ from one_peace.modalities.base import (
 from one_peace.nn.activation import gelu_reusing
 from one_peace.nn.frame_convolution import FrameConvolution
 from one_peace.nn.initialization import truncated_normal_
+from one_peace.nn.linear import Linear
 from one_peace.nn.relative_position import RelativeBias, sequence_buckets, sequence_rows
 
 DECODER_POSITIONS = 1026
@@ -167,7 +168,7 @@ class AudioAdapter(Adapter):
         self.cls_position = nn.Parameter(truncated_normal_(torch.empty(1, 1, width)))
         self.frames = WaveFrames(config.convs)
         self.frames_norm = nn.LayerNorm(channels)
-        self.frames_proj = nn.Linear(channels, width)
+        self.frames_proj = Linear(channels, width)
         self.positions = ConvolutionalPositions(
             width, config.position_depth, config.position_width, config.position_groups
         )

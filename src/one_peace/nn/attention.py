@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from one_peace.nn.linear import Linear
 from one_peace.nn.lora import project
 from one_peace.nn.rotary import Rotary, rotate
 
@@ -56,11 +57,11 @@ class Attention(nn.Module):
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.qkv = Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(width, eps=norm_eps)
-        self.out = nn.Linear(width, width)
+        self.out = Linear(width, width)
 
     def forward(
         self, x: Tensor, bias: Tensor | None = None, queries: int | None = None, rotary: Rotary | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from one_peace.nn.activation import gelu_reusing
+from one_peace.nn.linear import Linear
 
 
 class FeedForward(nn.Module):
@@ -12,10 +13,10 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(width, hidden, bias=False)
-        self.up = nn.Linear(width, hidden, bias=False)
+        self.gate = Linear(width, hidden, bias=False)
+        self.up = Linear(width, hidden, bias=False)
         self.norm = nn.LayerNorm(hidden)
-        self.down = nn.Linear(hidden, width)
+        self.down = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""
@@ -30,8 +31,8 @@ class PlainFeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.up = nn.Linear(width, hidden)
-        self.down = nn.Linear(hidden, width)
+        self.up = Linear(width, hidden)
+        self.down = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from one_peace.nn.linear import goes_to_onednn, linear, weight_gradient
+
 
 class FrameConvolution(nn.Module):
     """Convolution without bias or padding over (batch, frames, channels).
@@ -37,7 +39,7 @@ class FrameConvolution(nn.Module):
             raise ValueError(f"{x.shape[1]} frames are shorter than the kernel {self.kernel}")
         matrix = self.matrix() if matrix is None else matrix
         if x.shape[2] == 1:  # the windows of a waveform are small beside the output: gather them, multiply once
-            return F.linear(x.squeeze(2).unfold(1, self.kernel, self.stride), matrix.t())
+            return linear(x.squeeze(2).unfold(1, self.kernel, self.stride), matrix.t())
         if torch.is_autocast_enabled(x.device.type):  # products in place cannot change their dtype themselves
             dtype = torch.get_autocast_dtype(x.device.type)
             x, matrix = x.to(dtype), matrix.to(dtype)
@@ -77,7 +79,10 @@ class _BlockProducts(torch.autograd.Function):
         ctx.stride = stride
         heads, tails = _blocks(x, weight, stride)
         split = heads.shape[2]
-        y = torch.bmm(heads, weight[:split].expand(x.shape[0], -1, -1))
+        if goes_to_onednn(heads, weight[:split].t()):
+            y = linear(heads, weight[:split].t())
+            return y.add_(linear(tails, weight[split:].t())) if tails.shape[2] else y
+        y = torch.bmm(heads, weight[:split].expand(x.shape[0], -1, -1))  # reads blocks in place, which `linear` copies
         if tails.shape[2]:
             y.baddbmm_(tails, weight[split:].expand(x.shape[0], -1, -1))
         return y
@@ -93,13 +98,13 @@ class _BlockProducts(torch.autograd.Function):
             grad_x = torch.empty_like(x)
             grad_heads, grad_tails = _blocks(grad_x, weight, ctx.stride)
             grad_x[:, steps * ctx.stride :] = 0
-            grad_heads.copy_(grad @ weight[:split].t())
+            grad_heads.copy_(linear(grad, weight[:split]))
             if tails.shape[2]:
-                grad_tails += grad @ weight[split:].t()
+                grad_tails += linear(grad, weight[split:])
         if ctx.needs_input_grad[1]:
             flat = grad.reshape(-1, grad.shape[2])
-            parts = [heads.reshape(-1, split).t() @ flat]
+            parts = [weight_gradient(heads.reshape(-1, split), flat)]
             if tails.shape[2]:
-                parts.append(tails.reshape(-1, tails.shape[2]).t() @ flat)
+                parts.append(weight_gradient(tails.reshape(-1, tails.shape[2]), flat))
             grad_weight = torch.cat(parts)
         return grad_x, grad_weight, None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from one_peace.nn.linear import Linear, linear
 
-class LoRALinear(nn.Linear):
+
+class LoRALinear(Linear):
     """A linear layer whose weight is fixed, plus `scale * up @ down`: `down` (rank, in), `up` (out, rank).
 
     It starts as the layer that it is made of: `up` is 0. The parameters `weight` and `bias` are that layer's own.
@@ -28,12 +29,12 @@ class LoRALinear(nn.Linear):
     def change(self, x: Tensor, rows: slice | None = None) -> Tensor:
         """What is added to the layer's outputs, or to those at `rows`."""
         up = self.low_rank_up if rows is None else self.low_rank_up[rows]
-        return F.linear(F.linear(x, self.low_rank_down) * self.scale, up)
+        return linear(linear(x, self.low_rank_down) * self.scale, up)
 
 
 def project(layer: nn.Linear, x: Tensor, bias: Tensor | None, rows: slice | None = None) -> Tensor:
     """`layer` with another bias, (..., in) -> (..., out), or its outputs at `rows` alone."""
-    y = F.linear(x, layer.weight if rows is None else layer.weight[rows], bias)
+    y = linear(x, layer.weight if rows is None else layer.weight[rows], bias)
     return y + layer.change(x, rows) if isinstance(layer, LoRALinear) else y
 
 

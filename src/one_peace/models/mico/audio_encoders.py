@@ -15,6 +15,7 @@ from one_peace.models.mico.config import AstConfig, BeatsConfig
 from one_peace.models.mico.text import SelfAttention
 from one_peace.nn.attention import attend
 from one_peace.nn.feed_forward import PlainFeedForward
+from one_peace.nn.linear import Linear
 
 PATCH = 16  # mel bins and frames
 AST_EPS = 1e-12
@@ -61,10 +62,10 @@ class GatedBiasAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.gate = nn.Linear(width // heads, 2 * GATE_GROUP)
+        self.qkv = Linear(width, 3 * width)
+        self.gate = Linear(width // heads, 2 * GATE_GROUP)
         self.gate_scale = nn.Parameter(torch.ones(1, heads, 1, 1))
-        self.out = nn.Linear(width, width)
+        self.out = Linear(width, width)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """x (batch, tokens, width), bias (heads, tokens, tokens) -> (batch, tokens, width)."""
@@ -102,7 +103,7 @@ class Beats(nn.Module):
         self.config = config
         self.patches = nn.Conv2d(1, config.patch_width, PATCH, stride=PATCH, bias=False)
         self.patches_norm = nn.LayerNorm(config.patch_width)
-        self.projection = nn.Linear(config.patch_width, config.width)
+        self.projection = Linear(config.patch_width, config.width)
         self.positions = WeightNormConvolution(config.width, config.position_kernel, config.position_groups)
         self.norm = nn.LayerNorm(config.width)
         # given its values, a table does not draw its own: on the meta device that would import PyTorch's compiler

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from one_peace.nn.linear import Linear
 from one_peace.nn.resize import resize_frames
 
 EPS = 1e-12
@@ -17,9 +18,9 @@ class Matching(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, width)
+        self.dense = Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=EPS)
-        self.out = nn.Linear(width, 2)
+        self.out = Linear(width, 2)
 
     def forward(self, cls: Tensor) -> Tensor:
         """(rows, width) -> (rows, 2)."""
@@ -32,7 +33,7 @@ class MemoryProjection(nn.Module):
     def __init__(self, features: int, width: int, frames: int) -> None:
         """`frames`: rows of the table of frame embeddings, 0 for none."""
         super().__init__()
-        self.projection = nn.Linear(features, width)
+        self.projection = Linear(features, width)
         self.norm = nn.LayerNorm(width, eps=EPS)
         self.frames = nn.Parameter(_normal(1, frames, width)) if frames else None
         self.kind = nn.Parameter(_normal(1, 1, width))

@@ -19,6 +19,7 @@ from one_peace.models.mico.config import BRANCHES, SUBTITLE, AstConfig, BeatsCon
 from one_peace.models.mico.heads import Matching, MemoryProjection
 from one_peace.models.mico.text import PAD_ID, Memory, TextModel
 from one_peace.models.mico.tower import Tower
+from one_peace.nn.linear import Linear
 
 TEXT = "text"
 ORDER = ("vision", "audio", SUBTITLE, "depth")
@@ -47,11 +48,11 @@ class MiCoModel(nn.Module):
         self.memory = nn.ModuleDict(
             {name: MemoryProjection(widths[name], config.text.width, config.frames.get(name, 0)) for name in parts}
         )
-        heads = {name: nn.Linear(widths[name], config.contrast_width, bias=False) for name in parts}
-        heads[TEXT] = nn.Linear(config.text.width, config.contrast_width, bias=False)
+        heads = {name: Linear(widths[name], config.contrast_width, bias=False) for name in parts}
+        heads[TEXT] = Linear(config.text.width, config.contrast_width, bias=False)
         for names in JOINT:
             if all(name in widths for name in names):
-                heads["_".join(names)] = nn.Linear(sum(widths[name] for name in names), config.contrast_width)
+                heads["_".join(names)] = Linear(sum(widths[name] for name in names), config.contrast_width)
         self.contrast = nn.ModuleDict(heads)
         self.temperature = nn.Parameter(torch.tensor(FIRST_TEMPERATURE))  # similarities are divided by it
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from one_peace.models.mico.config import TextConfig
 from one_peace.nn.attention import attend
 from one_peace.nn.feed_forward import PlainFeedForward
+from one_peace.nn.linear import Linear, linear
 
 EPS = 1e-12  # of all norms on the side of language
 STD = 0.02
@@ -57,8 +58,8 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
 
     def forward(self, x: Tensor, bias: Tensor | None, past: Past | None = None, queries: int | None = None) -> Tensor:
         """x (rows, tokens, width) -> (rows, tokens or the first `queries`, width)."""
@@ -78,9 +79,9 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key_value = Linear(width, 2 * width)
+        self.out = Linear(width, width)
 
     def project(self, memory: Tensor) -> KeyValue:
         """Memory (inputs, tokens, width) -> keys and values."""
@@ -133,13 +134,13 @@ class WordPrediction(nn.Module):
 
     def __init__(self, width: int, vocab_size: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, width)
+        self.dense = Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=EPS)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
 
     def forward(self, hidden: Tensor, words: Tensor) -> Tensor:
         """hidden (..., width), words (vocabulary, width) -> (..., vocabulary)."""
-        return F.linear(self.norm(F.gelu(self.dense(hidden))), words, self.bias)
+        return linear(self.norm(F.gelu(self.dense(hidden))), words, self.bias)
 
 
 class TextModel(nn.Module):

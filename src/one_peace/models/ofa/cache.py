@@ -9,6 +9,7 @@ from torch import Tensor
 from one_peace.models.ofa.decoder import OfaDecoder
 from one_peace.models.ofa.encoder import Encoded
 from one_peace.models.ofa.layers import KeysValues
+from one_peace.nn.linear import linear
 
 FIRST_CAPACITY = 32  # tokens; doubled when full, as far as there are positions
 
@@ -64,7 +65,7 @@ class OfaCache:
 
             x = layer(x, biases[index], self.inputs[index], input_bias, earlier)
         self.length = stop
-        return F.linear(decoder.norm(x[:, -1]), self.tokens)
+        return linear(decoder.norm(x[:, -1]), self.tokens)
 
     @torch.no_grad()
     def reorder(self, rows: Tensor) -> None:

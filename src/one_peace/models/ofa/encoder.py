@@ -16,6 +16,7 @@ from one_peace.models.ofa.layers import EncoderLayer
 from one_peace.models.ofa.positions import PositionBias, Positions, RelativeTables, of_layer
 from one_peace.models.ofa.trunk import CHANNELS, Trunk
 from one_peace.nn.grid_positions import grid_positions, image_buckets
+from one_peace.nn.linear import Linear
 from one_peace.nn.relative_position import offset_buckets
 
 TEXT_TYPE, IMAGE_TYPE = 0, 1
@@ -55,7 +56,7 @@ class OfaEncoder(nn.Module):
         self.config = config
         width = config.width
         self.trunk = Trunk(config.trunk)
-        self.image_projection = nn.Linear(CHANNELS, width)
+        self.image_projection = Linear(CHANNELS, width)
         self.types = nn.Embedding(2, width) if config.types else None
         self.text_norm = nn.LayerNorm(width) if config.text_norm else nn.Identity()
         self.image_norm = nn.LayerNorm(width) if config.image_norm else nn.Identity()

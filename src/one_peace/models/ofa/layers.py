@@ -13,6 +13,7 @@ from one_peace.nn.activation import gelu_reusing
 from one_peace.nn.attention import attend
 from one_peace.nn.drop_path import DropPath
 from one_peace.nn.feed_forward import PlainFeedForward
+from one_peace.nn.linear import Linear
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values, each (batch, heads, tokens, head width)."""
@@ -30,7 +31,7 @@ class AttentionHeads(nn.Module):
         self.heads = config.heads
         self.factor = config.position_scale**-0.5  # on top of the root that every backend divides by
         self.head_scale = nn.Parameter(torch.ones(config.heads)) if config.head_scale else None
-        self.out = nn.Linear(config.width, config.width)
+        self.out = Linear(config.width, config.width)
 
     def split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """(batch, tokens, parts * width) -> `parts` times (batch, heads, tokens, head width)."""
@@ -52,7 +53,7 @@ class SelfAttention(AttentionHeads):
 
     def __init__(self, config: OfaConfig) -> None:
         super().__init__(config)
-        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.qkv = Linear(config.width, 3 * config.width)
 
     def forward(self, x: Tensor, bias: Tensor | None, earlier: Callable[..., KeysValues] | None = None) -> Tensor:
         """x (batch, tokens, width), bias broadcastable to (batch, heads, tokens, keys) -> (batch, tokens, width).
@@ -68,8 +69,8 @@ class CrossAttention(AttentionHeads):
 
     def __init__(self, config: OfaConfig) -> None:
         super().__init__(config)
-        self.query = nn.Linear(config.width, config.width)
-        self.key_value = nn.Linear(config.width, 2 * config.width)
+        self.query = Linear(config.width, config.width)
+        self.key_value = Linear(config.width, 2 * config.width)
 
     def keys_values(self, features: Tensor) -> KeysValues:
         """Encoder features (batch, tokens, width) -> what `forward` attends to; once per input."""
@@ -96,8 +97,8 @@ class Adapter(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.down = nn.Linear(width, hidden)
-        self.up = nn.Linear(hidden, width)
+        self.down = Linear(width, hidden)
+        self.up = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.up(F.relu(self.down(x)))

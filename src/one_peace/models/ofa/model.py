@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from one_peace.modalities.tokenization import PAD_ID
@@ -11,6 +10,7 @@ from one_peace.models.ofa.cache import OfaCache
 from one_peace.models.ofa.config import OfaConfig
 from one_peace.models.ofa.decoder import OfaDecoder
 from one_peace.models.ofa.encoder import Encoded, OfaEncoder
+from one_peace.nn.linear import linear
 from one_peace.nn.relative_position import RelativeBias
 
 STD = 0.02  # of initial weights
@@ -44,7 +44,7 @@ class OfaModel(nn.Module):
 
         codes: (batch,) bool, True for rows that are image codes.
         """
-        return F.linear(self.decoder(self.tokens(previous), previous, encoded, codes), self.tokens.weight)
+        return linear(self.decoder(self.tokens(previous), previous, encoded, codes), self.tokens.weight)
 
     def forward(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from one_peace.models.ofa.config import OfaConfig
+from one_peace.nn.linear import Linear
 from one_peace.nn.relative_position import RelativeBias, grid_rows
 
 
@@ -32,8 +33,8 @@ class PositionBias(nn.Module):
         super().__init__()
         self.heads = heads
         self.factor = (scale * width / heads) ** -0.5
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key = Linear(width, width)
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Position features (1 or batch, q, width) and (1 or batch, k, width) -> (1 or batch, heads, q, k)."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from one_peace.models.one_peace.config import HeadConfig
 from one_peace.nn.initialization import truncated_normal_
+from one_peace.nn.linear import Linear
 
 
 class AttentionPooling(nn.Module):
@@ -16,9 +17,9 @@ class AttentionPooling(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.query = nn.Parameter(truncated_normal_(torch.empty(1, 1, heads, width // heads)))
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
+        self.key = Linear(width, width, bias=False)
+        self.value = Linear(width, width)
+        self.out = Linear(width, width)
 
     def forward(self, features: Tensor, padding: Tensor | None) -> Tensor:
         """(batch, tokens, width), padding (batch, tokens) bool or None -> (batch, width)."""
@@ -41,11 +42,11 @@ class PredictionHead(nn.Module):
         self.config = config
         self.pooling = AttentionPooling(width, heads) if config.pooling == "attention" else None
         self.norm = None if config.pooling == "cls" else nn.LayerNorm(width)
-        self.pooler = nn.Linear(width, width) if config.pooler else None
+        self.pooler = Linear(width, width) if config.pooler else None
         joined = config.pictures * width
-        self.hidden = nn.Linear(joined, config.hidden) if config.hidden else None
+        self.hidden = Linear(joined, config.hidden) if config.hidden else None
         self.hidden_norm = nn.LayerNorm(config.hidden) if config.hidden else None
-        self.out = nn.Linear(config.hidden or joined, config.outputs)
+        self.out = Linear(config.hidden or joined, config.outputs)
 
     def pool(self, features: Tensor, padding: Tensor | None) -> Tensor:
         """Features (batch, tokens, width), cls first, and their padding -> one vector each, (batch, width)."""

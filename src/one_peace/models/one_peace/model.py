@@ -15,6 +15,7 @@ from one_peace.models.inputs import check_modalities
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.encoder import FusionEncoder
 from one_peace.nn.initialization import initialize_linear_layers
+from one_peace.nn.linear import Linear
 
 Inputs = Mapping[str, Mapping[str, Tensor]]
 """Modality name -> batch of that modality, as its processor collates it."""
@@ -96,7 +97,7 @@ class OnePeaceEncoder(Backbone):
 
     def __init__(self, config: OnePeaceConfig) -> None:
         super().__init__(config)
-        self.projections = nn.ModuleDict({name: nn.Linear(config.width, config.width) for name in config.modalities})
+        self.projections = nn.ModuleDict({name: Linear(config.width, config.width) for name in config.modalities})
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         initialize_linear_layers(self, config.width)
 

@@ -12,6 +12,7 @@ from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.encoder import FusionEncoder
 from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.nn.initialization import initialize_linear_layers
+from one_peace.nn.linear import Linear
 
 
 class Decoder(nn.Module):
@@ -24,7 +25,7 @@ class Decoder(nn.Module):
         shape = config.decoder
         names = list(config.modalities)
         self.mask_padding = shape.mask_padding
-        self.inputs = nn.ModuleDict({name: nn.Linear(config.width, shape.width) for name in names})
+        self.inputs = nn.ModuleDict({name: Linear(config.width, shape.width) for name in names})
         self.adapters = nn.ModuleDict(
             {
                 name: DecoderAdapter(shape.width, get_modality(name).decoder_positions(settings, shape.width))
@@ -32,7 +33,7 @@ class Decoder(nn.Module):
             }
         )
         self.fusion = FusionEncoder(shape.width, shape.layers, shape.heads, shape.ffn_width, names)
-        self.outputs = nn.ModuleDict({name: nn.Linear(shape.width, config.width) for name in names})
+        self.outputs = nn.ModuleDict({name: Linear(shape.width, config.width) for name in names})
         initialize_linear_layers(self, config.width)
 
     def forward(

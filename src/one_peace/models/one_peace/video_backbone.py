@@ -19,6 +19,7 @@ from one_peace.errors import CheckpointError
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.model import Backbone
 from one_peace.nn.block import Block
+from one_peace.nn.linear import Linear
 
 SHRINK = 4  # how much narrower an adapter is than the model
 JOINT_SHARE = 0.5  # of what the adapter beside the feed-forward expert adds
@@ -29,7 +30,7 @@ class Bottleneck(nn.Module):
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        self.down, self.up = nn.Linear(width, inner), nn.Linear(inner, width)
+        self.down, self.up = Linear(width, inner), Linear(inner, width)
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from one_peace.media.sounds import SAMPLE_RATE
 from one_peace.modalities import get_modality
 from one_peace.modalities.audio import AudioAdapter, AudioConfig, WaveFrames
 from one_peace.modalities.base import Example, Processor
 from one_peace.models.one_peace.config import OnePeaceConfig
+from one_peace.nn.linear import Linear
 from one_peace.objectives.spectrogram import BANDS, HOP, spectrogram_loss
 from one_peace.training.initial_values import fill, fresh_values
 from one_peace.training.pretraining.short_fit import fit
@@ -63,7 +64,7 @@ def fit_front_end(
     if stride % HOP:
         raise ValueError(f"front_end_steps: frames of {stride} samples are no multiple of {HOP}")
     generator = torch.Generator().manual_seed(seed)
-    head = nn.Linear(adapter.frames_proj.in_features, stride // HOP * BANDS)
+    head = Linear(adapter.frames_proj.in_features, stride // HOP * BANDS)
     with torch.no_grad():
         head.weight.normal_(std=head.in_features**-0.5, generator=generator)
         head.bias.zero_()

@@ -27,6 +27,7 @@ from one_peace.media.sounds import SAMPLE_RATE, prepare_waveform
 from one_peace.modalities.audio import AudioAdapter
 from one_peace.modalities.base import Example, Processor
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
+from one_peace.nn.linear import Linear
 from one_peace.objectives.speech import CLASSES, COLUMN, UNKNOWN, speech_sound_loss, word_loss
 from one_peace.tasks.pretraining import PretrainingStage, freeze_for_stage
 from one_peace.training.distributed import precision_of
@@ -97,8 +98,8 @@ class SpeechLessons:
         blocks = len(self.fusion.blocks)
         self.half, self.most = (blocks - 1) // 2, max(0, blocks - 2)  # blocks that sounds and words are named after
         width = adapter.frames_proj.out_features
-        self.name_sounds = self._head(nn.Linear(width, self.columns * CLASSES))
-        self.name_words = self._head(nn.Linear(width, len(spoken.words), bias=False))
+        self.name_sounds = self._head(Linear(width, self.columns * CLASSES))
+        self.name_words = self._head(Linear(width, len(spoken.words), bias=False))
 
     def give(self) -> dict[str, Tensor]:
         """Gives all lessons -> all that is the audio side's own in the encoder, by its names in the model."""

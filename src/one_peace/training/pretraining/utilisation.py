@@ -11,6 +11,7 @@ import torch
 from one_peace.data.loading import Pair
 from one_peace.modalities.base import Processor
 from one_peace.models.one_peace.config import OnePeaceConfig
+from one_peace.nn.linear import linear
 from one_peace.training.distributed import Processes
 from one_peace.training.pretraining.cost import PretrainingStep
 from one_peace.training.pretraining.gradients import BatchSource
@@ -117,15 +118,14 @@ class Utilisation:
 
 @cache
 def matmul_rate(device: str, dtype: torch.dtype) -> float:
-    """FLOP/s of a large product of two square matrices: the best of a few tries."""
+    """FLOP/s of a large product of two square matrices, computed as by a linear layer: the best of a few tries."""
     kind = torch.device(device).type
     size = PRODUCT.get(kind, 4096)
     a = torch.ones(size, size, dtype=dtype, device=device)
-    out = torch.empty_like(a)
     best = float("inf")
     for _ in range(REPEATS + 1):  # the first one warms up
         began = time.perf_counter()
-        torch.mm(a, a, out=out)
+        out = linear(a, a)
         if kind != "cpu":
             out[0, 0].item()  # waits for the device
         best = min(best, time.perf_counter() - began)

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from one_peace.nn import linear as module
+from one_peace.nn.frame_convolution import FrameConvolution
+from one_peace.nn.linear import Linear, goes_to_onednn, linear, onednn_is_faster, weight_gradient
+from one_peace.training.cost import FlopCount
+
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
+
+
+@contextmanager
+def everything_to_onednn() -> Iterator[None]:
+    """As on a machine where it is faster, however small the product."""
+    with (
+        mock.patch.object(module, "onednn_is_faster", return_value=True),
+        mock.patch.multiple(module, ROWS=0, MULTIPLICATIONS=0),
+    ):
+        yield
+
+
+def strided(x: Tensor, layout: str) -> Tensor:
+    """The same values in another order of memory, or with gaps."""
+    if layout == "transposed":
+        return x.transpose(-1, -2).contiguous().transpose(-1, -2)
+    return torch.cat([x, x], dim=-1)[..., : x.shape[-1]] if layout == "gaps" else x
+
+
+@needs_onednn
+@everything_to_onednn()
+@settings(max_examples=60, deadline=None)
+@given(
+    leading=st.lists(st.integers(1, 7), min_size=1, max_size=3),
+    sizes=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    biased=st.booleans(),
+    layouts=st.tuples(*[st.sampled_from(["plain", "transposed", "gaps"])] * 3),
+    learns=st.tuples(st.booleans(), st.booleans()),
+)
+def test_onednn_computes_the_same_and_its_gradients(
+    leading: list[int],
+    sizes: tuple[int, int],
+    biased: bool,
+    layouts: tuple[str, str, str],
+    learns: tuple[bool, bool],
+) -> None:
+    x = strided(torch.randn(*leading, sizes[0]), layouts[0]).requires_grad_(learns[0])
+    weight = strided(torch.randn(sizes[1], sizes[0]), layouts[1]).requires_grad_(learns[1])
+    bias = torch.randn(sizes[1], requires_grad=learns[1]) if biased else None
+    assert goes_to_onednn(x, weight, bias)
+    ours, theirs = linear(x, weight, bias), F.linear(x, weight, bias)
+    assert ours.is_contiguous()
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-5)
+    learning = [tensor for tensor in (x, weight, bias) if tensor is not None and tensor.requires_grad]
+    assert ours.requires_grad == bool(learning)
+    if learning:
+        upstream = strided(torch.randn_like(ours), layouts[2])
+        grads = [torch.autograd.grad(y, learning, upstream) for y in (ours, theirs)]
+        for our_grad, their_grad in zip(*grads, strict=True):
+            torch.testing.assert_close(our_grad, their_grad, atol=1e-4, rtol=1e-5)
+
+
+@needs_onednn
+@everything_to_onednn()
+@pytest.mark.parametrize("rows", [1, 33, 1000])
+def test_the_gradient_of_a_weight(rows: int) -> None:
+    grad, x = torch.randn(rows, 24), torch.randn(rows, 40)
+    torch.testing.assert_close(weight_gradient(grad, x), grad.t() @ x, atol=1e-4, rtol=1e-5)
+
+
+@needs_onednn
+@everything_to_onednn()
+@pytest.mark.parametrize(("kernel", "stride", "channels"), [(10, 5, 1), (3, 2, 16), (2, 2, 16)])
+def test_convolutions_of_frames(kernel: int, stride: int, channels: int) -> None:
+    layer = FrameConvolution(channels, 24, kernel, stride)
+    x = torch.randn(3, 101, channels, requires_grad=True)
+    ours, theirs = layer(x), F.conv1d(x.transpose(1, 2), layer.weight, stride=stride).transpose(1, 2)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-5)
+    upstream = torch.randn_like(ours)
+    grads = [torch.autograd.grad(y, (x, layer.weight), upstream) for y in (ours, theirs)]
+    for our_grad, their_grad in zip(*grads, strict=True):
+        torch.testing.assert_close(our_grad, their_grad, atol=1e-4, rtol=1e-5)
+
+
+@needs_onednn
+@everything_to_onednn()
+def test_other_numbers_and_onlookers_get_what_pytorch_computes() -> None:
+    layer, x = Linear(16, 32), torch.randn(8, 16)
+    assert goes_to_onednn(x, layer.weight, layer.bias)
+    assert not goes_to_onednn(x.double(), layer.weight.double())
+    assert not goes_to_onednn(x.bfloat16(), layer.weight.bfloat16())
+    assert not goes_to_onednn(x.to("meta"), layer.weight.to("meta"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    with FlopCount() as counter:
+        layer(x)
+    assert counter.total == 2 * 8 * 16 * 32  # nothing is filled up
+    assert "aten.linear" in torch.export.export(layer, (x,)).graph_module.code.replace("torch.ops.", "")
+
+
+@needs_onednn
+@everything_to_onednn()
+def test_what_does_not_fit_is_refused_in_pytorchs_words() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        linear(torch.zeros(8, 15), torch.zeros(32, 16))
+    with pytest.raises(RuntimeError, match="size"):
+        linear(torch.zeros(8, 16), torch.zeros(32, 16), torch.zeros(31))
+
+
+def test_small_products_stay_where_they_are() -> None:
+    with mock.patch.object(module, "onednn_is_faster", return_value=True):
+        assert not goes_to_onednn(torch.empty(3, 4096), torch.empty(4096, 4096))  # three rows
+        assert not goes_to_onednn(torch.empty(100, 64), torch.empty(64, 64))
+        assert goes_to_onednn(torch.empty(256, 64), torch.empty(64, 64))
+
+
+@pytest.mark.parametrize(
+    ("maker", "instructions", "faster"),
+    [("AuthenticAMD", "AVX512", True), ("AuthenticAMD", "AVX2", False), ("GenuineIntel", "AVX512", False)],
+)
+def test_it_depends_on_the_processor(maker: str, instructions: str, faster: bool) -> None:
+    with (
+        mock.patch("torch.backends.cpu.get_cpu_capability", return_value=instructions),
+        mock.patch("torch.backends.mkl.is_available", return_value=True),
+        mock.patch("torch.backends.mkldnn.is_available", return_value=True),
+        mock.patch.object(Path, "read_text", return_value=f"processor\t: 0\nvendor_id\t: {maker}\n"),
+    ):
+        assert onednn_is_faster.__wrapped__() == faster
