@@ -77,12 +77,20 @@ def _is_plain(tensor: Tensor) -> bool:
     return type(tensor) in (Tensor, nn.Parameter) and tensor.dtype == torch.float32 and tensor.device.type == "cpu"
 
 
-def _fill_up(rows: Tensor) -> Tensor:
-    """Zero rows up to a number with few binary digits: oneDNN compiles and keeps half a megabyte for every size."""
-    count = rows.shape[0]
-    step = max(8, 2 ** (count.bit_length() - 5))  # at most a sixteenth more
+def _fill_up(x: Tensor) -> Tensor:
+    """The rows of x, (rows, width), and zero rows up to a multiple of 8, of more from 2048 rows on.
+
+    oneDNN compiles for every size that it is given, and keeps half a megabyte for each of the last 1024.
+    """
+    count, width = x.numel() // x.shape[-1], x.shape[-1]
+    step = max(8, 2 ** (count.bit_length() - 8))  # batches of 8 are taken as they are, without a copy
     size = -(-count // step) * step
-    return rows if size == count else F.pad(rows, (0, 0, 0, size - count))
+    if size == count:
+        return x.reshape(count, width)
+    filled = x.new_empty(size, width)
+    filled[:count].view(x.shape).copy_(x)
+    filled[count:] = 0
+    return filled
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -98,9 +106,8 @@ class _OneDnnLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        rows = x.reshape(-1, x.shape[-1])
-        y = _product(_fill_up(rows), weight, bias)
-        return y[: len(rows)].view(*x.shape[:-1], -1)
+        y = _product(_fill_up(x), weight, bias)
+        return y[: x.numel() // x.shape[-1]].view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
