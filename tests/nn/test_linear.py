@@ -72,7 +72,7 @@ def test_onednn_computes_the_same_and_its_gradients(
 
 @needs_onednn
 @everything_to_onednn()
-@pytest.mark.parametrize("rows", [1, 33, 1000])
+@pytest.mark.parametrize("rows", [1, 33, 1000, 2050])
 def test_the_gradient_of_a_weight(rows: int) -> None:
     grad, x = torch.randn(rows, 24), torch.randn(rows, 40)
     torch.testing.assert_close(weight_gradient(grad, x), grad.t() @ x, atol=1e-4, rtol=1e-5)
