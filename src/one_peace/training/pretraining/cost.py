@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
 from one_peace.checkpoints.one_peace.names import bare_name, modality_of
 from one_peace.data.loading import Pair
 from one_peace.modalities.base import Processor
 from one_peace.models.one_peace.config import OnePeaceConfig
-from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.objectives.contrast import cross_modal_contrast
 from one_peace.tasks.pretraining import PretrainingStage, collate_pairs, freeze_for_stage
 from one_peace.training.cost import Cost, FlopCount, KeptMemory, count_parameters, memory_of_weights
@@ -91,7 +91,11 @@ class PretrainingStep:
         return {(layers, len(some)): self._measure(layers, some) for layers, some in places}
 
     def _measure(self, layers: int, pairs: Sequence[Pair]) -> _Measured:
-        model = OnePeaceForPretraining(dataclasses.replace(self.config, layers=layers, drop_path=0.0)).train()
+        # any values will do: zeros are drawn in a moment, random ones at 4B in minutes
+        shallow = empty_model(dataclasses.replace(self.config, layers=layers, drop_path=0.0))
+        model = shallow.to_empty(device="cpu").train()
+        for parameter in model.parameters():
+            nn.init.zeros_(parameter)
         freeze_for_stage(model, self.stage)
         engine = dataclasses.replace(self.engine, compile=False)
         losses = prepare_model(PretrainingPass(model, self.stage), engine, Processes(), "cpu")
