@@ -148,6 +148,21 @@ def test_an_added_file_is_found_shown_and_removed(server: Running) -> None:
     assert server.client.delete(f"/v1/items/{item['id']}").status_code == 404
 
 
+def test_a_file_is_not_sent_again_to_who_has_it(server: Running) -> None:
+    found = server.search(("text", "red", 1.0), filters={"modality": ["image"]}, k=1)[0]
+    whole = server.client.get(found["media"])
+    seen = {"if-none-match": f'"other", {whole.headers["etag"]}'}
+    for method in ("GET", "HEAD"):
+        again = server.client.request(method, found["media"], headers=seen | {"range": "bytes=0-3"})
+        assert (again.status_code, again.content) == (304, b"")
+        # what a browser puts in place of the headers that it has
+        for name in ("etag", "cache-control", "content-security-policy"):
+            assert again.headers[name] == whole.headers[name]
+    assert server.client.get(found["media"], headers={"if-none-match": '"other"'}).content == whole.content
+    since = {"if-modified-since": whole.headers["last-modified"]}
+    assert server.client.get(found["media"], headers=since).status_code == 304
+
+
 def test_an_added_text_is_captioned_as_an_indexed_one(server: Running) -> None:
     files = [("files", ("2024_notes.txt", b"Boats are moored at the pier."))]
     item = server.client.post("/v1/items", files=files).json()["items"][0]
