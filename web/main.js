@@ -106,13 +106,11 @@ function recall() {
 
 async function searchByFiles(files) {
   for (const file of files) {
-    if (service.limits.request_bytes && file.size * 1.4 > service.limits.request_bytes) {
-      say(`${file.name} is too large to search by.`, true);
-      continue;
+    try {
+      parts.add(await partOfFile(file, service.modalities, service.limits.request_bytes));
+    } catch (error) {
+      say(`${file.name || "That"} ${error.message}`, true);
     }
-    const part = await partOfFile(file, service.modalities);
-    if (part === null) say(`${file.name || "That"} is neither a picture nor a sound.`, true);
-    else parts.add(part);
   }
 }
 

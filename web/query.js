@@ -88,17 +88,23 @@ export class QueryParts {
 
 const weightText = (weight) => (weight < 0 ? `\u2212${-weight}` : `\u00d7${weight}`);
 
+const AS_TEXT = 1.4; // times as many bytes: base64, and what else is in a request
+
 /**
- * A part made of a file that was dropped, pasted, chosen or recorded; null if it is of a kind that is not searched by.
- * @param {File} file @param {string[]} modalities @param {string} [label]
+ * A part made of a file that was dropped, pasted, chosen or recorded. A large picture is made smaller first.
+ * @param {File} file @param {string[]} modalities @param {number} [most] bytes that a request may have
+ * @throws {Error} it is not searched by; the message says why, after its name
  */
-export async function partOfFile(file, modalities, label = file.name || "pasted") {
+export async function partOfFile(file, modalities, most = Infinity) {
   const family = file.type.split("/")[0];
   const modality = modalities.includes(family) ? family : family === "video" && modalities.includes("audio") ? "audio" : null;
-  if (modality === null || family === "text") return null;
+  if (modality === null || family === "text") throw new Error("is neither a picture nor a sound.");
   const sent = family === "image" ? await smaller(file) : file;
+  if (sent.size * AS_TEXT > most) {
+    throw new Error(`is too large to search by${family === "image" ? ", and this browser cannot make it smaller" : ""}.`);
+  }
   const preview = family === "image" ? URL.createObjectURL(sent) : undefined;
-  return { modality, source: await dataUrl(sent), label, preview };
+  return { modality, source: await dataUrl(sent), label: file.name || "pasted", preview };
 }
 
 const SIDE = 1024; // pixels; no model here looks closer, and a phone's photograph is ten times as much to send

@@ -148,6 +148,22 @@ def test_what_is_transparent_in_a_large_picture_is_sent_white(page: Any) -> None
         assert picture.convert("L").getextrema()[0] > 250
 
 
+def test_a_large_picture_is_made_smaller_before_it_is_refused(page: Any) -> None:
+    noise = np.random.default_rng(0).integers(0, 32, (900, 900, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "PNG")
+    assert len(file.getvalue()) > LIMITS.request_bytes
+    drop(page, "photo.png", file.getvalue(), "image/png")
+    page.wait_for_selector(".chip")
+    first_answer(page)
+    assert page.locator(".chip .label").inner_text() == "photo.png"
+    drop(page, "half.png", file.getvalue()[:100] + bytes(LIMITS.request_bytes), "image/png")
+    until(page, "document.querySelector('#status').textContent.startsWith('half.png is too large to search by, and')")
+    drop(page, "long.wav", hostile.sound(440, 60.0), "audio/wav")
+    until(page, "document.querySelector('#status').textContent === 'long.wav is too large to search by.'")
+    assert page.locator(".chip").count() == 1
+
+
 def test_type_a_word_and_see_its_picture(page: Any) -> None:
     only_pictures(page)
     page.fill("#text", "yellow")  # found while typing
