@@ -195,6 +195,9 @@ def test_nothing_is_erased_before_a_new_beginning_is_possible(
     sent.parent.mkdir(parents=True)
     sent.write_bytes((folder / "red.png").read_bytes())
     assert "1 uploaded files taken in again\n4 added, " in call("index", folder, "--rebuild")
+    encoder.modalities = ("text",)
+    output = call("index", folder, "--rebuild")
+    assert "1 uploaded files are of no kind that this model takes" in output and "1 added, " in output
 
 
 def test_any_mix_and_a_sheet(folder: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fake_encoder import FakeEncoder, write_picture
+from fake_encoder import FakeEncoder, write_picture, write_sound
 from one_peace.search.library import Library
 from one_peace.search.manifest import LibraryError
 from one_peace.search.rebuilding import begin_anew
@@ -57,6 +57,32 @@ def test_captions_survive_a_beginning_that_was_ended_and_a_move(
     anew, _ = begin_anew(place, "fake-2")
     assert [(item.caption, item.tags) for item in anew.items()] == [("Something blue", ("sky",))]
     assert not list(place.glob("*described*"))
+
+
+def test_captions_wait_for_a_model_that_takes_the_files(
+    tmp_path: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Deaf(FakeEncoder):
+        modalities = ("text", "image")
+
+    place = tmp_path / "library"
+    (place / "uploads" / "ab" / "ab12").mkdir(parents=True)
+    tone, hum = (place / "uploads" / "ab" / "ab12" / name for name in ("tone.wav", "hum.wav"))
+    write_sound(tone, 440)
+    write_sound(hum, 110)
+    Library(place, encoder).add([(tone, "A tone", ["high"]), (hum, "A hum", ["low"])])
+    kinds: dict[str, type[FakeEncoder]] = {"deaf": Deaf}
+    monkeypatch.setattr(
+        "one_peace.models.loading.load_embedder", lambda name, device: kinds.get(name, FakeEncoder)(name)
+    )
+    for _ in range(2):  # what waits is not forgotten by another such run
+        anew, report = begin_anew(place, "deaf")
+        assert len(anew) == 0 and report.left_out == {".wav": 2}
+        assert not report.items and not report.problems
+    hum.unlink()
+    anew, report = begin_anew(place, "fake-2")
+    assert [(item.caption, item.tags) for item in anew.items()] == [("A tone", ("high",))]
+    assert not report.left_out and not list(place.glob("*described*"))
 
 
 def interrupt(*arguments: object, **named: object) -> None:

@@ -77,6 +77,9 @@ def index(
         # names may hold anything: line breaks, what is not UTF-8, escape sequences
         typer.echo(f"left out by ending: {', '.join(shown)}".encode("unicode_escape").decode("ascii"), err=True)
     opened.close()
+    if uploaded.left_out:
+        waiting = f"{uploaded.left_out.total()} uploaded files are of no kind that this model takes"
+        typer.echo(f"{waiting}: they wait, with captions and tags, for --rebuild with one that does", err=True)
     if uploaded.items:
         typer.echo(f"{len(uploaded.items)} uploaded files taken in again")
     typer.echo(f"{report}, in {time.perf_counter() - started:.1f} s; {len(opened)} files in {opened.path}")

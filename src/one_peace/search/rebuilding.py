@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,14 +15,14 @@ from one_peace.search.file_kinds import kinds_for
 from one_peace.search.filters import Condition
 from one_peace.search.indexing import IndexReport
 from one_peace.search.library import DEFAULT_MODEL, Library
-from one_peace.search.library_folder import address_of, erase_library, full_address, kept_address
+from one_peace.search.library_folder import UPLOADS, address_of, erase_library, full_address, kept_address
 from one_peace.search.manifest import LibraryError, Manifest, noted_address, read_manifest
 from one_peace.search.records import Entry, Space
 from one_peace.search.stores.base import StoreError
 from one_peace.search.stores.engines import find_space, open_store
 from one_peace.search.walk import absolute, walk
 
-_DESCRIBED = "described.json"  # while the library is made anew
+_DESCRIBED = "described.json"  # of files that are not in the library: until it is made anew, or by the model's kinds
 
 log = logging.getLogger("one_peace.search")
 
@@ -36,6 +37,7 @@ def begin_anew(
 
     Those are the ones that were uploaded: no folder that is indexed again has them. Their captions and tags stay, and
     what became of them is in the report, also of a run that was ended before it had taken all in and is repeated.
+    Those of files that this model does not take (`left_out` of the report counts them) are kept for one that does.
     Arguments are those of `Library`; nothing is erased before the model is loaded.
 
     Raises:
@@ -53,14 +55,21 @@ def begin_anew(
         find_space(full_address(place, kept_address(place, store)))
     vectors = Path(full_address(place, noted_address(place)))
     found = walk(place, kinds_for(encoder.modalities), vectors).found if place.is_dir() else {}
-    described = _noted(place) | (_described(place, manifest) if manifest and found else {})
+    sent = found or any(path.is_file() for path in (place / UPLOADS).rglob("*"))
+    described = _noted(place) | (_described(place, manifest) if manifest and sent else {})
     if described:
         _note(place, described)  # nothing else has them from here until they are taken in again
     erase_library(place)
     library = Library(place, encoder, name, store=store)
     files = [(path, *described.get(os.path.relpath(path, place), ("", ()))) for path in found]
     report = library.add(files) if files else IndexReport()
-    (place / _DESCRIBED).unlink(missing_ok=True)
+    left = {path: said for path, said in described.items() if os.fspath(place / path) not in report.items}
+    left = {path: said for path, said in left.items() if (place / path).is_file()}
+    if left:
+        _note(place, left)
+    else:
+        (place / _DESCRIBED).unlink(missing_ok=True)
+    report.left_out = Counter(Path(path).suffix.lower() for path in left if os.fspath(place / path) not in found)
     return library, report
 
 
