@@ -184,9 +184,15 @@ def test_a_folder_is_filtered_by_as_it_is_told(server: Running) -> None:
         folder = server.client.get(f"/v1/items/{id}").json()["folder"]
         assert [one["id"] for one in server.search(("text", "red", 1.0), filters={"folder": folder})] == [id]
     (server.folder / "loop").symlink_to("loop")
-    query = {"parts": [{"modality": "text", "source": "red"}], "filters": {"folder": "loop"}}
+    query: dict[str, Any] = {"parts": [{"modality": "text", "source": "red"}], "filters": {"folder": "loop"}}
     assert "no file of the library" in server.client.post("/v1/search", json=query).json()["error"]["message"]
-    assert len(server.search(("text", "red", 1.0), filters={"folder": "."})) == len(server.service.library)
+    for inside in (".", "shapes/.."):
+        assert len(server.search(("text", "red", 1.0), filters={"folder": inside})) == len(server.service.library)
+    for outside in ("..", "../..", f"../{server.folder.name}/../.."):
+        query["filters"] = {"folder": outside}
+        refused = server.client.post("/v1/search", json=query)
+        assert refused.status_code == 422 and refused.json()["error"]["param"] == "folder"
+        assert "leads out of the library's" in refused.json()["error"]["message"]
     ever = {"after": "0001-01-02T00:00:00Z", "before": "9999-12-31T00:00:00Z"}  # beyond what files' times can be
     assert len(server.search(("text", "red", 1.0), filters=ever)) == len(server.service.library)
     for id in (ids[str(own)], ids[str(linked)], uploaded[0]["id"]):

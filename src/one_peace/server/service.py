@@ -20,6 +20,7 @@ from one_peace.models.ofa.interface import Ofa
 from one_peace.models.one_peace.interface import OnePeace
 from one_peace.search.file_kinds import has_pictures, kinds_for
 from one_peace.search.library import Library
+from one_peace.search.queries import QueryError
 from one_peace.server import schemas
 from one_peace.server.access import Keys
 from one_peace.server.catalogue import Catalogue
@@ -152,8 +153,16 @@ class Service:
         return str(folder.relative_to(base)) if folder.is_relative_to(base) else str(folder)
 
     def path_of(self, folder: str) -> str:
-        """The inverse of `folder_of`. Links are left as they are, as in the paths that the library keeps."""
-        return os.path.normpath(self.library.path.parent / folder)
+        """The inverse of `folder_of`. Links are left as they are, as in the paths that the library keeps.
+
+        Raises:
+            QueryError: a relative one that leads out of the folder that holds the library.
+        """
+        base = self.library.path.parent
+        place = os.path.normpath(base / folder)
+        if not os.path.isabs(folder) and not Path(place).is_relative_to(base):
+            raise QueryError("folder", f"{folder[:100]!r} leads out of the library's; give one as items have it")
+        return place
 
     def close(self) -> None:
         """Finishes what was accepted."""

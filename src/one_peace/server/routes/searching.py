@@ -58,11 +58,12 @@ def _found(service: Service, result: Result) -> schemas.Found:
 
 def _filters(given: schemas.Filters, service: Service) -> Filters:
     plain: dict[str, Any] = given.model_dump(exclude={"modality", "tag", "folder", "after", "before"})
+    folder = None if given.folder is None else service.path_of(given.folder)
     try:
         return Filters(
             modality=tuple(given.modality),
             tag=tuple(given.tag),
-            folder=None if given.folder is None else service.path_of(given.folder),
+            folder=folder,
             after=_nanoseconds(given.after),
             before=_nanoseconds(given.before),
             **plain,
