@@ -78,6 +78,7 @@ def test_columns_of_another_name(tmp_path: Path) -> None:
         ("t.txt", "image\n", "must end in .tsv, .csv, .jsonl"),
         ("t.csv", "image,label,label\nx.png,a,b\n", r"several columns that are read as 'label': label, label; rename"),
         ("t.csv", "photo,label, image\nx.png,a,b\n", r"several columns that are read as 'image': photo, image"),
+        ("t.jsonl", '{"photo": "x.png", "image": "y.png"}\n', "row 1: has several columns that are read as 'image'"),
     ],
 )
 def test_tables_that_cannot_be_used(name: str, content: str, message: str, tmp_path: Path) -> None:
@@ -97,6 +98,15 @@ def test_bad_rows_are_named_and_spoil_no_other(tmp_path: Path) -> None:
             rows.row(index)
     assert rows.row(3)[1]["label"] == "dog"
     rows.check_ids()  # they may be passed over
+
+
+def test_every_row_of_json_lines_says_a_thing_once(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"path": "x.png"}\n{"image": "y.png", "path": "z.png"}\n{"image": "y.png"}\n')
+    rows = TaskRows(path, ("image",), ("image",), tmp_path / "cache", renamed={"path": "image"})
+    assert [rows.row(index)[1]["image"].name for index in (0, 2)] == ["x.png", "y.png"]
+    with pytest.raises(InputError, match="t.jsonl, row 2: has several columns that are read as 'image': image, path"):
+        rows.row(1)
 
 
 def test_ids_that_occur_twice(tmp_path: Path) -> None:

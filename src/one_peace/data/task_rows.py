@@ -6,7 +6,7 @@ import bisect
 import csv
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,13 +72,7 @@ class TaskRows:
         self.header = head.split("\t") if path.suffix == ".tsv" else _fields(head, str(path)) if table else None
         if not len(self.rows):
             raise InputError(str(path), "has no rows")
-        known = list(self._values(0)) if self.header is None else [self._name(name) for name in self.header]
-        twice = next((name for name in known if name and known.count(name) > 1), None)
-        if twice is not None:
-            own = [name.strip() for name in self.header or () if self._name(name) == twice]
-            raise InputError(
-                str(path), f"has several columns that are read as {twice!r}: {', '.join(own)}; rename some"
-            )
+        known = list(self._values(0)) if self.header is None else self._names(self.header, str(path))
         missing = [name for name in columns if name not in known]
         if missing:
             own = [name.strip() for name in self.header or known]
@@ -134,6 +128,15 @@ class TaskRows:
     def _name(self, column: str) -> str:
         return self.renamed.get(column.strip(), column.strip())
 
+    def _names(self, own: Collection[str], place: str) -> list[str]:
+        """What columns are read as, `own` being their names in the file; `InputError` names two that are the same."""
+        known = [self._name(name) for name in own]
+        twice = next((name for name in known if name and known.count(name) > 1), None)
+        if twice is not None:
+            alike = ", ".join(name.strip() for name in own if self._name(name) == twice)
+            raise InputError(place, f"has several columns that are read as {twice!r}: {alike}; rename some")
+        return known
+
     def _values(self, index: int) -> dict[str, Any]:
         place = f"{self.path}, row {index + 1}"
         try:
@@ -147,7 +150,7 @@ class TaskRows:
                 raise InputError(place, f"is no JSON ({error})") from error
             if not isinstance(values, dict):
                 raise InputError(place, "is no JSON object")
-            return {self._name(name): value for name, value in values.items()}
+            return dict(zip(self._names(values, place), values.values(), strict=True))
         tabbed = self.path.suffix == ".tsv"
         fields = content.split("\t", len(self.header) - 1) if tabbed else _fields(content, place)
         if len(fields) != len(self.header):
