@@ -194,6 +194,20 @@ def test_search_is_exact_and_ordered(opened: Open) -> None:
     assert len(store.search(records[0].vector, 10_000)[0]) == 402
 
 
+def test_as_many_answers_as_are_asked_for(opened: Open) -> None:
+    store = opened()
+    records = [record(n, ("image", "text")[n % 2]) for n in range(17_000)]  # at once Milvus gives 16,384 of them
+    for start in range(0, len(records), 5000):
+        store.add(records[start : start + 5000])
+    query = record(5000).vector
+    assert len(store.search(query, 5000)[0]) == 5000  # of what was just written Milvus by itself looks at a part
+    texts = [Condition("modality", "in", ("text",))]
+    assert len(store.search(query, 9000, texts)[0]) == 8500
+    scores = np.stack([r.vector for r in records]).astype(np.float64) @ query.astype(np.float64)
+    expected = sorted(zip(-scores.round(9), [r.entry.id for r in records], strict=True))[:16_500]
+    assert [hit.id for hit in store.search(query, 16_500)[0]] == [id_ for _, id_ in expected]
+
+
 ODD = "/media/it's % _ \u732b/"
 FILTERS: list[tuple[Condition, ...]] = [
     (Condition("modality", "in", ("image",)),),

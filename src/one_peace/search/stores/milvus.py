@@ -33,6 +33,7 @@ from one_peace.search.stores.milvus_rows import (
 
 _ADDRESS = re.compile(r"milvus(\+https)?://(?:([^@/]+)@)?([^@/:]+)(:\d+)?/([A-Za-z_][A-Za-z0-9_]*)")
 _MOST = 16_384  # answers that the server gives to a query
+_ROWS_PER_READ = 4000  # every page costs the server 0.2 s
 _BEAM = 128  # of the HNSW search, at least
 _NUMBERS_PER_REPLY = 2**21  # of vectors, so that a reply stays far below what gRPC takes
 
@@ -73,7 +74,9 @@ class MilvusStore:
 
     `milvus+https://` is the same over TLS. The server indexes (HNSW over float32) what has been written, scans the rest
     and merges both; a few of the true answers may be missing. `contains` is not among its conditions: rows are read
-    and looked at here, which takes time in proportion to their number.
+    and looked at here, which takes time in proportion to their number. So are all that pass for more than 16,384
+    answers, and where the server finds fewer than were asked for and there are: what was just written it looks at in
+    part.
     Searches and `rows` know of all writes of this object, and of others' a moment later: to wait until the server is
     sure of those would take 0.2 s each time, against 10 ms.
 
@@ -129,24 +132,23 @@ class MilvusStore:
 
     @_explained
     def search(self, vectors: np.ndarray, k: int, where: Filter = ()) -> list[list[Hit]]:
-        """As `VectorStore.search`.
-
-        Raises:
-            ValueError: besides, k above 16,384, the most that the server gives.
-        """
         queries = check_queries(vectors, k, self.space.dim)
         if k > _MOST:
-            raise ValueError(f"k must be at most {_MOST} with Milvus, got {k}")
+            return self._scan(queries, k, where)
         wanted = min(2 * k, _MOST)  # float32 sums tell nearly equal rows apart differently than ours
         found: list[dict[str, float]] = [{} for _ in queries]
         step = max(1, _NUMBERS_PER_REPLY // (wanted * self.space.dim))
-        for condition in self._conditions(where):
+        conditions = list(self._conditions(where))
+        for condition in conditions:
             for start in range(0, len(queries), step):
                 block = queries[start : start + step]
                 for i, hits in enumerate(self._ask(block, wanted, condition), start):
-                    found[i] |= _scores(hits, queries[i])
-        ranked = [sorted((-score, id_) for id_, score in scores.items())[:k] for scores in found]
-        return [[Hit(id_, -negative) for negative, id_ in hits] for hits in ranked]
+                    rows = [hit["entity"]["vector"] for hit in hits]
+                    found[i] |= _scores([hit["id"] for hit in hits], rows, queries[i])
+        fewest = min(map(len, found), default=k)
+        if fewest < k and fewest < sum(map(self._passing, conditions)):
+            return self._scan(queries, k, where)
+        return [_best(scores, k) for scores in found]
 
     def finish(self) -> None:
         self._upkeep.start()
@@ -168,11 +170,24 @@ class MilvusStore:
             search_params={"params": {"ef": max(_BEAM, limit)}},
         )
 
+    def _scan(self, queries: np.ndarray, k: int, where: Filter) -> list[list[Hit]]:
+        """As `search`, by a look at every row that passes."""
+        found: list[list[Hit]] = [[] for _ in queries]
+        for entries, vectors in self.vectors(where):
+            ids = [entry.id for entry in entries]
+            for i, query in enumerate(queries):
+                found[i] = _best({hit.id: hit.score for hit in found[i]} | _scores(ids, vectors, query), k)
+        return found
+
+    def _passing(self, condition: str) -> int:
+        counted = self._client.query(self._name, condition, ["count(*)"], consistency_level="Session")
+        return int(counted[0]["count(*)"])
+
     def _read(self, where: Filter, fields: list[str]) -> Iterator[list[tuple[Entry, dict[str, Any]]]]:
-        """Rows that pass, some hundred at a time."""
+        """Rows that pass, some thousand at a time."""
         condition = expression([one for one in where if one.test != "contains"])
         pages = _explained(self._client.query_iterator)(
-            self._name, batch_size=ROWS_PER_REQUEST, filter=condition, output_fields=fields
+            self._name, batch_size=_ROWS_PER_READ, filter=condition, output_fields=fields
         )
         try:
             while page := _explained(pages.next)():
@@ -248,10 +263,12 @@ def _space_of(client: Any, collection: str, address: str) -> Space | None:
     return space_from_json(client.describe_collection(collection)["description"], address)
 
 
-def _scores(hits: Any, query: np.ndarray) -> dict[str, float]:
-    """Of the rows found, by id: computed from their vectors, since the server's are sums of float32."""
-    if not hits:
-        return {}
-    vectors = np.asarray([hit["entity"]["vector"] for hit in hits], np.float64)
-    scores = (vectors * query.astype(np.float64)).sum(axis=1)
-    return dict(zip((hit["id"] for hit in hits), scores.tolist(), strict=True))
+def _scores(ids: Sequence[str], vectors: Any, query: np.ndarray) -> dict[str, float]:
+    """By id: computed from vectors (n, dim) here, since the server's are sums of float32."""
+    rows = np.asarray(vectors, np.float64).reshape(-1, len(query))
+    return dict(zip(ids, (rows * query.astype(np.float64)).sum(axis=1).tolist(), strict=True))
+
+
+def _best(scores: dict[str, float], k: int) -> list[Hit]:
+    ranked = sorted((-score, id_) for id_, score in scores.items())[:k]
+    return [Hit(id_, -negative) for negative, id_ in ranked]
