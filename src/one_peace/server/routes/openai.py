@@ -10,8 +10,7 @@ from fastapi import APIRouter, HTTPException
 
 from one_peace.errors import InputError
 from one_peace.server.errors import RESPONSES
-from one_peace.server.routes.encoding import numbers
-from one_peace.server.schemas import (
+from one_peace.server.openai_schemas import (
     AudioPart,
     ContentPart,
     ImagePart,
@@ -22,6 +21,7 @@ from one_peace.server.schemas import (
     OpenAIResponse,
     OpenAIUsage,
 )
+from one_peace.server.routes.encoding import numbers
 from one_peace.server.service import Here
 
 router = APIRouter(tags=["openai"])
