@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
@@ -13,13 +13,13 @@ import numpy as np
 from one_peace.progress_bar import bar
 from one_peace.search.changing import change_entries
 from one_peace.search.encoding import Encoder, load_encoder
-from one_peace.search.file_kinds import Kind, kinds_for
-from one_peace.search.filters import Condition, Filter, Filters
+from one_peace.search.filters import Condition, Filters
 from one_peace.search.indexing import Indexing, IndexReport
 from one_peace.search.library_folder import LibraryFolder, address_of, full_address, kept_address
+from one_peace.search.library_items import LibraryItems
 from one_peace.search.manifest import LibraryError, lasting_name, read_manifest, read_rejected, write_rejected
-from one_peace.search.queries import MOST_ANSWERS, Query, QueryError, check_name, check_whole
-from one_peace.search.records import Entry, Item, Record, Result, Space
+from one_peace.search.queries import MOST_ANSWERS, Query, QueryError, check_whole
+from one_peace.search.records import Result, Space
 from one_peace.search.searching import Searcher
 from one_peace.search.stores.base import VectorStore
 from one_peace.search.stores.engines import find_space
@@ -28,7 +28,7 @@ from one_peace.search.walk import Walk, absolute, beside, look_at_all, unique, w
 DEFAULT_MODEL = "one-peace-nano"
 
 
-class Library:
+class Library(LibraryItems):
     """Embeddings of files of any number of folders, kept in the folder `path`, which `index` and `add` make.
 
     `model` is an encoder, or what to load one by (a name or path). Without it an existing library uses the
@@ -53,80 +53,20 @@ class Library:
         device: str = "cpu",
         store: str | None = None,
     ) -> None:
-        self.path = absolute(path)
-        manifest = read_manifest(self.path)
+        place = absolute(path)
+        manifest = read_manifest(place)
         if manifest is not None and store is not None:
-            kept, asked = address_of(self.path, manifest), full_address(self.path, kept_address(self.path, store))
+            kept, asked = address_of(place, manifest), full_address(place, kept_address(place, store))
             if kept != asked:
-                raise LibraryError(f"{self.path} keeps its vectors in {kept}, not in {asked}")
+                raise LibraryError(f"{place} keeps its vectors in {kept}, not in {asked}")
         if model is None:
             shared = find_space(store) if manifest is None and store is not None else None
             model = manifest.model if manifest else shared.model if shared else DEFAULT_MODEL
         if isinstance(model, str):
             model_name, model = model_name or model, load_encoder(model, device)
-        self.model = model
         self._model_name = lasting_name(model_name or str(getattr(getattr(model, "config", None), "name", "unnamed")))
-        self._folder = LibraryFolder(self.path, self.space, store or "")
-
-    def __len__(self) -> int:
-        """Number of items that can be found."""
-        return len(self._firsts())
-
-    def entries(self) -> list[Entry]:
-        """All rows, ordered by path and part: several to an item that has several parts."""
-        return sorted(self._rows(), key=lambda row: (row.path, row.part))
-
-    def items(self) -> list[Item]:
-        """All files that can be found, ordered by path."""
-        return sorted((Item.of(row) for row in self._firsts()), key=lambda item: item.path)
-
-    def item(self, id: str) -> Item:
-        """The item of this id; `LibraryError` if there is none."""
-        return Item.of(self._row(id).entry)
-
-    def content(self, id: str) -> Path:
-        """The file of an item: the one way from an id to the disk. `LibraryError` if there is no such item."""
-        return self.item(id).path
-
-    def find(self, path: str | os.PathLike[str]) -> Item | None:
-        """The item of a file, None if the library does not have it."""
-        rows = self._rows((Condition("path", "in", (os.fspath(absolute(path)),)),))
-        return Item.of(min(rows, key=lambda row: row.part)) if rows else None
-
-    def thumbnail(self, id: str) -> bytes | None:
-        """A small JPEG of an item, None if it has none (texts). `LibraryError` if there is no such item."""
-        return self._row(id).thumbnail
-
-    def vectors(self, filters: Filters | None = None) -> Iterator[tuple[list[Entry], np.ndarray]]:
-        """All rows that pass, some thousands at a time: entries and embeddings (n, dim) float32, in any order.
-
-        Raises:
-            QueryError: as `conditions`.
-        """
-        store = self._folder.store
-        return store.vectors(self.conditions(filters)) if store else iter(())
-
-    def conditions(self, filters: Filters | None) -> Filter:
-        """Filters as the store takes them.
-
-        Raises:
-            QueryError: an unknown modality or branch, or a folder that nothing here is below.
-        """
-        narrowed = self._narrowed(filters or Filters())
-        self._check_folder(narrowed)
-        return narrowed.conditions()
-
-    def statistics(self) -> dict[str, int]:
-        """Number of items by modality."""
-        counts: dict[str, int] = {}
-        for row in self._firsts():
-            counts[row.modality] = counts.get(row.modality, 0) + 1
-        return dict(sorted(counts.items()))
-
-    @property
-    def store(self) -> VectorStore:
-        """What keeps the rows; `LibraryError` if nothing has been indexed yet. Not to be written to."""
-        return self._folder.opened()
+        space = Space(self._model_name, model.fingerprint, model.dim)
+        super().__init__(model, LibraryFolder(place, space, store or ""))
 
     @property
     def space(self) -> Space:
@@ -265,27 +205,8 @@ class Library:
             store.close()
 
     @property
-    def _kinds(self) -> dict[str, Kind]:
-        return kinds_for(self.model.modalities)
-
-    @property
     def _searcher(self) -> Searcher:
         return Searcher(self.model, self.store, self._folder.calibration, self.path)
-
-    def _firsts(self) -> list[Entry]:
-        """The first row of each item."""
-        return self._rows((Condition("part", "in", (0,)),))
-
-    def _rows(self, where: Filter = ()) -> list[Entry]:
-        store = self._folder.store
-        return store.entries(where) if store else []
-
-    def _row(self, id: str) -> Record:
-        store = self._folder.store
-        rows = store.rows([id]) if store else {}
-        if id not in rows or rows[id].entry.part:
-            raise LibraryError(f"{self.path} has no item {id!r}")
-        return rows[id]
 
     @staticmethod
     def _query(
@@ -301,33 +222,6 @@ class Library:
     ) -> Query:
         within = (filters or Filters()).within(modality, folder)
         return Query.of(inputs, weights, k=k, filters=within, calibrate=calibrate, rerank=rerank)
-
-    def _check_folder(self, filters: Filters) -> None:
-        """Raises `QueryError` for a folder (absolute) that no file is below."""
-        if filters.folder is not None and not self._has_below(filters.folder):
-            raise QueryError("folder", "no file of the library is below it")  # clients are told no paths of ours
-
-    def _has_below(self, folder: str | os.PathLike[str]) -> bool:
-        """Whether it has rows of any file in the folder."""
-        inside = Condition("path", "prefix", os.path.join(folder, ""))
-        return any(entries for entries, _ in self.store.vectors((inside,)))
-
-    def _narrowed(self, filters: Filters) -> Filters:
-        """With names that exist, and an absolute folder: of a relative one that in the working directory, or else that
-        beside the library, whichever has files."""
-        if (given := filters.folder) is not None:
-            place = absolute(given)
-            if not Path(given).expanduser().is_absolute() and not self._has_below(place):
-                own = absolute(self.path.parent / given)
-                if not self._has_below(own):
-                    raise QueryError("folder", f"no file of the library is below {place} or {own}")
-                place = own
-            filters = replace(filters, folder=os.fspath(place))
-        for name in filters.modality:
-            check_name("modality", name, list(self._kinds))
-        for name in filters.branch:
-            check_name("branch", name, self.model.modalities)
-        return filters
 
     def _update(self, store: VectorStore, found: Walk, folder: Path | None, progress: bool | None) -> IndexReport:
         indexing = Indexing(
