@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from fake_encoder import FakeEncoder, hide_animals, write_picture, write_sound
 from one_peace.data.lock import FolderBusyError, writer_lock
 from one_peace.errors import MissingExtraError
-from one_peace.search import changing, indexing, known_items, reading
+from one_peace.search import changing, indexing, known_items, library_folder, reading
 from one_peace.search import manifest as manifests
 from one_peace.search.duplicates import find_duplicates
 from one_peace.search.filters import Filters
@@ -633,7 +634,8 @@ def test_locating_a_library(folder: Path, encoder: FakeEncoder) -> None:
     assert locate_library(folder) == locate_library(folder / ".one-peace") == folder / ".one-peace"
 
 
-def test_one_writer_at_a_time(folder: Path, place: Path, encoder: FakeEncoder) -> None:
+def test_one_writer_at_a_time(folder: Path, place: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library_folder, "PATIENCE", 0.1)
     opened = Library(place, encoder)
     opened.index(folder)
     hold = (
@@ -651,6 +653,18 @@ def test_one_writer_at_a_time(folder: Path, place: Path, encoder: FakeEncoder) -
     assert opened.index(folder).unchanged == 4  # the dead process's lock is no obstacle
     with writer_lock(place / "writer.lock"), pytest.raises(FolderBusyError):
         opened.index(folder)
+
+
+def test_a_writer_that_comes_while_another_writes_shortly_waits(
+    folder: Path, place: Path, encoder: FakeEncoder
+) -> None:
+    opened = Library(place, encoder)
+    opened.index(folder)
+    with ThreadPoolExecutor(1) as pool:
+        with writer_lock(place / "writer.lock"):
+            indexing = pool.submit(opened.index, folder)
+            assert not wait([indexing], timeout=0.1).done
+        assert indexing.result().unchanged == 4
 
 
 _KILLED = """

@@ -28,6 +28,7 @@ from one_peace.search.stores.engines import find_space, open_store
 from one_peace.search.walk import absolute
 
 _LOCK = "writer.lock"
+PATIENCE = 5.0  # seconds to wait for another writer: a service that is sent files writes again and again, and shortly
 VECTORS = "vectors"
 UPLOADS = "uploads"  # files that the service was sent
 _CALIBRATION = "calibration.npz"
@@ -121,9 +122,10 @@ class LibraryFolder:
 
     @contextmanager
     def writing(self) -> Iterator[VectorStore]:
-        """The store, made if it is not there, for one writer at a time; `FolderBusyError` if there is another."""
+        """The store, made if it is not there, for one writer at a time; `FolderBusyError` if there is another that does
+        not end within `PATIENCE`."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with writer_lock(self.path / _LOCK):
+        with writer_lock(self.path / _LOCK, PATIENCE):
             if self.store is None:
                 self._make()
             self._follow()
@@ -184,7 +186,7 @@ def erase_library(path: str | os.PathLike[str]) -> None:
     folder = absolute(path)
     if not folder.is_dir():
         return
-    with writer_lock(folder / _LOCK):
+    with writer_lock(folder / _LOCK, PATIENCE):
         address = noted_address(folder)
         vectors = full_address(folder, address)
         if not is_within(folder, address):
