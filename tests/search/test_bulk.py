@@ -92,6 +92,8 @@ def test_plans_do_not_mix(many: Path, tmp_path: Path) -> None:
         run(tmp_path, tmp_path / "out")
     with pytest.raises(BulkError, match="not a folder"):
         run(tmp_path / "nowhere", tmp_path / "other")
+    with pytest.raises(BulkError, match="cannot be the output too"):
+        run(many, many)
     with writer_lock(tmp_path / "out" / "writer.lock"), pytest.raises(FolderBusyError):
         run(many, tmp_path / "out")
     (tmp_path / "out" / "plan.json").write_text("{")

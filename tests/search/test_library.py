@@ -100,6 +100,9 @@ def test_searching_needs_a_library(tmp_path: Path, encoder: FakeEncoder) -> None
     assert not (tmp_path / "new").exists()
     with pytest.raises(LibraryError, match="not a folder"):
         Library(tmp_path / "new", encoder).index(tmp_path / "nowhere")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(LibraryError, match="is the library itself"):  # whose files would be left out without a word
+        Library(tmp_path, encoder).index(tmp_path / "link")
 
 
 def test_only_what_is_new_is_encoded(folder: Path, place: Path, encoder: FakeEncoder) -> None:

@@ -104,10 +104,13 @@ def embed_folder(
     of those loads the model by `model_name`.
 
     Raises:
-        BulkError: `out` was begun with another folder, model, format or size of shards; a worker was killed.
+        BulkError: `out` was begun with another folder, model, format or size of shards, or is `folder`; a worker was
+            killed.
         FolderBusyError: another process is writing to `out`.
     """
     started = time.perf_counter()
+    if out.resolve() == folder.resolve():
+        raise BulkError(f"{folder} cannot be the output too, whose files are left out; choose another folder for that")
     out.mkdir(parents=True, exist_ok=True)
     with writer_lock(out / "writer.lock"):
         plan = _planned(absolute(folder), out, model, model_name, format, shard_size)

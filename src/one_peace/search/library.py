@@ -84,11 +84,13 @@ class Library(LibraryItems):
 
         Raises:
             FolderBusyError: somebody else is writing to this library.
-            LibraryError: `folder` is not a folder.
+            LibraryError: `folder` is not a folder, or the library's own.
         """
         root = absolute(folder)
         if not root.is_dir():
             raise LibraryError(f"{root} is not a folder that can be indexed")
+        if root.resolve() == self.path.resolve():
+            raise LibraryError(f"{root} is the library itself, whose files are left out; keep it elsewhere or below")
         with self._folder.writing() as store:
             return self._update(store, walk(root, self._kinds, self.path), root, progress)
 
