@@ -85,5 +85,16 @@ def test_captions_wait_for_a_model_that_takes_the_files(
     assert not report.left_out and not list(place.glob("*described*"))
 
 
+@pytest.mark.parametrize("contents", ["{", "[]", '{"uploads/a.png": 3}'])
+def test_what_waits_is_not_dropped_for_damage(
+    tmp_path: Path, encoder: FakeEncoder, contents: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("one_peace.models.loading.load_embedder", lambda name, device: encoder)
+    (tmp_path / "described.json").write_text(contents)
+    with pytest.raises(LibraryError, match=r"described.json, captions .* is damaged .* remove it"):
+        begin_anew(tmp_path)
+    assert (tmp_path / "described.json").read_text() == contents
+
+
 def interrupt(*arguments: object, **named: object) -> None:
     raise KeyboardInterrupt

@@ -42,7 +42,8 @@ def begin_anew(
 
     Raises:
         FolderBusyError: somebody is writing to it.
-        LibraryError, StoreError: its vectors are kept elsewhere, where others may use them; `store` is of no use.
+        LibraryError, StoreError: its vectors are kept elsewhere, where others may use them; `store` is of no use; what
+            an earlier run has left is damaged.
     """
     place = absolute(path)
     try:
@@ -89,12 +90,15 @@ def _described(place: Path, manifest: Manifest) -> _Described:
 
 
 def _noted(place: Path) -> _Described:
-    """What a run that was ended has left."""
+    """What earlier runs have left. `LibraryError` if it is damaged: nothing else has it."""
     try:
         noted = json.loads((place / _DESCRIBED).read_bytes())
         return {path: (caption, tuple(tags)) for path, (caption, tags) in noted.items()}
     except FileNotFoundError:
         return {}
+    except (ValueError, TypeError, AttributeError) as error:
+        problem = f"{place / _DESCRIBED}, captions and tags of uploaded files, is damaged ({error})"
+        raise LibraryError(f"{problem}; repair it, or remove it to go on without them") from error
 
 
 def _note(place: Path, described: _Described) -> None:
