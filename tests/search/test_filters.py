@@ -52,7 +52,7 @@ def test_named_filters() -> None:
     assert not passes(Filters(after=21).conditions(), ENTRY) and passes(
         Filters(after=20, before=20).conditions(), ENTRY
     )
-    with pytest.raises(ValueError, match="no value lies between min_size 3 and max_size 2"):
+    with pytest.raises(ValueError, match="no value lies between min_size and max_size, which is less"):
         Filters(min_size=3, max_size=2)
     with pytest.raises(ValueError, match="several values"):
         Filters(modality="image")  # type: ignore[arg-type]

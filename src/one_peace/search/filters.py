@@ -136,7 +136,7 @@ class Filters:
         for low, high in (("min_size", "max_size"), ("min_duration", "max_duration"), ("after", "before")):
             least, most = getattr(self, low), getattr(self, high)
             if least is not None and most is not None and least > most:
-                raise ValueError(f"no value lies between {low} {least} and {high} {most}; exchange them")
+                raise ValueError(f"no value lies between {low} and {high}, which is less; exchange them")
         self.conditions()
 
     def within(self, modality: str | Sequence[str] | None, folder: str | os.PathLike[str] | None) -> Filters:
