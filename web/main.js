@@ -1,5 +1,6 @@
 // The page: one box, its answers, and the map. Each part is in a file of its own; here they meet.
 
+import { addInGroups } from "./adding.js";
 import * as api from "./api.js";
 import { byId } from "./dom.js";
 import { Filters } from "./filters.js";
@@ -67,7 +68,8 @@ async function search() {
     results.replaceChildren(...answer.results.map((found) => card(found, query, actions)));
     beginWithFirst();
     const number = answer.results.length;
-    say(number ? `${number} answers in ${Math.max(1, Math.round(answer.took * 1000))} ms` : "Nothing passes the filters.");
+    const none = Object.keys(filters.value()).length ? "Nothing passes the filters." : "Nothing found.";
+    say(number ? `${number} answers in ${Math.max(1, Math.round(answer.took * 1000))} ms` : none);
   } catch (error) {
     if (signal.aborted) return;
     results.replaceChildren();
@@ -116,15 +118,15 @@ async function searchByFiles(files) {
 
 async function addFiles(files) {
   if (!files.length) return;
-  say(`Adding ${files.length} ${files.length === 1 ? "file" : "files"} ...`);
+  const adding = (done) => say(`Adding ${files.length} ${files.length === 1 ? "file" : "files"} ...${done ? ` ${done} done` : ""}`);
+  adding(0);
   try {
-    const answer = await api.add(files);
-    const refused = answer.refused.map((one) => `${one.name} ${one.problem}`);
-    say([`${answer.items.length} added.`, ...refused].join(" "), refused.length > 0);
-    await learn();
+    const { added, refused } = await addInGroups(files, service.limits, adding);
+    say([`${added} added.`, ...refused].join(" "), refused.length > 0);
   } catch (error) {
     complain(error);
   }
+  await learn().catch(complain);
 }
 
 async function remove(item) {

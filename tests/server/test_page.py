@@ -175,6 +175,20 @@ def test_type_a_word_and_see_its_picture(page: Any) -> None:
     assert page.locator(".card .why li").count() == page.locator(".card").count()
     page.locator(".chip button").click()
     until(page, "!document.querySelector('.card')")
+    page.fill("#text", "yellow")
+    first_answer(page)
+    page.fill("input[name=caption]", "no such words")
+    page.keyboard.press("Enter")
+    until(page, "document.querySelector('#status').textContent === 'Nothing passes the filters.'")
+
+
+def test_an_empty_library_has_no_filters_to_blame(browser: Any, tmp_path: Path, model: one_peace.OnePeace) -> None:
+    Library(tmp_path / "library", model).add([])
+    service = Service(model, tmp_path / "library", Settings(decoders=1))
+    with running(service) as url, browser.new_page() as page:
+        page.goto(url)
+        page.fill("#text", "red")
+        until(page, "document.querySelector('#status').textContent === 'Nothing found.'")
 
 
 def test_drop_a_picture_and_weigh_it_against_a_word(page: Any, tmp_path: Path) -> None:
@@ -334,6 +348,25 @@ def test_add_and_remove_a_file(page: Any, server: Running) -> None:
     until(page, "document.querySelector('#status').textContent.includes('no longer')")
     assert page.locator(".card[tabindex='0']").count() == 1, "the answers are still reached by Tab"
     assert all(item.caption != "violet" for item in server.service.library.items())
+
+
+def test_more_files_are_added_than_a_request_may_have(page: Any, server: Running) -> None:
+    assert LIMITS.upload_files == 4
+    names = [f"shade {n}.png" for n in range(6)]
+    files = [(name, hostile.picture((n, 90, 200), (70, 70))) for n, name in enumerate(names)]
+    noise = np.random.default_rng(0).integers(0, 256, (600, 600, 3), np.uint8)  # two of them are above the limit
+    for n in range(3):
+        buffer = io.BytesIO()
+        Image.fromarray(noise + np.uint8(n)).save(buffer, "PNG")
+        files.append((f"noise {n}.png", buffer.getvalue()))
+    files += [("huge.png", bytes(LIMITS.upload_bytes)), *((f"broken {n}.png", b"no picture") for n in range(2))]
+    page.set_input_files("#add-input", [{"name": n, "mimeType": "image/png", "buffer": data} for n, data in files])
+    until(page, "document.querySelector('#status').textContent.startsWith('9 added. huge.png is too large')")
+    assert "broken 0.png" in page.inner_text("#status")
+    added = [item for item in server.service.library.items() if item.caption.startswith(("shade", "noise"))]
+    assert len(added) == 9
+    for item in added:
+        server.client.delete(f"/v1/items/{item.id}")
 
 
 def test_nothing_waits_for_a_search_that_was_taken_back(page: Any) -> None:
