@@ -52,6 +52,21 @@ def test_index_says_what_it_did(folder: Path) -> None:
     assert "4 unchanged" in call("index", folder)
 
 
+def test_names_cannot_break_lines_or_command_a_terminal(folder: Path) -> None:
+    name = "a\n1  1.000  image \x1b[31mred \u732b.png"
+    (folder / name).write_bytes((folder / "red.png").read_bytes())
+    (folder / f"broken{name}").write_bytes(b"broken")
+    (folder / "x.\x1b[2J").touch()
+    shown = f"{folder}/a\\n1  1.000  image \\x1b[31mred \u732b.png"
+    output = call("index", folder)
+    assert "\x1b" not in output and "1 .\\x1b[2j" in output
+    assert f"not indexed: {shown.replace('/a', '/brokena')}: " in output
+    for command in (("search", "--library"), ("tag", "--labels", "red"), ("duplicates",)):
+        more = ("--text", "red") if command[0] == "search" else ()
+        output = call(*command, folder, *more)
+        assert "\x1b" not in output and shown in output
+
+
 @pytest.mark.parametrize("command", [("index",), ("tag", "--labels", "red, blue"), ("duplicates",)])
 def test_a_file_that_is_there_in_part_is_told_as_such(
     folder: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from one_peace.cli.imports import Imports
+from one_peace.cli.printable import printable
 
 
 def duplicates(
@@ -32,7 +33,7 @@ def duplicates(
         return
     for group in groups:
         for item in group:
-            typer.echo(f"{item.size:>12}  {item.path}")
+            typer.echo(printable(f"{item.size:>12}  {item.path}"))
         typer.echo("")
     extra = sum(len(group) - 1 for group in groups)
     typer.echo(f"{len(groups)} groups; {extra} files are near-duplicates of another")

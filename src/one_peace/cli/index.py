@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from one_peace.cli.imports import Imports
+from one_peace.cli.printable import printable
 
 if TYPE_CHECKING:
     from one_peace.search.indexing import IndexReport
@@ -74,8 +75,7 @@ def index(
         shown = [f"{count} {ending or 'without any'}" for ending, count in report.left_out.most_common(SHOWN)]
         if (more := len(report.left_out) - SHOWN) > 0:
             shown.append(f"and {more} other endings")
-        # names may hold anything: line breaks, what is not UTF-8, escape sequences
-        typer.echo(f"left out by ending: {', '.join(shown)}".encode("unicode_escape").decode("ascii"), err=True)
+        typer.echo(printable(f"left out by ending: {', '.join(shown)}"), err=True)
     opened.close()
     if uploaded.left_out:
         waiting = f"{uploaded.left_out.total()} uploaded files are of no kind that this model takes"
@@ -89,4 +89,4 @@ def tell_problems(report: IndexReport) -> None:
     """Which files are not in the library, or not all of them, and why."""
     for path, problem in report.problems.items():
         told = "indexed in part" if path in report.items else "not indexed"
-        typer.echo(f"{told}: {path}: {problem}".encode("utf-8", "backslashreplace").decode(), err=True)
+        typer.echo(printable(f"{told}: {path}: {problem}"), err=True)

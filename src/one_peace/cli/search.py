@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from one_peace.cli.imports import Imports
+from one_peace.cli.printable import printable
 from one_peace.cli.text_files import read_text
 
 if TYPE_CHECKING:
@@ -165,9 +166,9 @@ def _print_table(results: Sequence[Result]) -> None:
         return
     import sys
 
-    captions = [f"{r.caption} ({r.label})" if r.label else r.caption for r in results]
+    captions = [printable(f"{r.caption} ({r.label})" if r.label else r.caption) for r in results]
     rows = [
-        (f"{r.rank}", f"{r.score:.3f}", r.modality, caption, str(r.path))
+        (f"{r.rank}", f"{r.score:.3f}", r.modality, caption, printable(r.path))
         for r, caption in zip(results, captions, strict=True)
     ]
     if not sys.stdout.isatty():

@@ -9,6 +9,7 @@ import typer
 
 from one_peace.cli.imports import Imports
 from one_peace.cli.index import tell_problems
+from one_peace.cli.printable import printable
 from one_peace.cli.text_files import read_text
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def tag(
         return
     for one in tagged:
         told = ", ".join(f"{label} {score:.3f}" for label, score in one.labels) or "-"
-        typer.echo(f"{told:30}  {one.path}")
+        typer.echo(printable(f"{told:30}  {one.path}"))
 
 
 def indexed(folder: Path) -> Library:
