@@ -198,6 +198,12 @@ def test_one_very_long_line_is_refused_before_the_work(tmp_path: Path) -> None:
     assert result.exit_code == 2 and "600,000 characters" in " ".join(result.output.split())
 
 
+def test_a_file_without_lines_is_nothing_to_embed(tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").touch()
+    result = call("embed", "--lines", tmp_path / "lines.txt", "-o", tmp_path / "out.npz", "--model", tmp_path / "none")
+    assert result.exit_code == 2 and "nothing to embed" in result.output
+
+
 def test_embed_refuses_an_unknown_ending(tmp_path: Path) -> None:
     result = call("embed", tmp_path / "data.xyz")
     assert result.exit_code == 1

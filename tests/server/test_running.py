@@ -257,6 +257,12 @@ def test_a_read_only_service_leaves_the_disk_alone(tmp_path: Path, model: one_pe
         service.close()
 
 
+def test_a_library_that_takes_no_uploads_is_told_how_to_be_served(tmp_path: Path) -> None:
+    (tmp_path / "uploads").touch()
+    with pytest.raises(OSError, match="uploads cannot be made .* --read-only"):
+        Uploads(tmp_path, KINDS).prepare()
+
+
 def test_uploads_of_registered_modalities_are_known_by_their_names(tmp_path: Path) -> None:
     own = {"cloud": replace(KINDS["text"], endings=".xyz"), "depth": replace(KINDS["image"], endings=".depth.png")}
     uploads = Uploads(tmp_path, {**KINDS, **own})

@@ -72,8 +72,8 @@ def embed(
     out = out or Path("embeddings.npz")
     inputs = [(path, modality_by_name(path)) for path in files or []]
     texts = list(text or [])
-    if lines is not None:
-        texts += read_text(lines).removesuffix("\n").split("\n")  # empty ones too: row i is of line i
+    if lines is not None and (content := read_text(lines)):
+        texts += content.removesuffix("\n").split("\n")  # empty ones too: row i is of line i
     if not inputs and not texts:
         raise typer.BadParameter("nothing to embed: give files, --text or --lines")
     if out.suffix not in (".npz", ".jsonl"):

@@ -38,8 +38,16 @@ class Uploads:
         self._fresh: set[Path] = set()  # new, and nobody has indexed them yet
 
     def prepare(self) -> None:
-        """Makes the folder, and removes what a process that was killed left in it. Before the first file comes."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Makes the folder, and removes what a process that was killed left in it. Before the first file comes.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            problem = f"{self.folder} cannot be made ({error.strerror}); --read-only serves a library as it is"
+            raise OSError(error.errno, problem) from error
         for left in self.folder.glob(f"*{_PART}"):  # nobody was told of them
             left.unlink(missing_ok=True)
 
