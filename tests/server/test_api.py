@@ -13,6 +13,8 @@ import openai
 import pytest
 
 import one_peace
+from one_peace.data.lock import FolderBusyError
+from one_peace.search.manifest import LibraryError
 from one_peace.search.stores.base import StoreError
 from server import hostile
 from server.conftest import COLORS, Running, colored_square
@@ -295,6 +297,8 @@ def test_a_bad_request_is_told_what_is_wrong(server: Running, path: str, body: A
     ("error", "status", "code"),
     [
         (StoreError("/srv/vectors: not found"), 503, "unavailable"),
+        (LibraryError("/srv/library was made with another model"), 503, "unavailable"),
+        (FolderBusyError("/srv/library: process 7 is writing to it"), 503, "unavailable"),
         (RuntimeError("/srv/vectors: not found"), 500, "internal_error"),
         (OSError(5, "Input/output error", "/srv/vectors"), 500, "internal_error"),
     ],
@@ -305,10 +309,18 @@ def test_a_fault_within_has_the_shape_of_all_errors(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(server.service.library, "search", fail)
-    answer = server.client.post("/v1/search", json={"parts": [{"modality": "text", "source": "a"}]})
-    assert answer.status_code == status and answer.json()["error"]["code"] == code
-    assert "/srv" not in answer.text
+    for name in ("search", "item", "remove"):
+        monkeypatch.setattr(server.service.library, name, fail)
+    item = f"/v1/items/{server.service.library.items()[0].id}"
+    query = {"parts": [{"modality": "text", "source": "a"}]}
+    for answer in (
+        server.client.post("/v1/search", json=query),
+        server.client.get(item),
+        server.client.get(f"{item}/media"),
+        server.client.delete(item),
+    ):
+        assert answer.status_code == status and answer.json()["error"]["code"] == code
+        assert "/srv" not in answer.text
 
 
 def test_an_unknown_item_of_a_query_discloses_no_folder(server: Running) -> None:

@@ -13,7 +13,7 @@ from one_peace.search.encoding import Encoder
 from one_peace.search.file_kinds import Kind, kinds_for
 from one_peace.search.filters import Condition, Filter, Filters
 from one_peace.search.library_folder import LibraryFolder
-from one_peace.search.manifest import LibraryError
+from one_peace.search.manifest import UnknownItemError
 from one_peace.search.queries import QueryError, check_name
 from one_peace.search.records import Entry, Item, Record
 from one_peace.search.stores.base import VectorStore
@@ -41,11 +41,11 @@ class LibraryItems:
         return sorted((Item.of(row) for row in self._firsts()), key=lambda item: item.path)
 
     def item(self, id: str) -> Item:
-        """The item of this id; `LibraryError` if there is none."""
+        """The item of this id; `UnknownItemError` if there is none."""
         return Item.of(self._row(id).entry)
 
     def content(self, id: str) -> Path:
-        """The file of an item: the one way from an id to the disk. `LibraryError` if there is no such item."""
+        """The file of an item: the one way from an id to the disk. `UnknownItemError` if there is no such item."""
         return self.item(id).path
 
     def find(self, path: str | os.PathLike[str]) -> Item | None:
@@ -54,7 +54,7 @@ class LibraryItems:
         return Item.of(min(rows, key=lambda row: row.part)) if rows else None
 
     def thumbnail(self, id: str) -> bytes | None:
-        """A small JPEG of an item, None if it has none (texts). `LibraryError` if there is no such item."""
+        """A small JPEG of an item, None if it has none (texts). `UnknownItemError` if there is no such item."""
         return self._row(id).thumbnail
 
     def vectors(self, filters: Filters | None = None) -> Iterator[tuple[list[Entry], np.ndarray]]:
@@ -104,7 +104,7 @@ class LibraryItems:
         store = self._folder.store
         rows = store.rows([id]) if store else {}
         if id not in rows or rows[id].entry.part:
-            raise LibraryError(f"{self.path} has no item {id!r}")
+            raise UnknownItemError(f"{self.path} has no item {id!r}")
         return rows[id]
 
     def _check_folder(self, filters: Filters) -> None:

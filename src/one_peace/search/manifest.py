@@ -22,6 +22,10 @@ class LibraryError(OnePeaceError):
     """A library that is not there, is damaged, or does not belong to the model."""
 
 
+class UnknownItemError(LibraryError):
+    """An id that no item of the library has."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """`model` is the name or path to load it by, `fingerprint` identifies its vector space of width `dim`.

@@ -100,8 +100,8 @@ def add_error_handlers(app: FastAPI) -> None:
     handles(QueryError, lambda e: error_response(422, str(e), param=e.field))
     handles(InputError, lambda e: error_response(422, str(e), param=e.source, code="bad_input"))
     handles(MissingExtraError, lambda e: error_response(501, str(e)))
-    handles(FolderBusyError, lambda e: error_response(503, str(e), headers={"Retry-After": "5"}))
-    handles(LibraryError, lambda e: error_response(503, str(e)))
+    handles(FolderBusyError, lambda e: _busy())
+    handles(LibraryError, _library)
     handles(TimeoutError, lambda e: error_response(504, "the request took longer than is allowed"))
     handles(StoreError, _store)
     handles(StoreFullError, lambda e: _full())
@@ -115,6 +115,15 @@ def _invalid(error: RequestValidationError) -> JSONResponse:
     place = ".".join(str(step) for step in first["loc"] if step != "body")
     status = 400 if first["type"] == "json_invalid" else 422
     return error_response(status, f"{place or 'body'}: {first['msg']}", param=place or None)
+
+
+def _busy() -> JSONResponse:
+    return error_response(503, "another process writes to the library; try again", headers={"Retry-After": "5"})
+
+
+def _library(error: LibraryError) -> JSONResponse:
+    log.error("the library cannot be used: %s", error)
+    return error_response(503, "the library cannot be used as it is now; the service's log says more")
 
 
 def _store(error: StoreError) -> JSONResponse:

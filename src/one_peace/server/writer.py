@@ -62,7 +62,7 @@ class Writer:
         return self._put(_Add(path, caption, tuple(tags))).future
 
     def remove(self, id: str) -> Future[None]:
-        """Removes an item, and its file if it was uploaded. The future may raise `LibraryError`: there is none."""
+        """Removes an item, and its file if it was uploaded. The future may raise `UnknownItemError`: there is none."""
         return self._put(_Remove(id)).future
 
     def admit(self) -> None:

@@ -15,7 +15,7 @@ from starlette.staticfiles import NotModifiedResponse, StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 
 from one_peace.errors import InputError
-from one_peace.search.manifest import LibraryError
+from one_peace.search.manifest import UnknownItemError
 from one_peace.search.records import stored_moment
 from one_peace.server import schemas
 from one_peace.server.errors import RESPONSES
@@ -103,7 +103,7 @@ async def delete_item(id: Id, service: Here) -> None:
     _writable(service)
     try:
         await asyncio.wrap_future(service.writer.remove(id))
-    except LibraryError as error:
+    except UnknownItemError as error:
         raise HTTPException(404, f"no item {id!r}") from error
 
 
@@ -184,7 +184,7 @@ async def content_of(service: Service, id: str) -> tuple[Any, FilePath]:
 async def _item(service: Service, id: str) -> Any:
     try:
         return await service.in_thread(service.library.item, id)
-    except LibraryError as error:
+    except UnknownItemError as error:
         raise HTTPException(404, f"no item {id!r}") from error
 
 
@@ -194,7 +194,7 @@ def _look(service: Service, found: Any) -> tuple[FilePath, os.stat_result, Any]:
         path = service.library.content(found.id)
         status = os.stat(path)
         kind = type_of_file(path)
-    except (OSError, LibraryError) as error:
+    except (OSError, UnknownItemError) as error:
         raise HTTPException(410, "the file of this item is gone; index its folder again") from error
     if (status.st_size, stored_moment(status.st_mtime_ns)) != (found.size, found.mtime):
         raise HTTPException(410, "the file of this item has changed since; index its folder again")
