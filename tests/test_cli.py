@@ -51,6 +51,7 @@ def test_every_module_of_the_folder_is_a_command() -> None:
         "__init__",
         "main",
         "imports",
+        "printable",
         "text_files",
         "written",
     } == set(COMMANDS)

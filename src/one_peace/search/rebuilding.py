@@ -22,7 +22,7 @@ from one_peace.search.stores.base import StoreError
 from one_peace.search.stores.engines import find_space, open_store
 from one_peace.search.walk import absolute, walk
 
-_DESCRIBED = "described.json"  # of files that are not in the library: until it is made anew, or by the model's kinds
+_DESCRIBED = "described.json"  # while the library is made anew, and of files that its model does not take
 
 log = logging.getLogger("one_peace.search")
 

@@ -33,7 +33,7 @@ from one_peace.search.stores.milvus_rows import (
 
 _ADDRESS = re.compile(r"milvus(\+https)?://(?:([^@/]+)@)?([^@/:]+)(:\d+)?/([A-Za-z_][A-Za-z0-9_]*)")
 _MOST = 16_384  # answers that the server gives to a query
-_ROWS_PER_READ = 4000  # every page costs the server 0.2 s
+_ROWS_PER_READ = 4000  # at most; every page costs the server 0.2 s
 _BEAM = 128  # of the HNSW search, at least
 _NUMBERS_PER_REPLY = 2**21  # of vectors, so that a reply stays far below what gRPC takes
 
@@ -186,8 +186,9 @@ class MilvusStore:
     def _read(self, where: Filter, fields: list[str]) -> Iterator[list[tuple[Entry, dict[str, Any]]]]:
         """Rows that pass, some thousand at a time."""
         condition = expression([one for one in where if one.test != "contains"])
+        size = min(_ROWS_PER_READ, max(1, _NUMBERS_PER_REPLY // self.space.dim))
         pages = _explained(self._client.query_iterator)(
-            self._name, batch_size=_ROWS_PER_READ, filter=condition, output_fields=fields
+            self._name, batch_size=size, filter=condition, output_fields=fields
         )
         try:
             while page := _explained(pages.next)():
