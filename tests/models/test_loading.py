@@ -86,6 +86,8 @@ CHANGES: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
     "table per layer": table_per_layer,
     "table per layer of one modality": table_per_layer_of_text,
     "task head": lambda state: state | HEAD,
+    "saved from parallel training": lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
+    "saved compiled, from parallel training": lambda state: {f"module._orig_mod.{n}": t for n, t in state.items()},
     "parts of several dtypes": lambda state: {n: t.double() if "q_proj" in n else t for n, t in state.items()},
 }
 

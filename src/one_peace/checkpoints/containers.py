@@ -15,6 +15,7 @@ from one_peace.checkpoints.pickles import load_pickle
 from one_peace.errors import CheckpointError
 
 OWN_CONFIG = "one_peace_config"  # in extra_state of the files that `convert` writes: our config, word for word
+_WRAPPERS = ("module.", "_orig_mod.")
 Form = Literal["container", "state_dict", "vision"]
 
 
@@ -32,8 +33,14 @@ def open_state_dict(path: Path) -> tuple[Form, dict[str, Tensor], Mapping[str, A
 
 
 def named_tensors(path: Path, state: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """The entries of a state dict. `CheckpointError` where one is no tensor."""
-    return {name: _tensor(path, name, value) for name, value in state.items()}
+    """The entries of a state dict, without what `torch.compile` and parallel training put before all names.
+
+    `CheckpointError` where one is no tensor.
+    """
+    tensors = {name: _tensor(path, name, value) for name, value in state.items()}
+    while wrapper := next((w for w in _WRAPPERS if tensors and all(name.startswith(w) for name in tensors)), None):
+        tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def _tensor(path: Path, name: Any, value: Any) -> Tensor:

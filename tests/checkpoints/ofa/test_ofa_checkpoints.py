@@ -71,6 +71,15 @@ def test_a_published_file_is_our_model(file: Path) -> None:
     assert loaded.caption("tests/nothing.png", on_error="skip").kept == []
 
 
+def test_a_file_saved_from_parallel_training(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    file = official_file(tmp_path / "ofa_tiny.pt", {f"module.{name}": tensor for name, tensor in state.items()})
+    assert family_of(file) == "ofa"
+    plain = read_ofa(official_file(tmp_path / "plain.pt", state)).tensors
+    wrapped = read_ofa(file).tensors
+    assert list(wrapped) == list(plain)
+    assert all(torch.equal(wrapped[name][0], plain[name][0]) for name in plain)
+
+
 def test_there_and_back_bit_for_bit(file: Path, tmp_path: Path, state: dict[str, Tensor]) -> None:
     convert(file, tmp_path / "folder")
     assert family_of(tmp_path / "folder") == "ofa"
