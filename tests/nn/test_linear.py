@@ -110,6 +110,14 @@ def test_other_numbers_and_onlookers_get_what_pytorch_computes() -> None:
 
 @needs_onednn
 @everything_to_onednn()
+def test_the_compiler_does_not_look_at_the_processor() -> None:
+    """It would follow how files are read, or warn that it cannot."""
+    layer, x = Linear(4, 3), torch.randn(2, 4)
+    with mock.patch.object(module, "onednn_is_faster", side_effect=AssertionError("looked")):
+        compiled = torch.compile(layer, backend="eager", fullgraph=True)
+        assert torch.equal(compiled(x), F.linear(x, layer.weight, layer.bias))
+
+
 def test_what_does_not_fit_is_refused_in_pytorchs_words() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         linear(torch.zeros(8, 15), torch.zeros(32, 16))

@@ -47,7 +47,8 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
 def goes_to_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether `linear` gives these to oneDNN: plain float32 tensors with enough to multiply, where it is faster."""
     return (
-        onednn_is_faster()
+        not torch.compiler.is_compiling()  # the compiler chooses for itself, and looks into what it meets before
+        and onednn_is_faster()
         and x.device.type == "cpu"
         and x.numel() * weight.shape[0] >= MULTIPLICATIONS
         and x.numel() >= ROWS * x.shape[-1]
@@ -55,7 +56,6 @@ def goes_to_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> boo
         and (bias is None or bias.shape == weight.shape[:1])
         and all(_is_plain(tensor) for tensor in (x, weight, bias) if tensor is not None)
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()  # the compiler chooses for itself
         and not is_in_torch_dispatch_mode()  # who counts or traces operators knows PyTorch's usual ones
     )
 
