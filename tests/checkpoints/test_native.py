@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,7 +56,7 @@ def test_a_link_is_followed_to_where_the_model_belongs(tmp_path: Path, monkeypat
     replace = os.replace
 
     def on_one_disk(source: Path, target: Path) -> None:
-        assert source.parent.parent == target.parent.parent, "moved from one disk to another"
+        assert {tmp_path / "disk"} <= {*source.parents} & {*target.parents}, "moved from one disk to another"
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", on_one_disk)
@@ -147,6 +149,23 @@ def test_files_are_safe_before_they_take_a_place(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "fsync", lambda descriptor: safe.add(os.fstat(descriptor).st_ino))
     folder = write_folder(tmp_path / "model", CONFIG, TENSORS, max_shard_bytes=50)
     assert {path.stat().st_ino for path in folder.iterdir()} == safe
+
+
+def test_a_folder_may_be_a_disk_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a volume of a container: what lies beside it cannot be moved into it."""
+    volume = tmp_path / "model"
+    volume.mkdir()
+
+    def moved(source: Path, target: Path, move: Callable[..., None] = os.replace) -> None:
+        if Path(source).is_relative_to(volume) != Path(target).is_relative_to(volume):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", moved)
+    for _ in range(2):
+        write_folder(volume, CONFIG, TENSORS)
+        assert torch.equal(open_folder(volume).tensors["a"][0], TENSORS["a"][0])
+    assert not [path for path in volume.iterdir() if path.is_dir()] and [*tmp_path.iterdir()] == [volume]
 
 
 def test_what_killed_saves_left_goes_with_the_next(tmp_path: Path) -> None:

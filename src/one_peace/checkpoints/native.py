@@ -116,7 +116,7 @@ def write_folder(
     write_files: Callable[[Path], None] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Path:
-    """Saves a model. A reader sees the old weights or the new ones: files are written beside the folder and then moved.
+    """Saves a model. A reader sees the old weights or the new ones: files are written elsewhere and then moved.
 
     Other files in the folder stay. `tensors` maps names to pieces to be joined along dimension 0. `write_files(folder)`
     adds files such as tokenizer.json.
@@ -124,9 +124,10 @@ def write_folder(
     given = Path(folder)
     if given.exists() and not given.is_dir():
         raise ValueError(f"{given} is a file; a model is saved as a folder")
-    folder = given.resolve()  # beside what a link leads to, since files cannot be moved from one disk to another
+    folder = given.resolve()  # what a link leads to: files cannot be moved from one disk to another
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with work_folder(folder) as work:
+    # a folder that is there may be a disk of its own, such as a volume of a container
+    with work_folder(folder, folder if folder.exists() else None) as work:
         _write_weights(work, tensors, max_shard_bytes, _shard_stem(folder))
         learned = [
             pieces

@@ -29,16 +29,18 @@ def replacing_checkpoint(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def work_folder(target: Path) -> Iterator[Path]:
-    """A new folder beside `target`, removed afterwards if it is still there; so are those of processes that died.
+def work_folder(target: Path, parent: Path | None = None) -> Iterator[Path]:
+    """A new folder for what will be `target`, beside it or in `parent`, removed afterwards if it is still there; so are
+    those of processes that died.
 
     `OSError` names the target where the disk is full.
     """
     prefix = f".{target.name}.saving-"
-    for path in target.parent.iterdir():
+    parent = parent or target.parent
+    for path in [*parent.iterdir(), *target.parent.iterdir()]:
         if path.name.startswith(prefix):
             _remove_abandoned(path)
-    work, lock = _new(target.parent, prefix)
+    work, lock = _new(parent, prefix)
     try:
         with naming(target):
             yield work
