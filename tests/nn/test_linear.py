@@ -75,7 +75,8 @@ def test_onednn_computes_the_same_and_its_gradients(
 @pytest.mark.parametrize("rows", [1, 33, 1000, 2050])
 def test_the_gradient_of_a_weight(rows: int) -> None:
     grad, x = torch.randn(rows, 24), torch.randn(rows, 40)
-    torch.testing.assert_close(weight_gradient(grad, x), grad.t() @ x, atol=1e-4, rtol=1e-5)
+    # the sums have a spread of sqrt(rows); the two libraries add in other orders
+    torch.testing.assert_close(weight_gradient(grad, x), grad.t() @ x, atol=1e-5 * rows**0.5, rtol=1e-5)
 
 
 @needs_onednn
