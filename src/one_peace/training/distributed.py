@@ -221,8 +221,7 @@ def prepare_model(losses: Forward, engine: EngineRecipe, processes: Processes, d
         )
         for block in blocks:
             fully_shard(block, mesh=mesh, mp_policy=policy)
-        scalars = {p for p in model.parameters() if p.ndim == 0}  # too small to be sharded: see `average_scalars`
-        fully_shard(losses, mesh=mesh, mp_policy=policy, ignored_params=scalars, reshard_after_forward=False)
+        fully_shard(losses, mesh=mesh, mp_policy=policy, ignored_params=_unsharded(model), reshard_after_forward=False)
         for name in losses.others:
             register_fsdp_forward_method(losses, name)
     if hollow:
@@ -264,14 +263,22 @@ def _mesh(kind: str, count: int, shard_over: int | None) -> DeviceMesh:
     return init_device_mesh(kind, (count // shards, shards), mesh_dim_names=("copy", "shard"))
 
 
-def average_scalars(parameters: Iterable[nn.Parameter], processes: Processes) -> None:
+def _unsharded(model: nn.Module) -> set[nn.Parameter]:
+    """Scalars, which are too small, and batch norms, which take no half-precision weights beside their statistics."""
+    norms = (module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    return {p for p in model.parameters() if p.ndim == 0} | {p for norm in norms for p in norm.parameters()}
+
+
+def average_unsharded(parameters: Iterable[nn.Parameter], processes: Processes) -> None:
     """Averages the gradients of parameters that are not sharded, in place."""
-    if processes.group is None:
+    found = [p.grad for p in parameters if not isinstance(p, DTensor) and p.grad is not None]
+    if processes.group is None or not found:
         return
-    for parameter in parameters:
-        if not isinstance(parameter, DTensor) and parameter.grad is not None:
-            dist.all_reduce(parameter.grad)
-            parameter.grad.div_(processes.count)
+    together = torch.cat([grad.flatten() for grad in found])
+    dist.all_reduce(together)
+    parts = (together / processes.count).split([grad.numel() for grad in found])
+    for grad, part in zip(found, parts, strict=True):
+        grad.copy_(part.view_as(grad))
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from one_peace.data.lock import writer_lock
 from one_peace.errors import CheckpointError, DivergenceError
 from one_peace.training.best import BestModel
-from one_peace.training.distributed import Processes, average_changes, average_scalars, clip_gradients
+from one_peace.training.distributed import Processes, average_changes, average_unsharded, clip_gradients
 from one_peace.training.ema import WeightAverage, measured
 from one_peace.training.log import LOG, Report, RunLog
 from one_peace.training.optimizer import Groups, build_optimizer, learning_rate, set_learning_rate
@@ -206,7 +206,7 @@ class Updates:
         before = [value.clone() for value in self.statistics]
         losses = {name: value.detach() for name, value in self.gradients(step).items()}
         rate = learning_rate(step, self.settings.steps, recipe)
-        average_scalars(iter(self.trained), self.processes)
+        average_unsharded(iter(self.trained), self.processes)
         norm = clip_gradients(iter(self.trained), recipe.clip_norm or math.inf)
         if bool(torch.isfinite(norm)):
             set_learning_rate(self.optimizer, rate)

@@ -94,6 +94,21 @@ def test_two_processes_train_as_one_does(tmp_path: Path, monkeypatch: pytest.Mon
         assert not torch.equal(saved[0]["tokens.weight"][0], base["tokens.weight"][0]), json.dumps(one)
 
 
+def test_half_precision_is_the_same_on_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONE_PEACE_CACHE", str(tmp_path / "cache"))
+    write_recipes(tmp_path)
+    words = ["finetune", str(tmp_path / "targets.yaml"), "engine.precision=bfloat16", "sequence.dropout=0", "--out"]
+    started = [start_together(run_command, ([*words, str(tmp_path / str(count))],), count) for count in (1, 2)]
+    for processes in started:
+        finish(processes)
+    one, two = (untimed_log(tmp_path / count) for count in "12")
+    for alone, shared in zip(one, two, strict=True):
+        assert shared == pytest.approx(alone, rel=2e-2)
+    norm = "encoder.trunk.norm.weight"
+    saved = [open_folder(tmp_path / count / "model").tensors[norm][0] for count in "12"]
+    torch.testing.assert_close(*saved, rtol=1e-3, atol=3e-4)
+
+
 def die_at(step: int, words: list[str]) -> None:
     """`one-peace WORDS`, killed as update `step` (from 0) begins."""
     gradients = SequenceUpdate.gradients
