@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from measure import interleaved, machine, peak_bytes, write_result, yardsticks
+from measure import interleaved, machine, peak_bytes, use_whole_float32, write_result, yardsticks
 from torch import Tensor
 
 from one_peace.modalities.audio import AudioConfig, wave_convolutions
@@ -29,9 +29,9 @@ from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.models.one_peace.presets import preset
 from one_peace.nn.allocator import keep_freed_memory
 
-TEXTS, TOKENS = 16, 32
-IMAGES, PIXELS = 8, 224
-CLIPS, SECONDS = 4, 5
+BATCH = {"text": 16, "image": 8, "audio": 4}
+ON_GPU = 32  # times as many
+TOKENS, PIXELS, SECONDS = 32, 224, 5
 CLAP_SECONDS = 10  # CLAP stretches every clip to this length
 RATE = 16_000
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -68,17 +68,23 @@ def arithmetic(config: OnePeaceConfig, name: str, batch: int, tokens: int, sampl
     return 2.0 * batch * total
 
 
+def batch_size(name: str, device: torch.device) -> int:
+    """How many inputs of a modality are encoded at once."""
+    return BATCH[name] * (ON_GPU if device.type == "cuda" else 1)
+
+
 def inputs(name: str, config: OnePeaceConfig, device: torch.device) -> tuple[dict[str, Tensor], int, int, str]:
     """A batch, its tokens per input, the number of units in it, and the unit."""
+    size = batch_size(name, device)
     if name == "text":
-        return {"tokens": torch.randint(4, 50_000, (TEXTS, TOKENS), device=device)}, TOKENS + 1, TEXTS, "texts"
+        return {"tokens": torch.randint(4, 50_000, (size, TOKENS), device=device)}, TOKENS + 1, size, "texts"
     if name == "image":
-        pixels = torch.randn(IMAGES, 3, PIXELS, PIXELS, device=device)
-        return {"pixels": pixels}, (PIXELS // 16) ** 2 + 1, IMAGES, "images"
+        pixels = torch.randn(size, 3, PIXELS, PIXELS, device=device)
+        return {"pixels": pixels}, (PIXELS // 16) ** 2 + 1, size, "images"
     frames = SECONDS * RATE
     for _, kernel, stride in config.modalities["audio"].convs:
         frames = (frames - kernel) // stride + 1
-    return {"waveform": torch.randn(CLIPS, SECONDS * RATE, device=device)}, frames + 1, CLIPS * SECONDS, "seconds"
+    return {"waveform": torch.randn(size, SECONDS * RATE, device=device)}, frames + 1, size * SECONDS, "seconds"
 
 
 def ours(config: OnePeaceConfig, name: str, device: torch.device, dtype: torch.dtype) -> Subject:
@@ -105,6 +111,7 @@ def hugging_face(config: OnePeaceConfig, device: torch.device, dtype: torch.dtyp
         "projection_dim": d,
     }
     subjects: dict[str, Subject] = {}
+    texts, images, clips = (batch_size(name, device) for name in ("text", "image", "audio"))
 
     def add(name: str, model: torch.nn.Module, batch: dict[str, Tensor], unit: str, units: int) -> None:
         tower = model.eval().requires_grad_(False).to(device, dtype)
@@ -118,11 +125,11 @@ def hugging_face(config: OnePeaceConfig, device: torch.device, dtype: torch.dtyp
     # (suffix, feed-forward width): CLIP's usual one, and that with our arithmetic (our gated one has 3 products, not 2)
     for suffix, hidden in ((" CLIP", 4 * d), (" CLIP, equal arithmetic", 3 * config.ffn_width // 2)):
         text = hf.CLIPTextConfig(vocab_size=50_264, intermediate_size=hidden, **shape)
-        tokens = torch.randint(4, 50_000, (TEXTS, TOKENS), device=device)
-        add("text" + suffix, hf.CLIPTextModelWithProjection(text), {"input_ids": tokens}, "texts", TEXTS)
+        tokens = torch.randint(4, 50_000, (texts, TOKENS), device=device)
+        add("text" + suffix, hf.CLIPTextModelWithProjection(text), {"input_ids": tokens}, "texts", texts)
         image = hf.CLIPVisionConfig(image_size=PIXELS, patch_size=16, intermediate_size=hidden, **shape)
-        pixels = torch.randn(IMAGES, 3, PIXELS, PIXELS, device=device, dtype=dtype)
-        add("image" + suffix, hf.CLIPVisionModelWithProjection(image), {"pixel_values": pixels}, "images", IMAGES)
+        pixels = torch.randn(images, 3, PIXELS, PIXELS, device=device, dtype=dtype)
+        add("image" + suffix, hf.CLIPVisionModelWithProjection(image), {"pixel_values": pixels}, "images", images)
     # A Swin over spectrograms: its width doubles at each of four stages. Ours is its last, our depth is the sum.
     depths = [2, 2, config.layers - 6, 2]
     audio = hf.ClapAudioConfig(
@@ -132,8 +139,8 @@ def hugging_face(config: OnePeaceConfig, device: torch.device, dtype: torch.dtyp
         projection_dim=d,
         num_attention_heads=[max(1, d // 256) * 2**i for i in range(4)],  # of 32, as published
     )
-    mel = torch.randn(CLIPS, 1, 100 * CLAP_SECONDS + 1, 64, device=device, dtype=dtype)
-    add("audio CLAP", hf.ClapAudioModelWithProjection(audio), {"input_features": mel}, "seconds", CLIPS * CLAP_SECONDS)
+    mel = torch.randn(clips, 1, 100 * CLAP_SECONDS + 1, 64, device=device, dtype=dtype)
+    add("audio CLAP", hf.ClapAudioModelWithProjection(audio), {"input_features": mel}, "seconds", clips * CLAP_SECONDS)
     return subjects
 
 
@@ -182,6 +189,7 @@ def main() -> None:
     if options.clock == "cpu" and (options.threads > 1 or options.device.type != "cpu"):
         parser.error("--clock cpu measures one thread of a CPU")
     torch.set_num_threads(options.threads)
+    use_whole_float32()
     clock = time.process_time if options.clock == "cpu" else time.perf_counter
     device, dtype = options.device, DTYPES[options.dtype]
     config = preset(options.model)

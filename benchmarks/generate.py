@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from measure import interleaved, machine, write_result, yardsticks
+from measure import interleaved, machine, use_whole_float32, write_result, yardsticks
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -150,6 +150,7 @@ def main() -> None:
     parser.add_argument("--wall", action="store_true", help="wall time instead of the process's CPU time")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    use_whole_float32()
     device = torch.device(options.device)
     wall = options.wall or device.type != "cpu"
     results: dict[str, Any] = {}

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from measure import interleaved, machine, write_result
+from measure import interleaved, machine, use_whole_float32, write_result
 from torch import Tensor
 
 from one_peace.generation.beam import beam_search
@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--wall", action="store_true", help="wall time instead of the process's CPU time")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    use_whole_float32()
     device = torch.device(options.device)
     clock = time.perf_counter if options.wall or device.type != "cpu" else time.process_time
     results: dict[str, Any] = {}

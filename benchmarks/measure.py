@@ -18,7 +18,7 @@ import torch
 from one_peace.nn.linear import linear
 
 RESULTS = Path(__file__).parent / "results"
-MATMUL = 1536  # side of the square product that sets the machine's rate
+MATMUL = {"cpu": 1536, "cuda": 8192}  # side of the square product that sets a device's rate
 Clock = Callable[[], float]
 
 
@@ -48,10 +48,16 @@ def _cpu_name() -> str:
     return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), platform.machine())
 
 
+def use_whole_float32() -> None:
+    """Convolutions on a GPU in float32, as products are: cuDNN by itself rounds what goes in to eleven bits."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def yardsticks(device: torch.device, dtype: torch.dtype) -> tuple[dict[str, Callable[[], Any]], float]:
     """A square matrix product as PyTorch computes it and as our linear layers do, and its floating-point operations."""
-    a, b = (torch.randn(MATMUL, MATMUL, device=device, dtype=dtype) for _ in range(2))
-    return {"matmul": lambda: a @ b, "linear": lambda: linear(a, b)}, 2.0 * MATMUL**3
+    side = MATMUL.get(device.type, MATMUL["cpu"])
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return {"matmul": lambda: a @ b, "linear": lambda: linear(a, b)}, 2.0 * side**3
 
 
 def interleaved(

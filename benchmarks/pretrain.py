@@ -20,7 +20,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from measure import interleaved, machine, peak_bytes, write_result, yardsticks
+from measure import interleaved, machine, peak_bytes, use_whole_float32, write_result, yardsticks
 from textbook import TextbookStep
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -53,7 +53,7 @@ TOKENS = 32
 RATE = 16_000
 STAGES = {"stage 1": IMAGE_TEXT, "stage 2": AUDIO_TEXT}
 # Allowed differences in float32, relative; gradients to the largest of their tensor. Those of mask tokens are sums over
-# thousands of positions that nearly cancel, where the order of summation shows.
+# thousands of positions that nearly cancel, where the order of summation shows, the more the larger the batch.
 LOSSES, GRADIENTS = 1e-5, 1e-3
 PRODUCTS, ONEDNN = ("aten::mm", "aten::addmm", "aten::bmm"), "mkldnn::_linear_pointwise"
 
@@ -242,9 +242,9 @@ def measure(
         "engine": dataclasses.asdict(engine),
     }
     row |= compare(ours, library.model, textbook, module)
-    if engine.precision == "float32":
-        assert row["loss_difference"] <= LOSSES, row
-        assert row["gradient_difference"] <= GRADIENTS, row
+    allowed = GRADIENTS * math.sqrt(max(1.0, row["batch"] / size.batch))
+    equal = row["loss_difference"] <= LOSSES and row["gradient_difference"] <= allowed
+    row["equal"] = equal or engine.precision != "float32"
     for subject in (ours, textbook):
         subject.step()  # makes the optimizer's state, which stays
         row[f"peak_bytes_{subject.name}"] = peak_bytes(subject.step, where)
@@ -294,6 +294,7 @@ def main() -> None:
     if options.clock == "cpu" and (options.threads > 1 or options.device != "cpu"):
         parser.error("--clock cpu measures one thread of a CPU")
     torch.set_num_threads(options.threads)
+    use_whole_float32()
     clock = time.process_time if options.clock == "cpu" else time.perf_counter
     device = torch.device(options.device)
     facts: dict[str, Any] = machine(device) | {
@@ -333,6 +334,8 @@ def main() -> None:
     suffix = "-compiled" if options.compile else ""
     name = f"pretrain-{device.type}-{options.dtype}-{options.threads}t{suffix}"
     print(f"wrote {write_result(name, facts)}")
+    if unequal := [name for name, row in facts["rows"].items() if not row["equal"]]:
+        raise SystemExit(f"losses or gradients differ from the textbook's: {', '.join(unequal)}")
 
 
 if __name__ == "__main__":
