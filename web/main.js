@@ -109,7 +109,7 @@ function recall() {
 async function searchByFiles(files) {
   for (const file of files) {
     try {
-      parts.add(await partOfFile(file, service.modalities, service.limits.request_bytes));
+      parts.add(await partOfFile(file, service.modalities, service.limits));
     } catch (error) {
       say(`${file.name || "That"} ${error.message}`, true);
     }

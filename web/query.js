@@ -92,15 +92,16 @@ const AS_TEXT = 1.4; // times as many bytes: base64, and what else is in a reque
 
 /**
  * A part made of a file that was dropped, pasted, chosen or recorded. A large picture is made smaller first.
- * @param {File} file @param {string[]} modalities @param {number} [most] bytes that a request may have
+ * @param {File} file @param {string[]} modalities
+ * @param {{request_bytes?: number, pixels?: number}} [limits] of a request, and of a picture in it
  * @throws {Error} it is not searched by; the message says why, after its name
  */
-export async function partOfFile(file, modalities, most = Infinity) {
+export async function partOfFile(file, modalities, { request_bytes = Infinity, pixels = Infinity } = {}) {
   const family = file.type.split("/")[0];
   const modality = modalities.includes(family) ? family : family === "video" && modalities.includes("audio") ? "audio" : null;
   if (modality === null || family === "text") throw new Error("is neither a picture nor a sound.");
-  const sent = family === "image" ? await smaller(file) : file;
-  if (sent.size * AS_TEXT > most) {
+  const sent = family === "image" ? await smaller(file, pixels) : file;
+  if (sent.size * AS_TEXT > request_bytes) {
     throw new Error(`is too large to search by${family === "image" ? ", and this browser cannot make it smaller" : ""}.`);
   }
   const preview = family === "image" ? URL.createObjectURL(sent) : undefined;
@@ -109,10 +110,13 @@ export async function partOfFile(file, modalities, most = Infinity) {
 
 const SIDE = 1024; // pixels; no model here looks closer, and a phone's photograph is ten times as much to send
 
-async function smaller(file) {
-  if (file.size < 1 << 20) return file;
+async function smaller(file, pixels) {
   const picture = await createImageBitmap(file).catch(() => null);
   if (picture === null) return file; // a type that this browser does not know; the service may
+  if (file.size < 1 << 20 && picture.width * picture.height <= pixels) {
+    picture.close();
+    return file;
+  }
   const scale = Math.min(1, SIDE / Math.max(picture.width, picture.height));
   const [width, height] = [picture.width, picture.height].map((side) => Math.max(1, Math.round(side * scale)));
   const canvas = new OffscreenCanvas(width, height);

@@ -92,10 +92,27 @@ export function openViewer(found, actions) {
     el("p", { class: "actions" },
       el("button", { type: "button", class: "strong", onclick: act(actions.more) }, "More like this"),
       el("a", { class: "plain", href: played(found), target: "_blank", rel: "noopener" }, "Open the file"),
-      actions.remove ? el("button", { type: "button", class: "plain danger", onclick: act(actions.remove) }, "Remove from the library") : null,
+      actions.remove ? removal(act(actions.remove)) : null,
       el("button", { type: "button", class: "plain", onclick: close }, "Close")),
   );
   dialog.showModal();
+}
+
+/** A button that asks before it removes: of what was uploaded the file goes, too. */
+function removal(remove) {
+  const question = "Remove it from the library?";
+  const group = el("span", { class: "actions", role: "group", "aria-label": question });
+  const button = (kind, label, onclick) => el("button", { type: "button", class: kind, onclick }, label);
+  const first = button("plain danger", "Remove from the library", () => {
+    const keep = button("plain", "Keep it", () => {
+      group.replaceChildren(first);
+      first.focus();
+    });
+    group.replaceChildren(el("span", {}, question), button("plain danger", "Remove it", remove), keep);
+    keep.focus();
+  });
+  group.append(first);
+  return group;
 }
 
 /** What a model says of the picture: its description, and a box around what is looked for. */

@@ -164,6 +164,16 @@ def test_a_large_picture_is_made_smaller_before_it_is_refused(page: Any) -> None
     assert page.locator(".chip").count() == 1
 
 
+def test_a_picture_of_few_bytes_and_many_pixels_is_made_smaller(page: Any) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (2000, 1000), COLORS["blue"]).save(file, "PNG")
+    assert 2000 * 1000 > LIMITS.pixels and len(file.getvalue()) < 20_000
+    only_pictures(page)
+    drop(page, "poster.png", file.getvalue(), "image/png")
+    page.wait_for_selector(".chip")
+    assert first_answer(page) == "blue"
+
+
 def test_type_a_word_and_see_its_picture(page: Any) -> None:
     only_pictures(page)
     page.fill("#text", "yellow")  # found while typing
@@ -344,7 +354,15 @@ def test_add_and_remove_a_file(page: Any, server: Running) -> None:
     drop(page, "violet.png", data, "image/png")
     assert first_answer(page) == "violet"
     page.locator(".card .look").first.click()
-    page.click("#viewer .danger")
+    page.focus("#viewer .danger")
+    page.keyboard.press("Enter")
+    assert page.locator("#viewer [role=group]").get_attribute("aria-label") == "Remove it from the library?"
+    page.keyboard.press("Enter")  # a second press keeps it
+    assert page.inner_text("#viewer :focus") == "Remove from the library"
+    assert any(item.caption == "violet" for item in server.service.library.items())
+    page.keyboard.press("Enter")
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
     until(page, "document.querySelector('#status').textContent.includes('no longer')")
     assert page.locator(".card[tabindex='0']").count() == 1, "the answers are still reached by Tab"
     assert all(item.caption != "violet" for item in server.service.library.items())
@@ -422,6 +440,7 @@ def test_map(page: Any, server: Running) -> None:
     page.route("**/v1/items/*", lambda route: route.fulfill(status=204))  # removed, for all that the page knows
     with page.expect_request("**/v1/map"):  # and is not to stand there any longer
         page.click("#viewer .danger")
+        page.click("#viewer .danger")  # which asks first
     gone = "new Response(JSON.stringify({error: {message: 'it is gone'}}), {status: 404})"  # removed by somebody else
     page.evaluate(f"() => {{ window.fetch = async () => {gone}; }}")
     page.focus("#map")
