@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.text import Text
 from typer.testing import CliRunner, Result
 
 import one_peace
+from one_peace.cli.embed import write_embeddings
 from one_peace.cli.main import COMMANDS, app
 
 
@@ -145,6 +147,21 @@ def test_embed_to_npz(saved_model: Path, picture: Path, tmp_path: Path) -> None:
     model = one_peace.from_pretrained(saved_model)
     assert written["fingerprint"] == model.fingerprint
     np.testing.assert_allclose(written["vectors"][2], model.encode_text("a red car")[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("ending", [".npz", ".jsonl"])
+def test_a_file_of_embeddings_is_replaced_whole_or_not_at_all(tmp_path: Path, ending: str) -> None:
+    out, model = tmp_path / f"out{ending}", one_peace.from_pretrained("one-peace-nano")
+    write_embeddings(out, np.zeros((1, 2), np.float32), ["before"], ["text"], model)
+    before = out.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # as of a full disk
+    try:
+        with pytest.raises(OSError, match=f"out{ending}"):
+            write_embeddings(out, np.zeros((9_000, 2), np.float32), ["after"] * 9_000, ["text"] * 9_000, model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert out.read_bytes() == before and list(tmp_path.iterdir()) == [out]
 
 
 def test_texts_that_are_not_utf8_are_named_and_can_be_skipped(saved_model: Path, picture: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from one_peace.atomic_files import replacing
 from one_peace.cli.imports import Imports
 from one_peace.cli.text_files import read_text
 from one_peace.progress_bar import bar
@@ -195,18 +196,19 @@ def write_embeddings(
     import numpy as np
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix == ".npz":
-        np.savez(
-            out,
-            vectors=vectors,
-            inputs=np.array(inputs),
-            modalities=np.array(modalities),
-            model=np.array(model.config.name),
-            fingerprint=np.array(model.fingerprint),
-        )
-        return
     fingerprint = model.fingerprint
-    with out.open("w", encoding="utf-8") as file:
+    if out.suffix == ".npz":
+        with replacing(out) as partial, partial.open("wb") as archive:
+            np.savez(
+                archive,
+                vectors=vectors,
+                inputs=np.array(inputs),
+                modalities=np.array(modalities),
+                model=np.array(model.config.name),
+                fingerprint=np.array(fingerprint),
+            )
+        return
+    with replacing(out) as partial, partial.open("w", encoding="utf-8") as file:
         for vector, name, modality in zip(vectors, inputs, modalities, strict=True):
             row = {"input": name, "modality": modality, "model": fingerprint, "vector": vector.tolist()}
             file.write(readable_json(row) + "\n")
