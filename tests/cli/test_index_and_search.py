@@ -18,6 +18,7 @@ from one_peace.cli.search import search
 from one_peace.cli.tag import tag
 from one_peace.errors import InputError
 from one_peace.search import indexing, videos
+from one_peace.search.queries import QueryError
 from search.conftest import encoder, folder
 from search.test_parts import RED, write_video
 
@@ -181,6 +182,12 @@ def test_uses_of_a_library(folder: Path, tmp_path: Path) -> None:
     assert "no such file" in runner.invoke(app, ["tag", str(folder), "--labels", "nolabels.txt"]).output
     assert "5 rows in" in call("export", tmp_path / "all.npz", "--library", folder)
     assert (tmp_path / "all.jsonl").is_file()
+
+
+@pytest.mark.parametrize("wrong", [["--labels", " , "], ["--labels", "a,a"], ["--labels", "a", "--least", "2"]])
+def test_nothing_is_indexed_for_labels_that_are_refused(folder: Path, wrong: list[str]) -> None:
+    refused = runner.invoke(app, ["tag", str(folder), *wrong])
+    assert isinstance(refused.exception, QueryError) and not (folder / ".one-peace").exists()
 
 
 def test_beginning_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

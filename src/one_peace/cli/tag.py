@@ -30,9 +30,10 @@ def tag(
 ) -> None:
     """Label files by nothing but the words of the labels (zero-shot). Indexes the folder first."""
     from one_peace.search.filter_words import filters_from_words
-    from one_peace.search.tagging import tag_items
+    from one_peace.search.tagging import check_labels, tag_items
 
     filters, words = filters_from_words(where or []), _labels(labels)
+    check_labels(words, best, least)  # before a folder is indexed for them
     library = indexed(folder)
     tagged = list(tag_items(library, words, best=best, least=least, filters=filters))
     if write:

@@ -32,15 +32,7 @@ def tag_items(
     Raises:
         QueryError: no labels, an empty one, one given twice, `best` < 1, or `least` is not in -1..1.
     """
-    named = [" ".join(label.split()) for label in labels]
-    if not named or not all(named):
-        raise QueryError("labels", "give words to choose from, none of them empty")
-    if len(set(named)) < len(named):
-        raise QueryError("labels", f"{max(named, key=named.count)!r} is there twice")
-    if best < 1:
-        raise QueryError("best", f"must be at least 1, got {best}")
-    if not -1 <= least <= 1:
-        raise QueryError("least", f"a cosine similarity is from -1 to 1, got {least}")
+    named = check_labels(labels, best, least)
     words = np.asarray(library.model.encode_modality("text", named, progress=False, on_error="raise"), np.float32)
     found: dict[str, tuple[str, np.ndarray]] = {}
     for entries, vectors in library.vectors(filters):
@@ -51,3 +43,17 @@ def tag_items(
         order = np.argsort(-scores, kind="stable")[:best]
         fitting = tuple((named[i], float(scores[i])) for i in order if scores[i] >= least)
         yield Tagged(item, Path(path), fitting)
+
+
+def check_labels(labels: Sequence[str], best: int, least: float) -> list[str]:
+    """The labels without space around them. Raises as `tag_items`, which calls it."""
+    named = [" ".join(label.split()) for label in labels]
+    if not named or not all(named):
+        raise QueryError("labels", "give words to choose from, none of them empty")
+    if len(set(named)) < len(named):
+        raise QueryError("labels", f"{max(named, key=named.count)!r} is there twice")
+    if best < 1:
+        raise QueryError("best", f"must be at least 1, got {best}")
+    if not -1 <= least <= 1:
+        raise QueryError("least", f"a cosine similarity is from -1 to 1, got {least}")
+    return named
