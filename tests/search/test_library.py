@@ -372,6 +372,10 @@ def test_single_files_with_captions(folder: Path, place: Path, encoder: FakeEnco
     opened.add([(folder / "another one.png", "")])
     copy = opened.find(folder / "another one.png")
     assert copy is not None and copy.caption == "another one"
+    opened.remove([copy.id])
+    with pytest.raises(LibraryError, match=r"another one\.png cannot have the id .*red\.png has"):
+        opened.add([(copy.path, "")], ids={str(copy.path): report.items[str(folder / "red.png")]})
+    assert opened.add([(copy.path, "")], ids={str(copy.path): copy.id}).items == {str(copy.path): copy.id}
 
 
 def test_a_model_is_never_mixed_with_another(folder: Path, place: Path, encoder: FakeEncoder) -> None:

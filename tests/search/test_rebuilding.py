@@ -25,7 +25,7 @@ def test_what_was_sent_to_a_library_survives_a_new_beginning(
     write_picture(sent, (0, 0, 250))
     opened = Library(place, encoder, store=store and str(place / store))
     opened.index(folder)
-    opened.add([(sent, "Something blue", ["sky"])])
+    id = opened.add([(sent, "Something blue", ["sky"])]).items[str(sent)]
     if damaged:
         (place / "library.json").write_text("{")
     monkeypatch.setattr("one_peace.models.loading.load_embedder", lambda name, device: FakeEncoder(name))
@@ -36,6 +36,7 @@ def test_what_was_sent_to_a_library_survives_a_new_beginning(
     assert anew.model.fingerprint == "fake-2" and list(report.items) == [str(sent)]
     [item] = anew.items()
     assert (item.caption, item.tags) == (("blue_one", ()) if damaged else ("Something blue", ("sky",)))
+    assert (item.id == id) is not damaged
     assert anew.index(folder).added == 4 and len(Library(place)) == 5
     _, nothing = begin_anew(place.parent / "new", "fake-2")
     assert not nothing.items and not (place.parent / "new").exists()
@@ -48,14 +49,14 @@ def test_captions_survive_a_beginning_that_was_ended_and_a_move(
     sent = before / "uploads" / "ab" / "ab12" / "blue_one.png"
     sent.parent.mkdir(parents=True)
     write_picture(sent, (0, 0, 250))
-    Library(before, encoder).add([(sent, "Something blue", ["sky"])])
+    [id] = Library(before, encoder).add([(sent, "Something blue", ["sky"])]).items.values()
     (tmp_path / "before").rename(tmp_path / "now")
     monkeypatch.setattr("one_peace.models.loading.load_embedder", lambda name, device: FakeEncoder(name))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(FakeEncoder, "encode_modality", interrupt)
         begin_anew(place, "fake-2")
     anew, _ = begin_anew(place, "fake-2")
-    assert [(item.caption, item.tags) for item in anew.items()] == [("Something blue", ("sky",))]
+    assert [(item.id, item.caption, item.tags) for item in anew.items()] == [(id, "Something blue", ("sky",))]
     assert not list(place.glob("*described*"))
 
 
@@ -83,6 +84,15 @@ def test_captions_wait_for_a_model_that_takes_the_files(
     anew, report = begin_anew(place, "fake-2")
     assert [(item.caption, item.tags) for item in anew.items()] == [("A tone", ("high",))]
     assert not report.left_out and not list(place.glob("*described*"))
+
+
+def test_notes_without_ids_are_read(tmp_path: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "uploads").mkdir()
+    write_picture(tmp_path / "uploads" / "a.png", (0, 0, 250))
+    (tmp_path / "described.json").write_text('{"uploads/a.png": ["Blue", ["sky"]]}')
+    monkeypatch.setattr("one_peace.models.loading.load_embedder", lambda name, device: encoder)
+    anew, _ = begin_anew(tmp_path)
+    assert [(item.caption, item.tags) for item in anew.items()] == [("Blue", ("sky",))]
 
 
 @pytest.mark.parametrize("contents", ["{", "[]", '{"uploads/a.png": 3}'])

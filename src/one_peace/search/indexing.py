@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -61,7 +61,7 @@ class Indexing:
     Args:
         kinds: how files are read, by kind.
         home: the folder of the library; what lies in it is not taken for lost when it is not walked through.
-        only: the paths that this run is about; by default all (`KnownItems`).
+        only, ids: the paths that this run is about, by default all, and ids for some of them (`KnownItems`).
         rejected: files that could not be used before, by path; brought up to date.
         save_rejected: keeps that.
 
@@ -78,6 +78,7 @@ class Indexing:
         rejected: dict[str, Rejected],
         save_rejected: Callable[[dict[str, Rejected]], None],
         only: Sequence[str] | None = None,
+        ids: Mapping[str, str] | None = None,
     ) -> None:
         self.store = store
         self.encoder = encoder
@@ -89,7 +90,7 @@ class Indexing:
         self.written: Counter[str] = Counter()
         self._unsaved = False  # what became of `rejected`
         self._reader = Reader(kinds, encoder.modalities)
-        self._known = KnownItems(store, only)
+        self._known = KnownItems(store, only, ids)
 
     def run(self, walk: Walk, folder: Path | None, track: Track) -> IndexReport:
         """Takes in the files that were found; items of other files below `folder` are renamed or removed.

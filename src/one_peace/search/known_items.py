@@ -6,7 +6,7 @@ import hashlib
 import os
 import secrets
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from one_peace.search.filters import Condition
 from one_peace.search.records import Entry
@@ -19,7 +19,7 @@ class KnownItems:
     """The items of a store, each as its rows in order of their parts.
 
     `only` are the paths that are asked for; by default all. To look at few is quick in a library of many, but copies
-    and renamed files are not recognised.
+    and renamed files are not recognised. `ids`, by path, are for files that had them in an earlier library.
 
     Attributes:
         by_path, by_contents: items by path, and by (modality, digest) where all their rows are there.
@@ -27,7 +27,9 @@ class KnownItems:
         leftover: ids of rows of earlier contents that a crash kept from being removed.
     """
 
-    def __init__(self, store: VectorStore, only: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, store: VectorStore, only: Sequence[str] | None = None, ids: Mapping[str, str] | None = None
+    ) -> None:
         self.by_path: dict[str, list[Entry]] = {}
         self.by_contents: dict[tuple[str, str], list[Entry]] = {}
         self.broken: set[str] = set()
@@ -36,7 +38,7 @@ class KnownItems:
         self._alike: dict[tuple[str, str], deque[list[Entry]]] = {}
         self._found_again: set[str] = set()  # ids of items that were lost
         self._ids: set[str] = set()  # of items
-        self._all = only is None
+        self._all, self._before = only is None, ids or {}
         for where in [()] if only is None else _among(only):
             for rows in by_item(store.entries(where)):
                 self._know(rows)
@@ -73,6 +75,8 @@ class KnownItems:
 
     def new_id(self, path: str) -> str:
         """An id that no other item has; made from the path, so that equal folders give equal ids, if all are known."""
+        if path in self._before:
+            return self._before[path]
         if not self._all:
             return secrets.token_hex(12)
         attempt = 0

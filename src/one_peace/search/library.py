@@ -94,14 +94,22 @@ class Library(LibraryItems):
         with self._folder.writing() as store:
             return self._update(store, walk(root, self._kinds, self.path), root, progress)
 
-    def add(self, files: Iterable[Sequence[Any]], *, progress: bool | None = None) -> IndexReport:
+    def add(
+        self, files: Iterable[Sequence[Any]], *, progress: bool | None = None, ids: Mapping[str, str] | None = None
+    ) -> IndexReport:
         """Takes in single files, as (path, caption) or (path, caption, tags), and removes nothing; else as `index`.
 
         An empty caption stands for the one that `index` would find beside the file, and where there is none for the
-        one that the item has; so do empty tags.
+        one that the item has; so do empty tags. `ids`, by absolute path, are for new files that had them elsewhere.
+
+        Raises:
+            LibraryError: another file has one of these ids.
         """
         with self._folder.writing() as store:
-            return self._update(store, look_at_all(files, self._kinds), None, progress)
+            for path, id in (ids or {}).items():
+                if (row := store.rows([id]).get(id)) is not None and row.entry.path != path:
+                    raise LibraryError(f"{path} cannot have the id {id}, which {row.entry.path} has")
+            return self._update(store, look_at_all(files, self._kinds), None, progress, ids)
 
     def remove(self, ids: Iterable[str]) -> int:
         """Takes items out of the library, not off the disk; returns how many there were. Unknown ids are ignored.
@@ -225,7 +233,14 @@ class Library(LibraryItems):
         within = (filters or Filters()).within(modality, folder)
         return Query.of(inputs, weights, k=k, filters=within, calibrate=calibrate, rerank=rerank)
 
-    def _update(self, store: VectorStore, found: Walk, folder: Path | None, progress: bool | None) -> IndexReport:
+    def _update(
+        self,
+        store: VectorStore,
+        found: Walk,
+        folder: Path | None,
+        progress: bool | None,
+        ids: Mapping[str, str] | None = None,
+    ) -> IndexReport:
         indexing = Indexing(
             store,
             self.model,
@@ -234,6 +249,7 @@ class Library(LibraryItems):
             read_rejected(self.path),
             lambda rows: write_rejected(self.path, rows),
             only=None if folder else list(found.found),
+            ids=ids,
         )
         report = indexing.run(found, folder, bar("indexing", progress))
         self._folder.calibration.renew(store, indexing.written)

@@ -26,8 +26,8 @@ _DESCRIBED = "described.json"  # while the library is made anew, and of files th
 
 log = logging.getLogger("one_peace.search")
 
-_Described: TypeAlias = dict[str, tuple[str, tuple[str, ...]]]
-"""Captions and tags of files in the folder of a library, by their paths in it."""
+_Described: TypeAlias = dict[str, tuple[str, tuple[str, ...], str]]
+"""Captions, tags and ids (may be "") of files in the folder of a library, by their paths in it."""
 
 
 def begin_anew(
@@ -35,8 +35,8 @@ def begin_anew(
 ) -> tuple[Library, IndexReport]:
     """Erases the library in the folder `path` and makes one that knows only the files which lie in that folder.
 
-    Those are the ones that were uploaded: no folder that is indexed again has them. Their captions and tags stay, and
-    what became of them is in the report, also of a run that was ended before it had taken all in and is repeated.
+    Those are the ones that were uploaded: no folder that is indexed again has them. Their captions, tags and ids stay,
+    and what became of them is in the report, also of a run that was ended before it had taken all in and is repeated.
     Those of files that this model does not take (`left_out` of the report counts them) are kept for one that does.
     Arguments are those of `Library`; nothing is erased before the model is loaded.
 
@@ -62,8 +62,10 @@ def begin_anew(
         _note(place, described)  # nothing else has them from here until they are taken in again
     erase_library(place)
     library = Library(place, encoder, name, store=store)
-    files = [(path, *described.get(os.path.relpath(path, place), ("", ()))) for path in found]
-    report = library.add(files) if files else IndexReport()
+    before = {path: described.get(os.path.relpath(path, place), ("", (), "")) for path in found}
+    files = [(path, caption, tags) for path, (caption, tags, _) in before.items()]
+    ids = {path: id for path, (_, _, id) in before.items() if id}
+    report = library.add(files, ids=ids) if files else IndexReport()
     left = {path: said for path, said in described.items() if os.fspath(place / path) not in report.items}
     left = {path: said for path, said in left.items() if (place / path).is_file()}
     if left:
@@ -75,7 +77,7 @@ def begin_anew(
 
 
 def _described(place: Path, manifest: Manifest) -> _Described:
-    """Captions and tags of the files in the folder of a library, which may have been moved since it was written to."""
+    """What is known of the files in the folder of a library, which may have been moved since it was written to."""
     before = Path(manifest.place or place)
     inside = Condition("path", "prefix", os.path.join(before, ""))
     space = Space(manifest.model, manifest.fingerprint, manifest.dim)
@@ -85,15 +87,15 @@ def _described(place: Path, manifest: Manifest) -> _Described:
         if find_space(vectors) is not None:
             rows = open_store(vectors, space).entries((inside, Condition("part", "in", (0,))))
     except StoreError as error:
-        log.warning("captions and tags of uploaded files are lost: %s", error)
-    return {os.path.relpath(row.path, before): (row.caption, row.tags) for row in rows}
+        log.warning("captions, tags and ids of uploaded files are lost: %s", error)
+    return {os.path.relpath(row.path, before): (row.caption, row.tags, row.item) for row in rows}
 
 
 def _noted(place: Path) -> _Described:
     """What earlier runs have left. `LibraryError` if it is damaged: nothing else has it."""
     try:
         noted = json.loads((place / _DESCRIBED).read_bytes())
-        return {path: (caption, tuple(tags)) for path, (caption, tags) in noted.items()}
+        return {path: (caption, tuple(tags), "".join(id)) for path, (caption, tags, *id) in noted.items()}
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError, AttributeError) as error:
