@@ -15,6 +15,7 @@ from one_peace.training.distributed import Processes
 from one_peace.training.state import complete_states, has_state
 
 KEPT = "recipe.yaml"
+LESSONS = "lessons"  # in a run folder: what is learned ahead of its updates
 SHOWN = 60  # characters of a value in a message
 MAY_CHANGE = {
     "steps",
@@ -81,7 +82,8 @@ def unfinished(model: Path) -> str | None:
 def _other_run(out: Path, values: dict[str, Any]) -> str | None:
     """The error message if `out` holds a run of another recipe, else None."""
     path = out / KEPT
-    if not path.is_file() or not (has_state(out / "state") or is_native(out / "model")):
+    begun = has_state(out / "state") or is_native(out / "model") or (out / LESSONS).is_dir()
+    if not path.is_file() or not begun:
         return None
     try:
         kept = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -22,7 +22,7 @@ from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.nn.linear import Linear
 from one_peace.objectives.spectrogram import BANDS, HOP, spectrogram_loss
 from one_peace.training.initial_values import fill, fresh_values
-from one_peace.training.pretraining.short_fit import fit
+from one_peace.training.pretraining.short_fit import fit, short_optimizer
 
 BATCH, RATE, WARMUP = 8, 3e-3, 20
 PREFIX = "encoder.adapters.audio."
@@ -78,7 +78,7 @@ def fit_front_end(
             report({"front_end_step": step + 1, "unexplained": round(loss.item(), 3)})
         return loss
 
-    fit(trained, loss_of, steps, RATE, WARMUP)
+    fit(short_optimizer(trained), loss_of, steps, RATE, WARMUP)
     fitted = {
         name: p.detach() for name, p in adapter.named_parameters() if name.startswith(("frames.", "frames_norm."))
     }

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from one_peace.cache import cache_folder
+from one_peace.data.lock import writer_lock
 from one_peace.data.manifest import Item, captioned_items, held_out_captions
 from one_peace.data.sample_library.packages import fetch
 from one_peace.data.speech.recorded_speech import read_recordings
@@ -20,9 +21,12 @@ from one_peace.modalities.base import Processor
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.training.distributed import Processes
 from one_peace.training.initial_values import empty_model, fill
+from one_peace.training.kept_recipe import LESSONS
 from one_peace.training.log import Report
+from one_peace.training.loop import LOCK
 from one_peace.training.pretraining.front_end import fit_front_end
 from one_peace.training.pretraining.gradients import BatchSource
+from one_peace.training.pretraining.lesson_files import made_once
 from one_peace.training.pretraining.recipe import PretrainRecipe
 from one_peace.training.pretraining.speech_lessons import SpeechLessons
 from one_peace.training.pretraining.start import start_values
@@ -37,13 +41,20 @@ def learn_to_hear(
     device: str,
     report: Report,
     processes: Processes,
+    out: Path,
     library: Path | None = None,
 ) -> dict[str, Tensor]:
     """What the recipe has a new partner learn ahead of its updates -> values by name. See `front_end_steps`,
     `speech_sound_steps`, `word_steps` and `caption_steps` of the stage.
 
+    What is learned is kept in `out/lessons` on the way, and the same call goes on from there.
+
     The first of several processes learns, and tells the others with each report that it is not done: they would give
     up waiting before long.
+
+    Raises:
+        FolderBusyError: another run is at work in `out`.
+        CheckpointError: what is kept there is damaged.
     """
     if not processes.first:
         while not processes.share(True):
@@ -54,10 +65,33 @@ def learn_to_hear(
         report(row)
         processes.share(False)
 
+    out.mkdir(parents=True, exist_ok=True)
+    with writer_lock(out / LOCK):
+        fitted = _learned(recipe, items, config, processors, batches, device, told, out / LESSONS, library)
+    processes.share(True)
+    return processes.share(fitted)
+
+
+def _learned(
+    recipe: PretrainRecipe,
+    items: Iterable[Item],
+    config: OnePeaceConfig,
+    processors: Mapping[str, Processor],
+    batches: BatchSource,
+    device: str,
+    report: Report,
+    folder: Path,
+    library: Path | None,
+) -> dict[str, Tensor]:
     stage = recipe.stage
     fitted: dict[str, Tensor] = {}
     if stage.front_end_steps:
-        fitted |= fit_front_end(config, processors, batches, stage.front_end_steps, recipe.seed, told)
+
+        def front_end() -> dict[str, list[Tensor]]:
+            values = fit_front_end(config, processors, batches, stage.front_end_steps, recipe.seed, report)
+            return {name: [value] for name, value in values.items()}
+
+        fitted |= made_once(folder / "front_end.safetensors", front_end)
     if stage.speech_sound_steps or stage.word_steps or stage.caption_steps:
         synthesizer = open_synthesizer(fetch(SYNTHESIZER, cache_folder() if library is None else library))
         texts = captioned_items(items, stage.partner)
@@ -66,7 +100,6 @@ def learn_to_hear(
         recordings = read_recordings(texts, synthesizer, spoken.words, withheld)
         model = empty_model(config).to_empty(device=device)
         fill(model, itertools.chain(start_values(recipe, config), fitted.items()))
-        heard = SpeechLessons(model, stage, processors, spoken, recordings, recipe.seed, told, recipe.engine).give()
+        heard = SpeechLessons(model, recipe, processors, spoken, recordings, report, folder).give()
         fitted |= {name: value.cpu() for name, value in heard.items()}
-    processes.share(True)
-    return processes.share(fitted)
+    return fitted

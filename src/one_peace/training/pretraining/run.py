@@ -1,12 +1,14 @@
 """One pretraining run: recipe in, run folder out.
 
 A run folder holds `recipe.yaml`, `log.jsonl`, `state/` (to go on from) and `model/`: the model in our own format,
-decoder included, which the next stage starts from. It is written before the first step and after the last one.
+decoder included, which the next stage starts from. It is written before the first step and after the last one. Until
+then `lessons/` has what a new partner learns ahead of the steps.
 """
 
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -26,7 +28,7 @@ from one_peace.modalities.text import TextProcessor
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.training.distributed import Processes
 from one_peace.training.initial_values import empty_model, fill
-from one_peace.training.kept_recipe import goes_on, keep_recipe
+from one_peace.training.kept_recipe import LESSONS, goes_on, keep_recipe
 from one_peace.training.log import Report
 from one_peace.training.loop import Tally
 from one_peace.training.pretraining.evaluation import open_evaluator
@@ -90,7 +92,9 @@ def run_pretraining(
         )
         fitted: dict[str, Tensor] = {}
         if not resumed and partner_is_new(recipe):
-            fitted = learn_to_hear(recipe, items, config, processors, source.batch, device, report, processes, library)
+            fitted = learn_to_hear(
+                recipe, items, config, processors, source.batch, device, report, processes, out, library
+            )
         if recipe.data.takes:
             assert isinstance(source, PairSampler)
             known = saved_values(folder, config, recipe.seed) if resumed else start_values(recipe, config)
@@ -100,6 +104,8 @@ def run_pretraining(
             fill(model, itertools.chain(values, fitted.items()))
             if not resumed:
                 save_for_training(model, processors, folder, processes)
+            if processes.first:
+                shutil.rmtree(out / LESSONS, ignore_errors=True)  # the saved model has what was learned
 
         def go_on(totals: Mapping[str, float]) -> None:
             if processes.first:  # the others begin at nothing, so that all together have counted these once

@@ -6,14 +6,16 @@ audio side's blocks learns to name the speech sound in every 20 ms. That is enou
 sounds of their captions come, and then people's voices are learned from too, as they are and saying what they never
 said (`data/spliced_speech.py`). Next all blocks but the last one name the word, and then the last two put words
 together: they tell which of all captions a clip says, by its frozen text. The rest of the model stays as it is, and
-the layers that name sounds and words are thrown away.
+the layers that name sounds and words are thrown away. All this takes an hour on a few cores: it is saved on the way,
+and goes on from there.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,10 +31,13 @@ from one_peace.modalities.base import Example, Processor
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.nn.linear import Linear
 from one_peace.objectives.speech import CLASSES, COLUMN, UNKNOWN, speech_sound_loss, word_loss
-from one_peace.tasks.pretraining import PretrainingStage, freeze_for_stage
+from one_peace.tasks.pretraining import freeze_for_stage
 from one_peace.training.distributed import precision_of
-from one_peace.training.pretraining.short_fit import fit
-from one_peace.training.recipe import EngineRecipe
+from one_peace.training.micro_batches import slot_seed
+from one_peace.training.pretraining.lesson_files import Heard, heard_once
+from one_peace.training.pretraining.recipe import PretrainRecipe
+from one_peace.training.pretraining.short_fit import fit, short_optimizer
+from one_peace.training.state import RunState
 
 BATCH, RATE, WARMUP = 64, 1.5e-3, 60
 CLIPS = 24_000  # of synthetic voices
@@ -44,23 +49,13 @@ SOUNDS_TOO = 0.5  # weight of the sounds while words are learned
 SPREAD = 6  # frames that the lengths in a batch may differ by chance, beyond what is unavoidable
 
 
-@dataclass(frozen=True)
-class Heard:
-    """What the kept front end makes of a clip: `frames` (frames, channels) float16, with the labels of its columns and
-    what it says in English."""
-
-    frames: Tensor
-    sounds: Tensor
-    words: Tensor
-    caption: str
-
-
 class SpeechLessons:
-    """What trains the audio side's adapter and experts, in place, for a stage's `speech_sound_steps`, `word_steps`
-    and `caption_steps`.
+    """What trains the audio side's adapter and experts, in place, for the `speech_sound_steps`, `word_steps` and
+    `caption_steps` of a recipe's stage.
 
-    Clips go through the front end once, ahead of all steps. `recordings` may be none, and without a
-    lesson of sounds they take no part: nobody could tell when they say what.
+    Clips go through the front end once, ahead of all steps. They are kept in `folder`, and every `save_every` steps a
+    state to go on from. `recordings` may be none, and without a lesson of sounds they take no part: nobody could tell
+    when they say what.
 
     Raises:
         ValueError: the stage's partner is no audio side, its front end is not kept as it is, or its frames are no whole
@@ -70,14 +65,14 @@ class SpeechLessons:
     def __init__(
         self,
         model: OnePeaceForPretraining,
-        stage: PretrainingStage,
+        recipe: PretrainRecipe,
         processors: Mapping[str, Processor],
         spoken: SpokenCaptions,
         recordings: Sequence[Recording],
-        seed: int,
         report: Callable[[dict[str, Any]], None],
-        engine: EngineRecipe,
+        folder: Path,
     ) -> None:
+        stage = recipe.stage
         adapter = model.encoder.adapter(stage.partner)
         if not isinstance(adapter, AudioAdapter):
             raise ValueError(f"{LESSONS}: audio is the stage's partner there, not {stage.partner}")
@@ -91,29 +86,46 @@ class SpeechLessons:
         self.model, self.stage, self.adapter, self.fusion = model, stage, adapter, model.encoder.fusion
         self.own = {name: p for name, p in model.named_parameters() if p.requires_grad and name.startswith("encoder.")}
         self.processors, self.spoken, self.recordings = processors, spoken, recordings
-        self.seed, self.report = seed, report
+        self.seed, self.save_every, self.report, self.folder = recipe.seed, recipe.save_every, report, folder
         self.device = next(model.parameters()).device
-        self.precision = precision_of(engine, self.device.type)
+        self.precision = precision_of(recipe.engine, self.device.type)
         self.columns = stride // column  # of a frame
         blocks = len(self.fusion.blocks)
         self.half, self.most = (blocks - 1) // 2, max(0, blocks - 2)  # blocks that sounds and words are named after
         width = adapter.frames_proj.out_features
         self.name_sounds = self._head(Linear(width, self.columns * CLASSES))
         self.name_words = self._head(Linear(width, len(spoken.words), bias=False))
+        learnt = nn.ModuleDict({"name_sounds": self.name_sounds, "name_words": self.name_words})
+        self.optimizer = short_optimizer([*self.own.values(), *learnt.parameters()])
+        learnt["audio"] = nn.ParameterDict({name.replace(".", "/"): p for name, p in self.own.items()})
+        self.state = RunState(folder / "state", learnt, self.optimizer)
+        self.done = self.before = 0  # steps in the state that it goes on from, and of the lessons before this one
 
     def give(self) -> dict[str, Tensor]:
-        """Gives all lessons -> all that is the audio side's own in the encoder, by its names in the model."""
-        clips = [self._hear(take) for take in self.spoken.takes(CLIPS, self.seed)]
+        """Gives all lessons, or what is left of them -> all that is the audio side's own in the encoder, by its names
+        in the model.
+
+        Raises:
+            CheckpointError: what `folder` holds is damaged, or of another model.
+        """
         steps = self.stage.speech_sound_steps
         alone = round(ALONE * steps) if self.recordings else steps
-        self._learn("sounds", alone, clips, self._sounds)
-        if alone < steps:
-            clips += self._recorded()
-            self._learn("sounds", steps - alone, clips, self._sounds)
-        self._learn("words", self.stage.word_steps, clips, self._words)
-        if self.stage.caption_steps:
-            self._tell_captions(clips)
+        with self.state:
+            self.done, _ = self.state.restore()
+            clips = heard_once(self.folder / "clips.safetensors", self._spoken)
+            self._learn("sounds", alone, clips, self._sounds)
+            if alone < steps:
+                clips += heard_once(self.folder / "recorded.safetensors", self._recorded)
+                self._learn("sounds", steps - alone, clips, self._sounds)
+            self._learn("words", self.stage.word_steps, clips, self._words)
+            if self.stage.caption_steps:
+                self._tell_captions(clips)
+            self._warn(self.state.wait())
         return {name: parameter.detach() for name, parameter in self.own.items()}
+
+    def _spoken(self) -> list[Heard]:
+        """Captions in synthetic voices."""
+        return [self._hear(take) for take in self.spoken.takes(CLIPS, self.seed)]
 
     def _recorded(self) -> list[Heard]:
         """Takes of the recordings, labelled by what is recognised of them so far, and of what is spliced from them."""
@@ -240,18 +252,29 @@ class SpeechLessons:
         loss_of: Callable[[Sequence[Heard]], tuple[Tensor, Tensor]],
     ) -> None:
         """`loss_of` says of a batch of clips what is minimised and the share recognised."""
+        before, self.before = self.before, self.before + steps
+        first = min(max(0, self.done - before), steps)
         batches = batches_of_like_length([len(clip.frames) for clip in clips], BATCH, self.seed)
+        left = itertools.islice(batches, first, None)
 
         def of_step(step: int) -> Tensor:
+            torch.manual_seed(slot_seed(self.seed, before + step, 0))  # for drop path
             with self.precision:
-                loss, recognised = loss_of([clips[i] for i in next(batches)])
+                loss, recognised = loss_of([clips[i] for i in next(left)])
             if (step + 1) % 50 == 0 or step + 1 == steps:
                 self.report({f"{lesson}_step": step + 1, "recognised": round(recognised.item(), 3)})
             return loss
 
-        heads = [*self.name_sounds.parameters(), *self.name_words.parameters()]
-        trained = [parameter for parameter in (*self.own.values(), *heads) if parameter.requires_grad]
-        fit(trained, of_step, steps, RATE, WARMUP)
+        def save(done: int) -> None:
+            if done % self.save_every == 0 or done == steps:
+                self._warn(self.state.save(before + done))
+
+        fit(self.optimizer, of_step, steps, RATE, WARMUP, first=first, after=save)
+
+    def _warn(self, problem: str | None) -> None:
+        """Reports a failed save; the lessons go on."""
+        if problem:
+            self.report({"warning": problem})
 
 
 def batches_of_like_length(lengths: Sequence[int], size: int, seed: int) -> Iterator[list[int]]:
