@@ -120,7 +120,7 @@ def test_a_frozen_encoder_stays_and_its_features_are_computed_once(
 def test_the_best_model_has_the_weights_that_were_measured(base: Path, tables: Path, tmp_path: Path) -> None:
     chosen = recipe(base, tables, epochs=3, optimizer={"lr": 3e-3, "ema_decay": 0.999})
     recorded = finetune(chosen, tmp_path, "cpu", lambda row: None)["accuracy"]
-    assert recorded < 0.5  # the average lags behind
+    assert recorded < 0.8  # the average lags behind
     given = [f"data={tables / 'val.csv'}", f"checkpoint={tmp_path / 'model'}"]
     assert run_evaluation(load_evaluation("classification", given)).rows[0].value == recorded
 
