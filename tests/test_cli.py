@@ -223,6 +223,9 @@ def test_a_file_without_lines_is_nothing_to_embed(tmp_path: Path) -> None:
 
 
 def test_embed_refuses_an_unknown_ending(tmp_path: Path) -> None:
+    (tmp_path / "data.xyz").touch()
     result = call("embed", tmp_path / "data.xyz")
     assert result.exit_code == 1
-    assert "data.xyz" in result.output
+    assert "data.xyz" in result.output and "--lines" in result.output
+    assert "none: no such file" in call("embed", tmp_path / "none").output
+    assert "is a folder, which" in call("embed", tmp_path, tmp_path / "data.xyz").output

@@ -335,6 +335,7 @@ def test_what_is_no_sound_is_named(data: bytes, message: str, tmp_path: Path) ->
         ((16_000, np.zeros(9)), "is \\(rate, waveform\\)"),
         ((np.zeros(9), "16 kHz"), "must be a number"),
         ((np.zeros(9), True), "must be a number"),
+        ((np.zeros(9), "8000"), "must be a number in Hz, got str 8000"),
         ((np.zeros(9), 0), "sample rate of 0"),
         ((np.zeros(9), -16_000), "sample rate of"),
         ((np.zeros(9), float("nan")), "sample rate of nan"),

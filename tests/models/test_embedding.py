@@ -460,6 +460,7 @@ def test_similarity_is_the_cosine(model: OnePeace) -> None:
     expected = torch.tensor([[0.6, 0.0, 1.0], [0.0, 0.6, 0.8]])
     torch.testing.assert_close(model.similarity(first, second), expected)
     torch.testing.assert_close(model.similarity(first.bfloat16(), second.double()), expected)
+    torch.testing.assert_close(model.similarity(first.numpy(), second), expected)  # what was read from a file
     assert model.similarity(model.encode_text("lamp"), model.encode_image(pixels())).shape == (1, 1)
 
 

@@ -90,6 +90,10 @@ def test_plans_do_not_mix(many: Path, tmp_path: Path) -> None:
         embed_folder(many, tmp_path / "out", FakeEncoder(), "fake", shard_size=6)
     with pytest.raises(BulkError, match="source"):
         run(tmp_path, tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BulkError, match="empty holds no file of a kind"):
+        embed_folder(tmp_path / "empty", tmp_path / "of empty", FakeEncoder(), "fake")
+    assert not (tmp_path / "of empty" / "plan.json").exists()  # what comes later is not left out
     with pytest.raises(BulkError, match="not a folder"):
         run(tmp_path / "nowhere", tmp_path / "other")
     with pytest.raises(BulkError, match="cannot be the output too"):

@@ -637,6 +637,12 @@ def test_what_lies_in_the_library_is_not_taken_for_lost(folder: Path, encoder: F
 def test_locating_a_library(folder: Path, encoder: FakeEncoder) -> None:
     with pytest.raises(LibraryError, match="one-peace index"):
         locate_library(folder)
+    (folder / "two words").mkdir()
+    with pytest.raises(LibraryError, match="one-peace index '.*/two words'$"):  # to be pasted
+        locate_library(folder / "two words")
+    for no_folder in ("red.png", "none"):
+        with pytest.raises(LibraryError, match=f"{no_folder} is no folder"):
+            locate_library(folder / no_folder)
     Library(folder / ".one-peace", encoder).index(folder)
     assert locate_library(folder) == locate_library(folder / ".one-peace") == folder / ".one-peace"
 

@@ -37,6 +37,10 @@ def test_without_a_terminal_every_report_is_a_plain_line(capsys: pytest.CaptureF
     assert "step 40  lr 0.0005  grad_norm 1.25" in lines[1] and "\x1b" not in lines[1]
 
 
+def test_minus_zero_is_zero() -> None:
+    assert plain_line({"total": -0.0}) == "total 0"
+
+
 def test_on_a_terminal_everything_is_in_view(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()

@@ -157,7 +157,7 @@ def modality_by_name(path: Path) -> str:
     """What a file holds, judged by its ending.
 
     Raises:
-        InputError: an ending that no modality has.
+        InputError: an ending that no modality has, and which of a file that is not there, or of a folder.
     """
     from one_peace.errors import InputError
     from one_peace.modalities import list_modalities
@@ -165,7 +165,12 @@ def modality_by_name(path: Path) -> str:
 
     modality = kind_of(path, kinds_for(list_modalities()))
     if modality is None:
-        raise InputError(str(path), f"neither picture nor sound nor text, judged by its ending {path.suffix!r}")
+        problem = f"neither picture nor sound nor text, judged by its ending {path.suffix!r}; texts on lines: --lines"
+        if not path.exists():
+            problem = "no such file"
+        elif path.is_dir():
+            problem = "is a folder, which is embedded by itself"
+        raise InputError(str(path), problem)
     return modality
 
 

@@ -221,7 +221,7 @@ def _from_pair(pair: tuple[Any, ...], name: str) -> tuple[float, Iterator[np.nda
     if not isinstance(waveform, np.ndarray | Tensor):
         raise InputError(name, "the waveform must be a NumPy array or a torch tensor")
     if isinstance(rate, bool) or not isinstance(rate, int | float | np.integer | np.floating):
-        raise InputError(name, f"the sample rate must be a number in Hz, got {describe(rate)}")
+        raise InputError(name, f"the sample rate must be a number in Hz, got {type(rate).__name__} {describe(rate)}")
     _check_rate(rate, name)
     array = _waveform(waveform, name)
     if array.ndim == 2:

@@ -14,6 +14,7 @@ from operator import length_hint
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict, Unpack, overload
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -232,9 +233,10 @@ class EmbeddingModel(ABC):
         return F.normalize(mix, dim=1)
 
     @staticmethod
-    def similarity(first: Tensor, second: Tensor) -> Tensor:
-        """Cosine similarities (n, m) of two sets of embeddings."""
-        return F.normalize(first.float(), dim=-1) @ F.normalize(second.float(), dim=-1).t()
+    def similarity(first: Tensor | np.ndarray, second: Tensor | np.ndarray) -> Tensor:
+        """Cosine similarities (n, m) of two sets of embeddings, as of a file that `one-peace embed` wrote."""
+        one, other = (F.normalize(torch.as_tensor(rows).float(), dim=-1) for rows in (first, second))
+        return one @ other.t()
 
     def _embed_part(
         self, name: str, part: list[Decoded], batch_size: int | None

@@ -104,8 +104,8 @@ def embed_folder(
     of those loads the model by `model_name`.
 
     Raises:
-        BulkError: `out` was begun with another folder, model, format or size of shards, or is `folder`; a worker was
-            killed.
+        BulkError: `out` was begun with another folder, model, format or size of shards, or is `folder`, which has
+            nothing to embed; a worker was killed.
         FolderBusyError: another process is writing to `out`.
     """
     started = time.perf_counter()
@@ -230,6 +230,8 @@ def _make_plan(folder: Path, out: Path, model: Encoder, name: str, format: str, 
     if shard_size < 1:
         raise BulkError(f"a shard has at least 1 file, not {shard_size}")
     found = walk(folder, kinds_for(model.modalities), out)
+    if not found.found and not found.problems:  # a plan would leave out all that comes later
+        raise BulkError(f"{folder} holds no file of a kind that this model takes")
     files = [found.found[path] for path in sorted(found.found)]
     with open(out / _ITEMS, "w", encoding="utf-8") as lines:
         for file in files:

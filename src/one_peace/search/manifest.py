@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -61,7 +62,9 @@ def locate_library(path: Path) -> Path:
     for folder in (path, path / ".one-peace"):
         if is_library(folder):
             return folder
-    raise LibraryError(f"{path} holds no library; make one with: one-peace index {path}")
+    if not path.is_dir():
+        raise LibraryError(f"{path} is no folder; a library lies in one, or in the folder that was indexed")
+    raise LibraryError(f"{path} holds no library; make one with: one-peace index {shlex.quote(str(path))}")
 
 
 def is_library(folder: Path) -> bool:

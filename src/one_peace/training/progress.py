@@ -62,9 +62,9 @@ class Progress:
 
 
 def plain_line(row: Row) -> str:
-    """`key value  key value`, for logs and pipes."""
+    """`key value  key value`, for logs and pipes; minus zero is zero."""
     return "  ".join(
-        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
+        f"{key} {value + 0.0:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
     )
 
 
