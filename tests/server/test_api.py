@@ -114,6 +114,12 @@ def test_openai_content_parts(server: Running, model: one_peace.OnePeace) -> Non
     assert answer.status_code == 200 and len(answer.json()["data"]) == 3, answer.text
 
 
+@pytest.mark.parametrize("text", ["Gr\u00fc\u00dfe".encode("latin-1"), "Gr\u00fc\u00dfe".encode("utf-16")])
+def test_a_text_that_is_not_utf8_is_called_so(server: Running, text: bytes) -> None:
+    answer = server.client.post("/v1/items", files=[("files", ("letter.txt", text))])
+    assert answer.status_code == 422 and answer.json()["error"]["message"] == "letter.txt: is not UTF-8 text"
+
+
 def test_an_added_file_is_found_shown_and_removed(server: Running) -> None:
     picture = hostile.picture((0, 130, 60), (64, 64))
     files = [("files", ("../../etc/Green <Thing>.png", picture)), ("files", ("x.wav", b"RIFFnothing"))]

@@ -100,6 +100,8 @@ class Uploads:
             carrier = kind_of(Path(f"x{Path(own).suffix or own}"), self._kinds)  # x.depth.png is to be a PNG
             if found is None or known in (None, "text", carrier):
                 return named, own
+        if found is None and named == "text":
+            raise InputError(name, "is not UTF-8 text")
         if found is None or known is None:
             raise InputError(name, "is of a type that this library does not take in")
         if named == known:
