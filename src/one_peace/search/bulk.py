@@ -104,7 +104,7 @@ def embed_folder(
     of those loads the model by `model_name`.
 
     Raises:
-        BulkError: `out` was begun with another folder, model, format or size of shards, or is `folder`, which has
+        BulkError: `out` was begun with another folder, model, format or size of shards, or is `folder`; that has
             nothing to embed; a worker was killed.
         FolderBusyError: another process is writing to `out`.
     """

@@ -106,9 +106,10 @@ class Library(LibraryItems):
             LibraryError: another file has one of these ids.
         """
         with self._folder.writing() as store:
-            for path, id in (ids or {}).items():
-                if (row := store.rows([id]).get(id)) is not None and row.entry.path != path:
-                    raise LibraryError(f"{path} cannot have the id {id}, which {row.entry.path} has")
+            wanted = {id: path for path, id in (ids or {}).items()}
+            for row in store.entries((Condition("item", "in", tuple(wanted)),)) if wanted else ():
+                if row.path != wanted[row.item]:
+                    raise LibraryError(f"{wanted[row.item]} cannot have the id {row.item}, which {row.path} has")
             return self._update(store, look_at_all(files, self._kinds), None, progress, ids)
 
     def remove(self, ids: Iterable[str]) -> int:
