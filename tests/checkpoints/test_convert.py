@@ -145,9 +145,22 @@ def test_command_ours_to_official_and_back(tmp_path: Path) -> None:
     assert (tmp_path / "nano.pt").stat().st_size < 1.1 * (tmp_path / "ours" / "model.safetensors").stat().st_size + 3e7
 
 
+def test_command_takes_the_names_that_from_pretrained_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "host").mkdir()
+    (tmp_path / "host" / "one-peace.pt").write_bytes(CONTAINER.read_bytes())
+    monkeypatch.setenv("ONE_PEACE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ONE_PEACE_WEIGHTS_URL", (tmp_path / "host").as_uri())
+    command("ONE-PEACE", tmp_path / "ours")
+    fetched = tmp_path / "cache" / "one-peace.pt"
+    assert from_pretrained(tmp_path / "ours").fingerprint == from_pretrained(fetched).fingerprint
+    command("one-peace-nano", tmp_path / "nano.pt")
+    assert from_pretrained(tmp_path / "nano.pt").fingerprint == from_pretrained("one-peace-nano").fingerprint
+
+
 def test_command_refuses_in_one_line(tmp_path: Path) -> None:
     for arguments, part in (
         ([tmp_path / "absent.pt", tmp_path / "a"], "no such file"),
+        (["one-peace-nanno", tmp_path / "a"], "did you mean one-peace-nano"),
         ([tmp_path, tmp_path / "b.pt"], "no folder with a config.json"),
     ):
         result = CliRunner().invoke(app, ["convert", *map(str, arguments)])

@@ -13,6 +13,7 @@ from one_peace.checkpoints.native import MAX_SHARD_BYTES, is_native
 from one_peace.checkpoints.ofa.convert import native_to_ofa, ofa_to_native
 from one_peace.checkpoints.ofa.official import is_port
 from one_peace.checkpoints.one_peace.convert import native_to_official, official_to_native
+from one_peace.checkpoints.registry import resolve
 
 FORMS: dict[Family, tuple[str, ...]] = {
     "one_peace": ("native", "official", "vision"),
@@ -36,14 +37,13 @@ def convert(
 ) -> Path:
     """Converts an official file into a folder of ours, or a folder into an official file. Dtypes stay.
 
+    `source` is a path or a name, found as `from_pretrained` finds it.
     `form` defaults to the other side; "vision" writes the image branch alone, as the published vision code reads it,
     and "transformers" the folder of that layout, for OFA.
     A folder that came from an official file goes back to the same tensors in the same order. `write_files`
     as for `write_folder`. Optimizer state is not kept.
     """
-    source, target = Path(source), Path(target)
-    if not source.exists():
-        raise FileNotFoundError(f"{source}: no such file or folder")
+    source, target = resolve(source), Path(target)
     if target.exists() and target.samefile(source):
         raise ValueError(f"{target} is the model itself; give another place for what becomes of it")
     family = family_of(source)

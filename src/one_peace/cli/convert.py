@@ -12,7 +12,10 @@ from one_peace.cli.imports import Imports
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="An official file (.pt, .pkl) or folder, or a saved model's folder.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="An official file (.pt, .pkl) or folder, a saved model's folder, or a model's name."),
+    ],
     target: Annotated[Path, typer.Argument(help="The folder, or the official file, to write.")],
     vision: Annotated[
         bool,
@@ -31,8 +34,11 @@ def convert(
     """Convert between official files and our format, bit for bit, either way."""
     from one_peace.checkpoints.convert import convert as convert_weights
     from one_peace.checkpoints.families import family_of
+    from one_peace.checkpoints.registry import resolve
     from one_peace.models.mico.loading import find_pieces
     from one_peace.models.vocabularies import find_tokenizer
+
+    source = resolve(model)
 
     def write_files(folder: Path) -> None:
         if family_of(source) == "mico":
