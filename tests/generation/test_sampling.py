@@ -16,7 +16,8 @@ def draw(inputs: int, samples: int, seed: int = 0, **options: object) -> list[li
     limits = {name: options.pop(name) for name in names if name in options}
     settings = GenerationSettings(END, PAD, **({"max_tokens": 3, "beams": samples} | limits))
     start = torch.full((inputs, 1), START)
-    return sample(ToyDecoder(inputs), start, settings, torch.Generator().manual_seed(seed), **options)
+    generators = [torch.Generator().manual_seed(100 * seed + index) for index in range(inputs)]
+    return sample(ToyDecoder(inputs), start, settings, generators, **options)
 
 
 def frequencies(hypotheses: list[Hypothesis], vocabulary: int = 8) -> torch.Tensor:
@@ -72,6 +73,15 @@ def test_lengths_order_and_the_generator() -> None:
     for hypotheses in draw(3, 20, max_tokens=2, force_end=False):
         assert all(len(one.tokens) <= 2 for one in hypotheses)
         assert any(END not in one.tokens for one in hypotheses)
+
+
+def test_what_an_input_draws_does_not_depend_on_the_others() -> None:
+    settings, together = GenerationSettings(END, PAD, max_tokens=6, beams=4), draw(3, 4, max_tokens=6)
+    for index in range(3):
+        alone = ToyDecoder(3)
+        alone.state = alone.state[[index]]
+        (found,) = sample(alone, torch.full((1, 1), START), settings, [torch.Generator().manual_seed(index)])
+        assert [one.tokens for one in found] == [one.tokens for one in together[index]]
 
 
 def test_constraint_and_prefix() -> None:

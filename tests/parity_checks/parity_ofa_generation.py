@@ -88,7 +88,8 @@ def check_generation(fixture: Fixture, compare: Comparison) -> None:
         decoder = model.start(seen[not any(word in name for word in TEXT_ONLY)], codes="_codes" in name)
         compare.exact(f"{name}: a strategy that is known", case["strategy"] in ("BeamSearch", "Sampling"), True)
         if case["strategy"] == "Sampling":  # among the one most probable: the fixtures hold no random numbers
-            found = sample(decoder, start, settings, torch.Generator(), top_k=1, prefix=prefix, constraint=constraint)
+            unused = [torch.Generator()] * len(start)
+            found = sample(decoder, start, settings, unused, top_k=1, prefix=prefix, constraint=constraint)
         else:
             found = beam_search(decoder, start, settings, prefix=prefix, constraint=constraint)
         for row, (ours, theirs) in enumerate(zip(found, case["hyps"], strict=True)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ def sample(
     decoder: Decoder,
     start: Tensor,
     settings: GenerationSettings,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
     *,
     top_k: int = 0,
     top_p: float = 1.0,
@@ -28,7 +29,8 @@ def sample(
     nothing may follow.
 
     Drawn from the `top_k` most probable tokens (0: all), and of those from the fewest that have probability `top_p`
-    together. Scores are log-probabilities before that cut. The other arguments are those of `beam_search`.
+    together. Scores are log-probabilities before that cut. Each input draws from its own of `generators`, so that what
+    comes of it does not depend on the others. The other arguments are those of `beam_search`.
     """
     if top_k < 0 or not 0 < top_p <= 1:
         raise ValueError(f"top_k must not be negative and top_p in (0, 1], got {top_k} and {top_p}")
@@ -43,7 +45,12 @@ def sample(
         scores = rules.log_probabilities(logits, tokens, inputs)
         draws = settings.beams if length == 0 else 1
         weights = _weights(scores, top_k, top_p, settings.end)
-        chosen = torch.multinomial(weights, draws, replacement=True, generator=generator).flatten()
+        chosen = torch.cat(
+            [
+                torch.multinomial(own, draws, replacement=True, generator=generator).flatten()
+                for own, generator in zip(weights.split(len(weights) // len(start)), generators, strict=True)
+            ]
+        )
         if length == 0:
             rows = inputs.repeat_interleave(settings.beams)
             decoder.reorder(rows)

@@ -229,6 +229,8 @@ def test_drawing(ofa: Ofa, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [p.size for p in pictures] == [(CONFIG.code_grid * coder.config.patch,) * 2] * 2
     same = drawing.draw(["a red apple"], samples=2)[0]
     assert [p.tobytes() for p in pictures] == [p.tobytes() for p in same]
+    among = drawing.draw(["a blue car on a long road", "a red apple", "a red apple"], samples=2)
+    assert [p.tobytes() for p in among[1]] == [p.tobytes() for p in among[2]] == [p.tobytes() for p in pictures]
     together: list[int] = []
 
     def counted(decoder: Any, start: torch.Tensor, *more: Any, **options: Any) -> Any:

@@ -147,8 +147,8 @@ class MiCo(EmbeddingModel):
 
         Args:
             beams: of the search; 1 is greedy. Default: the model's own.
-            top_k: words that a sample is drawn from. generator: for samples, on the model's device; by default one that
-                `torch.manual_seed` governs.
+            top_k: words that a sample is drawn from. generator: for samples; by default one that `torch.manual_seed`
+                governs.
             max_tokens: the end included; the model's own by default.
 
         Raises:
@@ -157,7 +157,7 @@ class MiCo(EmbeddingModel):
         """
         words = self._words()
         if samples and generator is None:  # one for all inputs, whatever number of them is read at a time
-            generator = torch.Generator(self.device).manual_seed(int(torch.randint(2**62, ())))
+            generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         found: list[list[str]] = []
         for memory in self._memories(inputs):
             written = write_captions(

@@ -80,7 +80,8 @@ def write_captions(
     top_k: int = 10,
     generator: torch.Generator | None = None,
 ) -> list[list[Hypothesis]]:
-    """Captions of each input of a memory, best first: of a beam search, or with `samples` so many drawn by `generator`.
+    """Captions of each input of a memory, best first: of a beam search, or with `samples` so many drawn by `generator`,
+    from which each input takes a seed of its own.
 
     Raises:
         ValueError: a setting that cannot be, or samples without a generator.
@@ -94,7 +95,9 @@ def write_captions(
     settings = search_settings(pieces.last_id, max_tokens, samples or beams, CAPTION_PENALTY)
     settings = settings.within(text.config.max_positions - start.shape[1])
     if generator is not None and samples:
-        return sample(decoder, start, settings, generator, top_k=top_k)
+        seeds = [int(torch.randint(2**62, (), generator=generator, device=generator.device)) for _ in start]
+        generators = [torch.Generator(start.device).manual_seed(seed) for seed in seeds]
+        return sample(decoder, start, settings, generators, top_k=top_k)
     return beam_search(decoder, start, settings)
 
 

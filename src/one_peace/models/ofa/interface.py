@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from one_peace.checkpoints.native import write_folder
+from one_peace.data.permutation import mix
 from one_peace.errors import InputError
 from one_peace.generation.beam import beam_search
 from one_peace.generation.candidates import best_of, score_candidates
@@ -155,7 +156,7 @@ class Ofa:
         """Pictures of what texts say: `samples` of each, a list of RGB images by descending probability.
 
         Each code is drawn from the `top_k` likeliest, and of those from the fewest that have probability `top_p`
-        together.
+        together, at random by `seed` and the text alone: the same pictures in any company.
 
         Raises:
             ValueError: the model has no `coder`, or one with other codes.
@@ -168,12 +169,13 @@ class Ofa:
         first, side = self.processor.vocabulary.first_code, self.config.code_grid
         settings = _settings(samples, side**2, min_tokens=side**2, temperature=temperature)
         codes = TokenRange(first, first + self.config.codes, specials_at_end=True)
-        generator = torch.Generator(self.device).manual_seed(seed)
 
         def work(requests: list[Request]) -> list[list[Image.Image] | None]:
             start = torch.full((len(requests), 1), BOS_ID, device=self.device)
             decoder = self.model.start(self._encode(requests), codes=True)
-            drawn = sample(decoder, start, settings, generator, top_k=top_k, top_p=top_p, constraint=codes)
+            seeds = [mix(int(seed), *request.tokens.tolist()) >> 1 for request in requests]
+            generators = [torch.Generator(self.device).manual_seed(one) for one in seeds]
+            drawn = sample(decoder, start, settings, generators, top_k=top_k, top_p=top_p, constraint=codes)
             return [[self._picture(one.tokens[: side**2], coder) for one in group] or None for group in drawn]
 
         def read(text: str, picture: None) -> Request:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from one_peace.checkpoints.registry import resolve
+from one_peace.data.permutation import mix
 from one_peace.errors import CheckpointError, InputError
 from one_peace.generation.beam import beam_search
 from one_peace.generation.candidates import best_of, score_candidates
@@ -199,8 +200,8 @@ class SequencePredictor:
         for rows, start in by_length(batch.prompts, device):
             decoder = self.model.start(encoded.rows(torch.tensor(rows, device=device)), codes=self.task.codes)
             if self.task.codes:
-                generator = torch.Generator(device).manual_seed(0)
-                groups = sample(decoder, start, settings, generator, top_k=TOP_CODES, constraint=constraint)
+                generators = [torch.Generator(device).manual_seed(mix(batch.keys[row]) >> 1) for row in rows]
+                groups = sample(decoder, start, settings, generators, top_k=TOP_CODES, constraint=constraint)
             else:
                 groups = beam_search(
                     decoder, start, settings.within(decoder.longest - start.shape[1]), constraint=constraint
