@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
-PICTURE_CODES = "picture-codes"
+PICTURE_CODES, PICTURE_MIDDLES = "picture-codes", "picture-middles"
 
 
 def prepare(
     name: Annotated[
         str,
         typer.Argument(
-            help="A benchmark (coco, vqa, refcoco, ...), a sample task (scene-boxes, drums, ...), or picture-codes: "
-            "tables of captioned pictures as tables of image codes."
+            help="A benchmark (coco, vqa, refcoco, ...), a sample task (scene-boxes, drums, ...), or tables of "
+            "pictures with image codes: picture-codes of captioned ones, picture-middles of middles, to be filled in."
         ),
     ],
     out: Annotated[Path, typer.Argument(help="Where the tables go.")],
@@ -26,8 +26,8 @@ def prepare(
         Path | None,
         typer.Option(help="Cache of the sample library.", show_default="$ONE_PEACE_CACHE or ~/.cache/one-peace"),
     ] = None,
-    coder: Annotated[Path | None, typer.Option(help="With picture-codes: the VQGAN that codes them.")] = None,
-    size: Annotated[int, typer.Option(help="With picture-codes: side in pixels that pictures are coded in.")] = 256,
+    coder: Annotated[Path | None, typer.Option(help="Of pictures to code: the VQGAN that codes them.")] = None,
+    size: Annotated[int, typer.Option(help="Of pictures to code: their side in pixels.")] = 256,
 ) -> None:
     """Make the tables that `finetune` and `predict` read; media of benchmarks stay where they are."""
     from one_peace.data.picture_codes import make_picture_codes
@@ -37,14 +37,14 @@ def prepare(
     if name in SAMPLE_TASKS:
         typer.echo(str(make_sample_task(name, out, library, say=lambda line: typer.echo(line, err=True))))
         return
-    if name not in (*BENCHMARKS, PICTURE_CODES):
-        known = ", ".join([*BENCHMARKS, *SAMPLE_TASKS, PICTURE_CODES])
+    if name not in (*BENCHMARKS, PICTURE_CODES, PICTURE_MIDDLES):
+        known = ", ".join([*BENCHMARKS, *SAMPLE_TASKS, PICTURE_CODES, PICTURE_MIDDLES])
         raise typer.BadParameter(f"unknown {name!r}; known: {known}")
     if source is None:
         raise typer.BadParameter(f"--from says where the files of {name} are")
-    if name == PICTURE_CODES:
+    if name in (PICTURE_CODES, PICTURE_MIDDLES):
         if coder is None:
             raise typer.BadParameter("--coder says which VQGAN codes the pictures")
-        typer.echo(str(make_picture_codes(source, coder, size, out)))
+        typer.echo(str(make_picture_codes(source, coder, size, out, middle=name == PICTURE_MIDDLES)))
         return
     typer.echo(str(convert_benchmark(name, source, out)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import shutil
@@ -23,9 +24,12 @@ from one_peace.models.vqgan.config import VqganConfig
 from one_peace.models.vqgan.loading import load_vqgan, save_vqgan
 from one_peace.models.vqgan.model import Vqgan
 from one_peace.tasks.coding import CodingFigures, read_pixels
+from one_peace.tasks.ofa.infilling import ImageInfilling
+from one_peace.tasks.ofa.task import PictureForm
 from one_peace.training.finetuning.recipe import FinetuneRecipe, load_finetune_recipe
 from one_peace.training.finetuning.run import finetune
 from one_peace.training.vqgan.codebook import clusters, find_codebook
+from tiny_ofa import vocabulary
 
 TINY = VqganConfig(codes=16, code_width=8, width=32, multipliers=(1, 1), blocks=1, attention=())
 
@@ -208,6 +212,30 @@ def test_from_pictures_to_a_drawing(tables: Path, tmp_path: Path) -> None:
     assert [Image.open(file).size for file in files] == [(64, 64)] * 4
 
 
+def test_codes_of_middles_are_of_what_infilling_hides(tables: Path, tmp_path: Path) -> None:
+    save_vqgan(Vqgan(TINY), coder := tmp_path / "coder")
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    wide = Image.open(tables / "3.png").resize((48, 24))
+    wide.save(source / "wide.png")
+    (stretched := wide.resize((16, 16), Image.Resampling.LANCZOS)).save(source / "stretched.png")
+    contents = base64.b64encode((source / "stretched.png").read_bytes()).decode()
+    (source / "train.tsv").write_text(f"image\nwide.png\nstretched.png\n{contents}\n")
+    words = ["prepare", "picture-middles", str(out), "--from", str(source), "--coder", str(coder), "--size", "16"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    task = ImageInfilling(vocabulary(), 16, PictureForm(16))
+    rows = [row for _, row in TaskRows(out / "train.tsv", ("image", "codes"), ("image",), tmp_path / "cache")]
+    with torch.inference_mode():
+        hidden = task.pictures(stretched)[None, :, 4:12, 4:12]
+        expected = load_vqgan(coder).encode(hidden).flatten().tolist()
+    assert [task.codes_of(row, "row") for row in rows] == [expected] * 3
+    examples = [task.example(row, "row") for row in rows]
+    assert all(torch.equal(one.target, examples[0].target) for one in examples)
+    assert all(not one.pixels[:, 4:12, 4:12].any() for one in examples)
+    assert torch.equal(examples[1].pixels, examples[2].pixels), "by path and by contents"
+
+
 def test_tables_of_codes_that_cannot_be_made(tables: Path, tmp_path: Path) -> None:
     save_vqgan(Vqgan(TINY), coder := tmp_path / "coder")
     broken = tmp_path / "broken"
@@ -216,10 +244,12 @@ def test_tables_of_codes_that_cannot_be_made(tables: Path, tmp_path: Path) -> No
     with pytest.raises(InputError, match=r"a\.tsv, row 1: column 'image'"):
         make_picture_codes(broken, coder, 16, tmp_path / "out")
     (broken / "a.tsv").write_text("image\ttext\nnone.png\ta\n")
-    with pytest.raises(InputError, match="columns image and caption"):
+    with pytest.raises(InputError, match="image and caption among its columns"):
         make_picture_codes(broken, coder, 16, tmp_path / "out")
     with pytest.raises(ValueError, match="size=15 is no multiple of 2"):
         make_picture_codes(tables, coder, 15, tmp_path / "out")
+    with pytest.raises(ValueError, match="size=18 is no multiple of 4, twice the pixels"):
+        make_picture_codes(tables, coder, 18, tmp_path / "out", middle=True)
     result = CliRunner().invoke(app, ["prepare", "picture-codes", str(tmp_path), "--from", str(tables)])
     assert result.exit_code == 2 and "--coder" in result.output
 
