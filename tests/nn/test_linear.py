@@ -44,19 +44,19 @@ def strided(x: Tensor, layout: str) -> Tensor:
     leading=st.lists(st.integers(1, 7), min_size=1, max_size=3),
     sizes=st.tuples(st.integers(1, 70), st.integers(1, 70)),
     biased=st.booleans(),
-    layouts=st.tuples(*[st.sampled_from(["plain", "transposed", "gaps"])] * 3),
+    layouts=st.tuples(*[st.sampled_from(["plain", "transposed", "gaps"])] * 4),
     learns=st.tuples(st.booleans(), st.booleans()),
 )
 def test_onednn_computes_the_same_and_its_gradients(
     leading: list[int],
     sizes: tuple[int, int],
     biased: bool,
-    layouts: tuple[str, str, str],
+    layouts: tuple[str, str, str, str],
     learns: tuple[bool, bool],
 ) -> None:
     x = strided(torch.randn(*leading, sizes[0]), layouts[0]).requires_grad_(learns[0])
     weight = strided(torch.randn(sizes[1], sizes[0]), layouts[1]).requires_grad_(learns[1])
-    bias = torch.randn(sizes[1], requires_grad=learns[1]) if biased else None
+    bias = strided(torch.randn(sizes[1], 1), layouts[3])[:, 0].requires_grad_(learns[1]) if biased else None
     assert goes_to_onednn(x, weight, bias)
     ours, theirs = linear(x, weight, bias), F.linear(x, weight, bias)
     assert ours.is_contiguous()
@@ -68,6 +68,32 @@ def test_onednn_computes_the_same_and_its_gradients(
         grads = [torch.autograd.grad(y, learning, upstream) for y in (ours, theirs)]
         for our_grad, their_grad in zip(*grads, strict=True):
             torch.testing.assert_close(our_grad, their_grad, atol=1e-4, rtol=1e-5)
+
+
+@needs_onednn
+@everything_to_onednn()
+def test_gradients_of_gradients() -> None:
+    layer, x = Linear(16, 8), torch.randn(3, 5, 16, requires_grad=True)
+
+    def penalty(y: Tensor) -> tuple[Tensor, ...]:
+        slopes = torch.autograd.grad(y.tanh().sum(), (x, layer.weight), create_graph=True)
+        return torch.autograd.grad(sum(slope.square().sum() for slope in slopes), (x, layer.weight))
+
+    theirs = penalty(F.linear(x, layer.weight, layer.bias))
+    for our_grad, their_grad in zip(penalty(layer(x)), theirs, strict=True):
+        torch.testing.assert_close(our_grad, their_grad, atol=1e-4, rtol=1e-4)
+
+
+@needs_onednn
+@everything_to_onednn()
+def test_nothing_is_kept_for_what_is_not_trained_and_results_can_be_changed() -> None:
+    layer, x = Linear(16, 32), torch.randn(3, 3, 16, requires_grad=True)
+    layer.weight.requires_grad_(False)
+    before = 1 * x
+    y = layer(before)
+    before.zero_()  # a frozen weight needs no inputs
+    y.mul_(2).sum().backward()
+    torch.testing.assert_close(x.grad, (2 * layer.weight.sum(0)).expand_as(x))
 
 
 @needs_onednn
@@ -107,6 +133,10 @@ def test_other_numbers_and_onlookers_get_what_pytorch_computes() -> None:
         layer(x)
     assert counter.total == 2 * 8 * 16 * 32  # nothing is filled up
     assert "aten.linear" in torch.export.export(layer, (x,)).graph_module.code.replace("torch.ops.", "")
+    assert not goes_to_onednn(x.to_sparse(), layer.weight)
+    assert linear(x, layer.weight[0]).shape == (8,)
+    own = torch.func.vmap(torch.func.grad(lambda weight, row: linear(row, weight).sum()), in_dims=(None, 0))
+    torch.testing.assert_close(own(layer.weight, x), x[:, None].expand(8, 32, 16))
 
 
 @needs_onednn

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 ROWS, MULTIPLICATIONS = 4, 2**20  # the least of a product for which starting oneDNN pays
@@ -39,7 +38,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """grad.T @ x: (rows, out), (rows, in) -> (out, in), what `linear` tells its weight of all rows."""
-    if goes_to_onednn(grad.t(), x.t()):
+    learns = torch.is_grad_enabled() and (grad.requires_grad or x.requires_grad)  # gradients of gradients are wanted
+    if not learns and goes_to_onednn(grad.t(), x.t()):
         return _product(_fill_up(grad).t(), _fill_up(x).t())
     return grad.t() @ x
 
@@ -49,13 +49,14 @@ def goes_to_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> boo
     return (
         not torch.compiler.is_compiling()  # the compiler chooses for itself, and looks into what it meets before
         and onednn_is_faster()
-        and x.device.type == "cpu"
+        and all(_is_plain(tensor) for tensor in (x, weight, bias) if tensor is not None)
+        and weight.dim() == 2
         and x.numel() * weight.shape[0] >= MULTIPLICATIONS
         and x.numel() >= ROWS * x.shape[-1]
         and x.shape[-1] == weight.shape[1]  # PyTorch's own words are for what does not fit
         and (bias is None or bias.shape == weight.shape[:1])
-        and all(_is_plain(tensor) for tensor in (x, weight, bias) if tensor is not None)
         and not torch.is_autocast_enabled("cpu")
+        and not torch._C._are_functorch_transforms_active()  # `vmap` and its like look into PyTorch's own alone
         and not is_in_torch_dispatch_mode()  # who counts or traces operators knows PyTorch's usual ones
     )
 
@@ -74,7 +75,12 @@ def onednn_is_faster() -> bool:
 
 def _is_plain(tensor: Tensor) -> bool:
     # not a subclass, such as a sharded tensor, whose operators are its own
-    return type(tensor) in (Tensor, nn.Parameter) and tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+    return (
+        type(tensor) in (Tensor, nn.Parameter)
+        and tensor.dtype == torch.float32
+        and tensor.device.type == "cpu"
+        and tensor.layout == torch.strided
+    )
 
 
 def _fill_up(x: Tensor) -> Tensor:
@@ -96,6 +102,8 @@ def _fill_up(x: Tensor) -> Tensor:
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not (weight.is_contiguous() or weight.t().is_contiguous()):  # oneDNN would fall back to its slow reference
         weight = weight.contiguous()
+    if bias is not None:
+        bias = bias.contiguous()  # oneDNN would read what lies between its numbers
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return y
 
@@ -105,12 +113,12 @@ class _OneDnnLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        learns_x, learns_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if learns_weight else None, weight if learns_x else None)
         y = _product(_fill_up(x), weight, bias)
-        return y[: x.numel() // x.shape[-1]].view(*x.shape[:-1], -1)
+        return y.resize_(*x.shape[:-1], len(weight))  # a view could not be changed in place
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
