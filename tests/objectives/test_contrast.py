@@ -48,6 +48,26 @@ def test_equals_the_formula(rows: int, seed: int, scale: float, smoothing: float
     assert loss.item() == pytest.approx(naive(first, second, scale, smoothing), rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_pair_that_stands_in_the_batch_twice_is_no_negative_of_itself(smoothing: float) -> None:
+    first, second = features(4, 2)
+    twice = torch.tensor([0, 1, 2, 3, 1])
+    alike = (twice[:, None] == twice) & ~torch.eye(5, dtype=torch.bool)
+    leaf = first[twice].requires_grad_()
+    result = cross_modal_contrast(leaf, second[twice], 10.0, smoothing, alike=alike)
+    each = []
+    for row in range(5):  # against all but its copy
+        others = twice[~alike[row]]
+        own, place = twice[row : row + 1], int((torch.arange(5)[~alike[row]] == row).nonzero())
+        one = cross_modal_contrast(first[own], second[own], 10.0, smoothing, first[others], second[others], place)
+        each.append(one.loss)
+    torch.testing.assert_close(result.loss, torch.stack(each).mean())
+    result.loss.backward()
+    assert leaf.grad is not None and bool(leaf.grad.isfinite().all())
+    eye = torch.eye(4)[twice]
+    assert cross_modal_contrast(eye, eye, 100.0, alike=alike).first_to_second_correct == 5
+
+
 @given(rows=st.integers(2, 7), seed=st.integers(0, 1000))
 def test_is_symmetric(rows: int, seed: int) -> None:
     first, second = features(rows, seed)

@@ -41,3 +41,9 @@ def test_the_loss_is_that_of_the_right_answers() -> None:
     right = matching_loss(logits, torch.tensor([True, False]))
     assert right == pytest.approx((torch.log1p(torch.tensor(-2.0).exp()) + torch.log1p(torch.tensor(-3.0).exp())) / 2)
     assert matching_loss(logits, torch.tensor([False, True])) > right
+
+
+def test_candidates_that_are_alike_are_not_drawn_unless_there_are_no_others() -> None:
+    alike = torch.tensor([[False, True, False], [True, False, True], [False, False, False]])
+    weights = negative_weights(torch.zeros(3, 3), alike=alike)
+    assert (weights > 0).tolist() == [[False, False, True], [True, False, True], [True, True, False]]

@@ -8,15 +8,17 @@ from torch import Tensor
 _NOT_ZERO = 1e-6  # published: one allowed class alone has no other to share with
 
 
-def smoothed_cross_entropy(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+def smoothed_cross_entropy(
+    logits: Tensor, target: Tensor, smoothing: float = 0.0, allowed: Tensor | None = None
+) -> Tensor:
     """Mean over rows of the cross entropy of logits (rows, classes) with target (rows,) int64, in float32.
 
     The target keeps probability `1 - smoothing`; each other class gets `smoothing / (classes - 1)`.
-    PyTorch's own `label_smoothing` spreads over all classes and differs.
+    PyTorch's own `label_smoothing` spreads over all classes and differs. `allowed` as of `smoothed`.
     """
     log_probs = F.log_softmax(logits.float(), dim=-1)
     nll = -log_probs.gather(1, target[:, None]).squeeze(1)
-    return smoothed(log_probs, nll, smoothing).mean()
+    return smoothed(log_probs, nll, smoothing, allowed).mean()
 
 
 def smoothed(log_probs: Tensor, nll: Tensor, smoothing: float, allowed: Tensor | None = None) -> Tensor:

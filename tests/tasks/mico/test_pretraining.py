@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 
@@ -71,6 +72,31 @@ def test_a_total_is_the_sum_of_means() -> None:
         assert torch.allclose(joint[name], (video[name] + audio[name]) / 2, atol=1e-6)
     assert torch.allclose(joint["captioning"], video["captioning"])
     assert torch.allclose(joint["total"], joint["contrast"] + joint["matching"] + joint["captioning"])
+
+
+def test_a_clip_that_stands_in_a_batch_twice_is_no_negative_of_itself() -> None:
+    """As where an epoch ends within the batch."""
+    model, once = golden.model(GOLDEN), batch(3)
+    rows = torch.tensor([0, 1, 2, 0])
+    twice = MiCoBatch(
+        {name: {key: value[rows] for key, value in given.items()} for name, given in once.inputs.items()},
+        {"caption": once.captions["caption"][rows]},
+        clips=torch.tensor([7, 8, 9, 7]),
+    )
+    drawn_from: list[torch.Tensor] = []
+
+    def draw(weights: torch.Tensor) -> torch.Tensor:
+        drawn_from.append(weights > 0)
+        return weights.argmax(1)
+
+    with torch.no_grad():
+        losses = mico_losses(model, twice, parse_tasks("ret%tv"), draw)
+        blind = mico_losses(model, dataclasses.replace(twice, clips=None), parse_tasks("ret%tv"))
+        known = mico_losses(model, dataclasses.replace(once, clips=torch.tensor([7, 8, 9])), parse_tasks("ret%tv"))
+        unknown = mico_losses(model, once, parse_tasks("ret%tv"))
+    assert all(drawable.tolist()[0] == drawable.tolist()[3] == [False, True, True, False] for drawable in drawn_from)
+    assert losses["contrast"] < blind["contrast"]
+    assert torch.equal(known["contrast"], unknown["contrast"])
 
 
 def test_two_processes_give_the_gradient_of_one() -> None:

@@ -26,9 +26,10 @@ from one_peace.models.mico.presets import preset
 from one_peace.recipe_files import read_recipe
 from one_peace.tasks.mico.clips import ClipReader
 from one_peace.tasks.mico.pretraining import parse_tasks
+from one_peace.training.finetuning.examples import Examples
 from one_peace.training.mico.recipe import MiCoRecipe
 from one_peace.training.mico.run import run_mico
-from one_peace.training.mico.start import plan_mico
+from one_peace.training.mico.start import open_clips, plan_mico
 from one_peace.training.mico.update import draw_by
 from tiny_mico import tiny_mico, write_clips, write_recipe
 from training_runs import run_mico_slowly, wait_for
@@ -146,6 +147,13 @@ def test_no_clip_is_a_negative_of_itself(tmp_path: Path) -> None:
     path = str(write_recipe(tmp_path, evaluation=None, steps=1))
     with pytest.raises(ValueError, match=r"batch_size=13 is more than the 12 clips of sources\.both"):
         run_mico(MiCoRecipe.from_dict(read_recipe("pretrain", path, ["batch_size=13"])), [], tmp_path, "cpu", print)
+    recipe = MiCoRecipe.from_dict(read_recipe("pretrain", path, ["batch_size=8"]))
+    clips = open_clips(recipe.sources["sounds"].path, ("audio",), [])
+    model = tiny_mico()
+    reader = ClipReader(model.processors, model.config, ("audio",), recipe.sources["sounds"].tasks)
+    first, second = (reader.collate(Examples(clips, reader, recipe.seed).batch(8, update)) for update in (0, 1))
+    assert first.clips is not None and second.clips is not None
+    assert len(first.clips.unique()) == 8 and len(second.clips.unique()) < 8  # of 12 clips: an epoch ends within it
     tasks = ["sources.both.tasks=cap%ta", "sources.sounds.tasks=cap%ta", "batch_size=13"]
     run_mico(MiCoRecipe.from_dict(read_recipe("pretrain", path, tasks)), [], tmp_path / "out", "cpu", lambda _: None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +29,12 @@ SPECIAL = 3  # ids after the mask token that never stand in for a hidden word: 1
 
 @dataclass
 class MiCoExample:
-    """One clip: inputs by modality, tokens (length,) int64 of its texts and, of those to be predicted, with labels."""
+    """One clip: inputs by modality, tokens (length,) int64 of its texts and, of those to be predicted, with labels.
 
+    `key` names its row.
+    """
+
+    key: str
     inputs: dict[str, Example]
     captions: dict[str, Tensor]
     hidden_captions: dict[str, HiddenWords]
@@ -81,7 +86,7 @@ class ClipReader(DrawingReader[MiCoExample]):
             name: self._tokens(_one_of(texts, generator), self._limit(name), key)
             for name, texts in self._captions(row, key).items()
         }
-        example = MiCoExample({}, captions, {})
+        example = MiCoExample(key, {}, captions, {})
         if "captioning" in self.objectives:
             example.hidden_captions = {name: self._hide(t, CAPTION_RATIO, hidden) for name, t in captions.items()}
         if self.with_subtitles:
@@ -126,6 +131,7 @@ class ClipReader(DrawingReader[MiCoExample]):
             None
             if first.hidden_answer is None
             else words([e.hidden_answer for e in examples if e.hidden_answer is not None], ANSWER_TOKENS),
+            torch.tensor([_number(e.key) for e in examples]),
         )
 
     def _limit(self, caption: str) -> int:
@@ -153,6 +159,11 @@ class ClipReader(DrawingReader[MiCoExample]):
             return processor.augmented(value, generator, self.strength)
         except InputError as error:
             raise BadRow(key, f"column {name!r}: {error.problem}") from error
+
+
+def _number(key: str) -> int:
+    """A number of 64 bits for the key of a row, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little", signed=True)
 
 
 def hide_tokens(tokens: Tensor, ratio: float, draw: random.Random, pieces: WordPieces) -> HiddenWords:

@@ -94,7 +94,8 @@ class MiCoBatch:
     inputs: by modality, as `MiCoModel.encode` takes them. captions: token ids (batch, length), padded with 0; one
     under `caption`, or where a clip has a caption of its picture, one of its sound and one of both, those under
     `vision`, `audio` and `joint`. hidden_captions: of the same names. subtitles, questions: token ids. hidden_answers:
-    answers with words hidden. Processes that share their negatives pad texts to one length.
+    answers with words hidden. Processes that share their negatives pad texts to one length. clips: (batch,) int64, a
+    number for each clip: one that stands in several rows is no negative of itself.
     """
 
     inputs: Mapping[str, Mapping[str, Tensor]]
@@ -103,6 +104,7 @@ class MiCoBatch:
     subtitles: Tensor | None = None
     questions: Tensor | None = None
     hidden_answers: HiddenWords | None = None
+    clips: Tensor | None = None
 
     def caption_of(self, parts: Parts) -> str:
         """The name of the caption that a tuple is compared with."""
@@ -119,6 +121,7 @@ class MiCoBatch:
             None if self.subtitles is None else self.subtitles.to(device),
             None if self.questions is None else self.questions.to(device),
             None if self.hidden_answers is None else self.hidden_answers.to(device),
+            None if self.clips is None else self.clips.to(device),
         )
 
 
@@ -151,11 +154,14 @@ def mico_losses(
         count: of distributed training, so that each hidden word counts alike whichever process has it.
     """
     encoded = _Encoded(model, batch, {part for task in tasks for parts in task.tuples for part in parts})
+    alike = None
+    if batch.clips is not None and any(task.objective == "retrieval" for task in tasks):
+        alike = _same_clip(batch.clips, gather(batch.clips), offset)
     losses: dict[str, list[Tensor]] = {}
     for task in tasks:
         for parts in task.tuples:
             if task.objective == "retrieval":
-                contrast, matching = _retrieval(model, encoded, parts, draw, gather, offset)
+                contrast, matching = _retrieval(model, encoded, parts, draw, gather, offset, alike)
                 losses.setdefault("contrast", []).append(contrast)
                 losses.setdefault("matching", []).append(model.config.matching_weight * matching)
             elif task.objective == "captioning":
@@ -213,8 +219,22 @@ class _Encoded:
         return self._memories[parts]
 
 
+def _same_clip(clips: Tensor, all_clips: Tensor, offset: int) -> Tensor | None:
+    """Which candidates are of a row's clip and not its own partner: (rows, candidates) bool; None where none is."""
+    same = clips[:, None] == all_clips
+    rows = torch.arange(len(clips), device=clips.device)
+    same[rows, offset + rows] = False
+    return same if bool(same.any()) else None
+
+
 def _retrieval(
-    model: MiCoModel, encoded: _Encoded, parts: Parts, draw: Draw, gather: Gather, offset: int
+    model: MiCoModel,
+    encoded: _Encoded,
+    parts: Parts,
+    draw: Draw,
+    gather: Gather,
+    offset: int,
+    alike: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Contrast and matching of one tuple."""
     caption = encoded.batch.caption_of(parts)
@@ -224,10 +244,10 @@ def _retrieval(
     # our smoothing leaves out the target's own share, the published one does not
     smoothing = SMOOTHING * (1 - 1 / len(all_texts))
     scale = 1 / model.temperature
-    contrast = cross_modal_contrast(conditions, texts, scale, smoothing, all_conditions, all_texts, offset).loss
+    contrast = cross_modal_contrast(conditions, texts, scale, smoothing, all_conditions, all_texts, offset, alike).loss
     with torch.no_grad():
-        for_texts = negative_weights(scale * texts @ all_conditions.t(), offset)
-        for_conditions = negative_weights(scale * conditions @ all_texts.t(), offset)
+        for_texts = negative_weights(scale * texts @ all_conditions.t(), offset, alike)
+        for_conditions = negative_weights(scale * conditions @ all_texts.t(), offset, alike)
     wrong_conditions, wrong_texts = draw(for_texts), draw(for_conditions)
     memory, own = encoded.memory(parts), torch.arange(len(tokens), device=tokens.device)
     all_tokens = gather(tokens)

@@ -56,8 +56,8 @@ def plan_mico(recipe: MiCoRecipe, rows: Mapping[str, Rows], saved: Path | None =
         contrasted = any(task.objective == "retrieval" for task in recipe.sources[name].tasks)
         if contrasted and len(clips) < recipe.batch_size:
             raise ValueError(
-                f"batch_size={recipe.batch_size} is more than the {len(clips)} clips of sources.{name}: retrieval "
-                "would have a clip as a negative of itself"
+                f"batch_size={recipe.batch_size} is more than the {len(clips)} clips of sources.{name}, and "
+                "retrieval tells different clips of a batch apart; use smaller batches or more clips"
             )
     if saved is None and recipe.model in list_presets():
         pieces = _vocabulary(recipe, rows)
