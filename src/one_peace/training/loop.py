@@ -133,18 +133,21 @@ def run_updates(
             _sigterm() as terminated,
         ):
             running = None if pace is None else pace(first)
-            values: dict[str, Tensor] = {}  # of the updates since the last row: not every one has every loss
+            # Losses of the updates since the last row, not every one of which has every loss: before the state that
+            # the run went on from, and after it.
+            earlier: Mapping[str, float] = state.losses
+            values: dict[str, Tensor] = {}
             for step in range(first, settings.steps if not over else first):
                 losses, row = updates.take(step, partial(_saved, state))
                 values |= losses
                 done = step + 1
                 if done % settings.log_every == 0 or done == settings.steps or updates.in_a_row:
-                    averaged = processes.mean(values, settings.counts)
+                    averaged = {**earlier, **processes.mean(values, settings.counts)}
                     if running is not None:
                         row |= running.rates(done)
                     row |= {name: round(value, 5) for name, value in averaged.items()} | extra()
                     log.write(row | ({"skipped": updates.skipped} if updates.skipped else {}))
-                    values = {}
+                    earlier, values = {}, {}
                 if tick is not None:
                     tick(done)
                 if best is not None and judge is not None and judge.due(done):
@@ -158,6 +161,7 @@ def run_updates(
                 over = over or done == settings.steps
                 if done % settings.save_every == 0 or over or stop:
                     state.counts = {} if tally is None else tally.totals()
+                    state.losses = {**earlier, **processes.mean(values, settings.counts)} if values else {}
                     log.warn(done, state.save(done, updates.skipped))
                 else:
                     log.warn(done, state.poll())

@@ -31,7 +31,7 @@ from one_peace.training.distributed import Processes
 from one_peace.training.ema import WeightAverage
 
 COMPLETE = re.compile(r"step-(\d{8,})")
-COUNTS = "counts/"
+COUNTS, LOSSES = "counts/", "losses/"
 SHOWN = 8
 CUT_SHORT = "inline_container"  # in what PyTorch's file writer says where the system's error was lost on the way
 RUN = "run"  # everything stands under one key: the writer logs each key of the outermost level, at a price
@@ -58,8 +58,8 @@ def has_state(folder: Path) -> bool:
 
 
 class RunState:
-    """Saves and restores one run: weights, optimizer, average, step, skipped updates, `best` (value, step) and further
-    `counts`, which are the same on all processes."""
+    """Saves and restores one run: weights, optimizer, average, step, skipped updates, `best` (value, step), further
+    `counts`, and the `losses` that the next row of the log waits for; both are the same on all processes."""
 
     def __init__(
         self,
@@ -74,6 +74,7 @@ class RunState:
         self.saved_step = 0
         self.best = torch.tensor([-math.inf, 0.0], dtype=torch.float64)  # evaluation
         self.counts: Mapping[str, float] = {}
+        self.losses: Mapping[str, float] = {}
         self._writing: tuple[int, Future[Any]] | None = None
         self._stager = _pinned_stager(model)
 
@@ -101,7 +102,10 @@ class RunState:
         if self.average is not None and not any(name.startswith("average/") for name in state):
             self.average.restart()
         self.saved_step = step
-        self.counts = {name.removeprefix(COUNTS): n.item() for name, n in state.items() if name.startswith(COUNTS)}
+        self.counts, self.losses = (
+            {name.removeprefix(kind): n.item() for name, n in state.items() if name.startswith(kind)}
+            for kind in (COUNTS, LOSSES)
+        )
         return int(state["step"]), int(state["skipped"])
 
     def save(self, step: int, skipped: int = 0) -> str | None:
@@ -114,7 +118,8 @@ class RunState:
             return problem
         state = self._tensors(grow=False)
         state["step"], state["skipped"], state["best"] = torch.tensor(step), torch.tensor(skipped), self.best
-        state |= {f"{COUNTS}{name}": torch.tensor(n, dtype=torch.float64) for name, n in self.counts.items()}
+        for kind, numbers in ((COUNTS, self.counts), (LOSSES, self.losses)):
+            state |= {f"{kind}{name}": torch.tensor(n, dtype=torch.float64) for name, n in numbers.items()}
         target = self._partial(step)
         future = async_save(
             {RUN: state},
@@ -241,7 +246,8 @@ class RunState:
         self._adopt(state)
         state["step"], state["skipped"] = torch.tensor(0), torch.tensor(0)
         state["best"] = self.best
-        return state | {name: torch.zeros((), dtype=torch.float64) for name in shapes if name.startswith(COUNTS)}
+        numbers = [name for name in shapes if name.startswith((COUNTS, LOSSES))]
+        return state | {name: torch.zeros((), dtype=torch.float64) for name in numbers}
 
     def _adopt(self, state: dict[str, Tensor]) -> None:
         for name, parameter in self.model.named_parameters():
