@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from one_peace.checkpoints.native import open_folder
-from one_peace.training.distributed import Processes, _mesh, join_processes
+from one_peace.training.distributed import Processes, join_processes, shards_over
 from one_peace.training.pretraining.forward_pass import PretrainingPass
 from one_peace.training.pretraining.gradients import Update
 from one_peace.training.pretraining.pretrain import pretrain
@@ -93,7 +93,10 @@ def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) 
 
 def test_what_cannot_be_divided_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="shard_over=3 does not divide the 4 processes"):
-        _mesh("cpu", 4, 3)
+        shards_over(4, 3)
+    alone = dataclasses.replace(RECIPE, engine=EngineRecipe(shard_over=2))
+    with pytest.raises(ValueError, match="shard_over=2 does not divide the one process of this run: .*torchrun"):
+        pretrain(fresh(), alone, PROCESSORS, batches, tmp_path)
     with pytest.raises(ValueError, match="batch_size=5 is no multiple of the 2 processes"):
         Update(PretrainingPass(fresh(), RECIPE.stage), RECIPE, PROCESSORS, batches, Processes(0, 2), "cpu")
     uneven = dataclasses.replace(RECIPE, batch_size=12, micro_batch=4)

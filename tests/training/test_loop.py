@@ -39,7 +39,7 @@ def test_a_poisoned_batch_leaves_no_trace_in_statistics() -> None:
 
 
 def test_a_row_after_an_interruption_has_the_losses_from_before_it(tmp_path: Path) -> None:
-    """Some losses are of every fourth update only, and the state between it and the row is what the run goes on from."""
+    """Some losses are of every fourth update only, and a run may go on from a state between it and the row."""
 
     def run(out: Path, stop_at: int = 0) -> list[dict[str, Any]]:
         model = nn.Linear(2, 1, bias=False)

@@ -34,8 +34,9 @@ class DataRecipe:
     with the caption in its own language, `tags` that two to four English keywords stand in for an English caption.
     Each word of a caption is left out with probability `word_dropout`: a small model would otherwise learn captions by
     heart and nothing of their words.
-    `augmentation` is its strength, 0 for none. With `takes` every sound is augmented so many times ahead of the updates
-    and goes through a kept front end then, once and for all; with 0 anew for every batch. The first step draws from
+    `augmentation` is its strength; at 0 the library's pictures are still mirrored half of the time, and its long sounds
+    cut at random. With `takes` every sound is augmented so many times ahead of the updates and goes through a kept
+    front end then, once and for all; with 0 anew for every batch. The first step draws from
     `first_items` items (0: from all), and from then on from more in each, until at step `all_items_by` every item takes
     part. `clip_seconds` and `caption_tokens` bound the lengths. `crop` are the smallest and largest share of the area
     of a picture of `files` that is shown. Both reach the partner's processor by `Processor.limited`.

@@ -200,6 +200,7 @@ def prepare_model(losses: Forward, engine: EngineRecipe, processes: Processes, d
     Raises:
         ValueError: the number of processes is no multiple of `shard_over`.
     """
+    shards = shards_over(processes.count, engine.shard_over)
     model = losses.model
     hollow = any(parameter.is_meta for parameter in model.parameters())
     if not hollow:
@@ -215,7 +216,7 @@ def prepare_model(losses: Forward, engine: EngineRecipe, processes: Processes, d
             # inside the sharding's hooks, so that the second forward pass finds whole weights
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     if processes.group is not None:
-        mesh = _mesh(kind, processes.count, engine.shard_over)
+        mesh = _mesh(kind, processes.count, shards)
         policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16 if half else None, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
@@ -239,7 +240,11 @@ def shards_over(count: int, shard_over: int | None) -> int:
     if shard_over is None:
         return count
     if shard_over < 1 or count % shard_over:
-        raise ValueError(f"engine.shard_over={shard_over} does not divide the {count} processes of this run")
+        processes = "one process" if count == 1 else f"{count} processes"
+        raise ValueError(
+            f"engine.shard_over={shard_over} does not divide the {processes} of this run: start a multiple of "
+            f"{shard_over} with torchrun, or set engine.shard_over=null"
+        )
     return shard_over
 
 
@@ -256,8 +261,7 @@ def _compile(blocks: Iterable[Any]) -> None:
         block.feed = torch.compile(block.feed, dynamic=True)
 
 
-def _mesh(kind: str, count: int, shard_over: int | None) -> DeviceMesh:
-    shards = shards_over(count, shard_over)
+def _mesh(kind: str, count: int, shards: int) -> DeviceMesh:
     if shards == count:
         return init_device_mesh(kind, (count,), mesh_dim_names=("shard",))
     return init_device_mesh(kind, (count // shards, shards), mesh_dim_names=("copy", "shard"))

@@ -97,7 +97,7 @@ class PretrainingStep:
         for parameter in model.parameters():
             nn.init.zeros_(parameter)
         freeze_for_stage(model, self.stage)
-        engine = dataclasses.replace(self.engine, compile=False)
+        engine = dataclasses.replace(self.engine, compile=False, shard_over=None)
         losses = prepare_model(PretrainingPass(model, self.stage), engine, Processes(), "cpu")
         batch = collate_pairs(pairs, self.stage, self.processors, torch.Generator().manual_seed(0))
         with FlopCount() as counter:
