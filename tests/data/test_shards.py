@@ -7,8 +7,10 @@ import json
 import os
 import pickle
 import subprocess
+import tarfile
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -294,6 +296,34 @@ def test_sparse_members_are_left_out(tmp_path: Path, form: str) -> None:
     subprocess.run(["tar", "-S", f"--format={form}", "-cf", "x.tar", *names], cwd=tmp_path, check=True)
     source = ShardSource(str(tmp_path / "x.tar"), IMAGE, cache(tmp_path))
     assert [source.read(number).partner for number in range(len(source))] == [png(0), png(2)]
+
+
+@pytest.mark.parametrize(
+    ("form", "size"),
+    [(tarfile.USTAR_FORMAT, 3 << 30), (tarfile.GNU_FORMAT, 9 << 30), (tarfile.PAX_FORMAT, 9 << 30)],
+    ids=["octal size", "GNU size of 64 bits", "pax record of the size"],
+)
+def test_a_huge_member_is_passed_over_and_those_after_it_are_read(tmp_path: Path, form: int, size: int) -> None:
+    """In a file of 3 or 9 GiB, almost all of it a hole."""
+    huge = tarfile.TarInfo("2.png")
+    huge.size = size
+    shard = write_tar(tmp_path / "s.tar", {"1.png": png(1), "1.txt": b"one"})
+    end = write_tar(tmp_path / "end.tar", {"2.txt": b"two", "3.png": png(3), "3.txt": b"three"}).read_bytes()
+    content = shard.read_bytes()[: 4 * 512]  # two headers, each with a block of contents
+    with open(shard, "wb") as file:
+        file.write(content + huge.tobuf(form))
+        file.seek(size, os.SEEK_CUR)
+        file.write(end)
+    source = ShardSource(str(shard), IMAGE, cache(tmp_path))
+    assert [source.read(0).text, source.read(2).text, source.read(2).partner] == ["one", "three", png(3)]
+    assert source.sizes(np.array([1]))[0].tolist() == [3, size]
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnusablePair, match=rf"2\.png: takes {size >> 30}\.0 GiB") as error:
+            source.read(1)
+        assert error.value.reason == "too large" and tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_dead_addresses_are_skipped_and_named(tmp_path: Path) -> None:

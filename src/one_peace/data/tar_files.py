@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from one_peace.data.source import UnusablePair
+from one_peace.media.sources import MAX_BYTES
 
 TEXTS = ("txt", "json", "cls")
 ENTRY = np.dtype([("text", "<i8"), ("text_size", "<i8"), ("form", "u1"), ("media", "<i8"), ("media_size", "<i8")])
@@ -85,8 +86,16 @@ def member_name(descriptor: int, offset: int) -> str:
 
 
 def contents_at(descriptor: int, offset: int, size: int, key: str) -> bytes:
-    """The contents of a member of an open shard. `UnusablePair`, named by `key`, where the shard breaks off."""
+    """The contents of a member of an open shard.
+
+    Raises:
+        UnusablePair: named by `key`, where the shard breaks off, or the member takes more than `MAX_BYTES`.
+    """
     inside = offset + size <= os.fstat(descriptor).st_size  # no memory for what a damaged header asks for
+    if inside and size > MAX_BYTES:  # and beyond 2 GiB one read gives but a part
+        raise UnusablePair(
+            key, f"takes {size / 2**30:.1f} GiB; it would be held in memory, where 1 GiB is the most", "too large"
+        )
     content = os.pread(descriptor, size, offset) if inside else b""
     if not inside or len(content) < size:
         raise UnusablePair(key, "the shard breaks off in the middle of it", "truncated shard")
