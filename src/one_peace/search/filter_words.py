@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from datetime import date, datetime, time
+from datetime import MAXYEAR, UTC, date, datetime, time
 from math import isfinite
 from typing import Any
 
@@ -71,6 +71,11 @@ def _before(value: str) -> int:
     return _moments(value)[1]
 
 
+def _with_zone(moment: datetime) -> datetime:
+    """In local time unless it says otherwise. Python knows none at the very end of time, where it does not matter."""
+    return moment.replace(tzinfo=moment.tzinfo or UTC) if moment.year == MAXYEAR else moment.astimezone()
+
+
 def _moments(value: str) -> tuple[int, int]:
     """The first and the last of what it names, a day or a moment, in nanoseconds since 1970."""
     try:
@@ -79,7 +84,7 @@ def _moments(value: str) -> tuple[int, int]:
             first, last = datetime.combine(day, time.min), datetime.combine(day, time.max)
         else:
             first = last = datetime.fromisoformat(value)
-        start, end = moment_of(first.astimezone()), moment_of(last.astimezone())
+        start, end = moment_of(_with_zone(first)), moment_of(_with_zone(last))
     except (ValueError, OverflowError) as error:
         raise QueryError("filters", f"{value!r} is no date; write 2024-05-01 or 2024-05-01T12:30") from error
     return start, end if first == last else stored_moment(end + 999)
