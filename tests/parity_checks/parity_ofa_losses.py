@@ -108,7 +108,8 @@ def check_losses(fixture: Fixture, compare: Comparison) -> None:
     folder = fixture.path.parent
     source = load_file(folder / "loss_inputs.safetensors")
     all_grads = load_file(folder / "loss_grads.safetensors")
-    ranges = golden_ofa.manifest(folder)["vocab"]
+    words = golden_ofa.manifest(folder)["vocab"]
+    codes = words["code0"], words["code0"] + words["n_code"]
     graded = {name for name, case in fixture.meta["cases"].items() if "grad_norms" in case}
     answers = Trie(fixture.meta["trie_answers"], EOS_ID)
     compare_masks(compare, answers, source["trie_target"], source["trie_constraint_masks"])
@@ -117,7 +118,7 @@ def check_losses(fixture: Fixture, compare: Comparison) -> None:
         if name == "function_level":
             check_functions(compare, case, source)
         elif name == "pretrain_v1_v2":
-            check_pair(compare, case, golden_ofa.model(folder), source)
+            check_pair(compare, case, golden_ofa.model(folder), source, codes)
         elif name.startswith("el_stub"):
             settings, update = settings_of(name)
             loss = sequence_loss(
@@ -127,7 +128,7 @@ def check_losses(fixture: Fixture, compare: Comparison) -> None:
         else:
             model = golden_ofa.model(folder).requires_grad_("grad_norms" in case)
             model.train("train_mode_bn" in name)
-            loss = case_loss(model, name, source, (ranges["code0"], ranges["code0"] + ranges["n_code"]))
+            loss = case_loss(model, name, source, codes)
             compare_case(compare, name, loss, case)
             targets = source[f"{kind_of(name)}target"]
             compare.exact(f"{name}: tokens of targets", float((targets != PAD_ID).sum()), case["ntokens"])
@@ -187,10 +188,13 @@ def compare_case(compare: Comparison, name: str, loss: SequenceLoss, case: dict[
     compare.exact(f"{name}: tokens", float(loss.tokens), case["sample_size"])
 
 
-def check_pair(compare: Comparison, case: dict[str, Any], model: OfaModel, source: dict[str, Tensor]) -> None:
+def check_pair(
+    compare: Comparison, case: dict[str, Any], model: OfaModel, source: dict[str, Tensor], codes: tuple[int, int]
+) -> None:
     """The two batches of a pretraining update: each loss by its own number of tokens."""
     settings = SequenceLossSettings()
-    mixed = torch.arange(len(source["target"])) % 2 == 0  # of the second batch: rows that are codes, and have a picture
+    written = source["mixed_target"][:, 0]
+    mixed = (codes[0] <= written) & (written < codes[1])  # of the second batch: rows of codes, which have a picture
     with torch.no_grad():
         logits = model(
             source["src_tokens"],

@@ -61,14 +61,17 @@ def load(model: type[Any], checkpoint: OfficialCheckpoint, config: OnePeaceConfi
 
 
 def batches(fixture: Fixture) -> dict[str, dict[str, Tensor]]:
-    """The fixture's inputs by modality."""
+    """The fixture's inputs by modality, the second picture of a pair beside the first."""
     inputs = {}
     if "in.src_tokens" in fixture.tensors:
         inputs["text"] = {"tokens": fixture["in.src_tokens"]}
-    if "in.src_images" in fixture.tensors:
-        inputs["image"] = {"pixels": fixture["in.src_images"]}
+    for name, key in (("image", "in.src_images"), ("second_image", "in.src_images_2")):
+        if key in fixture.tensors:
+            inputs[name] = {"pixels": fixture[key]}
     if "in.src_audios" in fixture.tensors:
-        inputs["audio"] = {"waveform": fixture["in.src_audios"], "padding": fixture["in.audio_padding_masks"]}
+        inputs["audio"] = {"waveform": fixture["in.src_audios"]}
+        if "in.audio_padding_masks" in fixture.tensors:
+            inputs["audio"]["padding"] = fixture["in.audio_padding_masks"]
     return inputs
 
 
@@ -158,8 +161,8 @@ def check_resolution(fixture: Fixture, compare: Comparison) -> None:
     )
     model = load(OnePeaceEncoder, checkpoint, config)
     inputs = batches(fixture)
-    for name in ("image", "text"):
-        compare.feature(f"{name} features", model.embed(name, inputs[name]), fixture[f"out.{name}_logits"])
+    for name, batch in inputs.items():
+        compare.feature(f"{name} features", model.embed(name, batch), fixture[f"out.{name}_logits"])
     adapter = model.adapters["image"]
     tokens = adapter(inputs["image"])
     compare.feature("adapter", tokens.features, fixture["out.adapter_x"])

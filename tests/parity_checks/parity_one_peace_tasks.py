@@ -23,22 +23,9 @@ from one_peace.tasks.task import Figures, TaskBatch
 from one_peace.tasks.visual_question_answering import AnswerAccuracy
 from parity import Check, Comparison
 from parity_files import Fixture
-from parity_one_peace import load, read, reference_config
+from parity_one_peace import batches, load, read, reference_config
 from parity_one_peace_files import check_vision_names
 from parity_one_peace_pretraining import check_gradients
-
-
-def inputs_of(fixture: Fixture) -> dict[str, dict[str, Tensor]]:
-    """The fixture's inputs by modality, the second picture of a pair beside the first."""
-    inputs = {}
-    if "in.src_tokens" in fixture.tensors:
-        inputs["text"] = {"tokens": fixture["in.src_tokens"]}
-    for name, key in (("image", "in.src_images"), ("second_image", "in.src_images_2")):
-        if key in fixture.tensors:
-            inputs[name] = {"pixels": fixture[key]}
-    if "in.src_audios" in fixture.tensors:
-        inputs["audio"] = {"waveform": fixture["in.src_audios"], "padding": fixture["in.audio_padding_masks"]}
-    return inputs
 
 
 @torch.no_grad()
@@ -47,7 +34,7 @@ def check_classification(fixture: Fixture, compare: Comparison) -> None:
     checkpoint = read(fixture)
     model: OnePeaceForPrediction = load(OnePeaceForPrediction, checkpoint, reference_config(checkpoint))
     check_head(compare, model.config, fixture.meta["case"])
-    inputs = inputs_of(fixture)
+    inputs = batches(fixture)
     if "out.hinge_loss_sum" in fixture.tensors:  # a sound goes with each of the answers of its question
         choices = inputs["text"]["tokens"].shape[0] // inputs["audio"]["waveform"].shape[0]
         inputs["audio"] = {name: tensor.repeat_interleave(choices, 0) for name, tensor in inputs["audio"].items()}
@@ -94,7 +81,7 @@ def check_grounding(fixture: Fixture, compare: Comparison) -> None:
     """Boxes, their loss, and the gradients of the whole model."""
     checkpoint = read(fixture)
     model: OnePeaceForPrediction = load(OnePeaceForPrediction, checkpoint, reference_config(checkpoint))
-    logits = model(inputs_of(fixture))
+    logits = model(batches(fixture))
     boxes = logits.sigmoid()
     loss = grounding_loss(boxes, fixture["in.target_boxes"], published=True)
     loss.backward()
