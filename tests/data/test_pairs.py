@@ -186,7 +186,7 @@ def test_a_batch_never_holds_a_caption_twice(pictures: list[Item], text: TextPro
     twins = [item(f"t{i.id}", i.path, i.group, source="copies", texts=i.texts) for i in pictures]
     sampler = sampler_of(pictures + twins, text, set(), sources={"drawings": 1.0, "copies": 1.0})
     for step in range(20):
-        chosen = sampler._draw(10, torch.Generator().manual_seed(step), step)
+        chosen = sampler._draw(10, torch.Generator().manual_seed(step))
         groups = [sampler.items[i].group for i in chosen]
         assert len(set(groups)) == len(groups) == 10
 
@@ -195,7 +195,7 @@ def test_a_batch_is_never_smaller_than_asked(pictures: list[Item], text: TextPro
     sampler = sampler_of(pictures, text, set())
     captions = len(set(sampler.group_names))
     assert len(sampler.batch(captions, 1, 0)) == captions
-    with pytest.raises(ValueError, match=f"batch_size={captions + 1}, but at step 0 there are {captions} different"):
+    with pytest.raises(ValueError, match=f"batch_size={captions + 1}, but there are {captions} different"):
         sampler.batch(captions + 1, 1, 0)
 
 
@@ -204,7 +204,7 @@ def test_sources_are_drawn_by_weight(pictures: list[Item], text: TextProcessor) 
     unwanted = [item(f"u{i.id}", i.path, f"third {i.group}", source="unnamed") for i in pictures]
     sampler = sampler_of(pictures + twins + unwanted, text, set(), sources={"drawings": 9.0, "rare": 1.0})
     generator = torch.Generator().manual_seed(0)
-    sources = [sampler.items[i].source for _ in range(60) for i in sampler._draw(4, generator, 0)]
+    sources = [sampler.items[i].source for _ in range(60) for i in sampler._draw(4, generator)]
     assert set(sources) == {"drawings", "rare"}
     assert 0.03 < sources.count("rare") / len(sources) < 0.2
     with pytest.raises(ValueError, match="no item of the sources"):
@@ -280,9 +280,7 @@ def test_held_out_speakers_are_never_drawn(sounds: list[Item], text: TextProcess
 def test_one_language_of_a_source_has_its_own_weight(sounds: list[Item], text: TextProcessor) -> None:
     def french(**sources: float) -> float:
         sampler = speech_of(sounds, text, sources={name.replace("_", "/"): w for name, w in sources.items()})
-        chosen = [
-            sampler.items[i] for step in range(40) for i in sampler._draw(3, torch.Generator().manual_seed(step), step)
-        ]
+        chosen = [sampler.items[i] for step in range(40) for i in sampler._draw(3, torch.Generator().manual_seed(step))]
         return sum(item.language == "fr" for item in chosen) / len(chosen)
 
     assert french(speech_fr=1.0) == 1.0
@@ -316,7 +314,7 @@ def test_a_batch_holds_sounds_of_similar_length(sounds: list[Item], text: TextPr
         lengths = [sampler.media[i].shape[0] / RATE for i in chosen]
         return max(lengths) - min(lengths)
 
-    spreads = [spread(sampler._draw(5, torch.Generator().manual_seed(seed), seed)) for seed in range(20)]
+    spreads = [spread(sampler._draw(5, torch.Generator().manual_seed(seed))) for seed in range(20)]
     assert max(spreads) < 1.0  # five at random of them span 1.3 s on average
     assert sum(spreads) / 20 < 0.6
 
@@ -339,7 +337,7 @@ def test_of_a_captions_sounds_those_of_the_batchs_length_are_taken(sounds: list[
     ]
     sampler = speech_of(copies, text)
     for seed in range(10):
-        lengths = {sampler.media[i].shape[0] for i in sampler._draw(5, torch.Generator().manual_seed(seed), seed)}
+        lengths = {sampler.media[i].shape[0] for i in sampler._draw(5, torch.Generator().manual_seed(seed))}
         assert len(lengths) == 1
 
 
@@ -385,21 +383,6 @@ def test_takes_are_heard_once_and_drawn_from_then_on(sounds: list[Item], text: T
     assert all(frames.dtype == torch.float32 and frames.shape[1] == 3 for frames in drawn)
     assert {frames[0, 0].item() for frames in drawn} == set(range(1, len(heard) + 1))
     assert same(sampler.batch(2, 1, 7), sampler.batch(2, 1, 7)) and len(heard) == 2 * len(sampler.items)
-
-
-def test_items_join_little_by_little(pictures: list[Item], text: TextProcessor) -> None:
-    chosen = captioned_items(pictures, "image")
-    sampler = sampler_of(chosen, text, set(), first_items=5, all_items_by=100)
-
-    def seen(start: int) -> set[int]:
-        return {i for step in range(start, start + 10) for i in sampler._draw(4, torch.Generator(), step)}
-
-    few, all_of_them = sampler._joined(0), sampler._joined(100)
-    assert sum(map(len, few)) == 5 and all_of_them == sampler.groups
-    counts = [sum(map(len, sampler._joined(step))) for step in range(0, 101, 10)]
-    assert counts == sorted(counts) and counts[-1] == len(chosen)
-    assert {i for members in few for i in members} <= {i for members in sampler._joined(30) for i in members}
-    assert seen(0) <= {i for members in sampler._joined(10) for i in members}
 
 
 def test_sources_without_weight_are_not_even_read(pictures: list[Item], text: TextProcessor, tmp_path: Path) -> None:

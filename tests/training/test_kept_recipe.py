@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from one_peace.errors import CheckpointError
 from one_peace.training.distributed import Processes
@@ -37,6 +39,15 @@ def test_the_same_run_goes_on_longer_and_watched_otherwise(out: Path) -> None:
     changes = {"evaluation": None, "engine": {"precision": "bfloat16"}, "steps": 9, "trackers": ["wandb"]}
     keep_recipe(out, VALUES | changes, Processes())
     assert "steps: 9" in (out / "recipe.yaml").read_text()
+
+
+def test_a_run_of_an_earlier_version_goes_on_where_keys_that_are_gone_changed_nothing(out: Path) -> None:
+    data = {"sources": {"drawings": 1.0}}
+    for first_items, refused in ((0, False), (9, True)):
+        kept = VALUES | {"data": {**data, "first_items": first_items, "all_items_by": 0}}
+        (out / "recipe.yaml").write_text(yaml.safe_dump(kept))
+        with pytest.raises(CheckpointError, match="first_items: 9, now nothing") if refused else nullcontext():
+            keep_recipe(out, VALUES | {"data": data}, Processes())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from one_peace.configuration import within
 from one_peace.data.dropped import Collect, Dropped, Padding, alone
@@ -36,10 +35,9 @@ class DataRecipe:
     heart and nothing of their words.
     `augmentation` is its strength; at 0 the library's pictures are still mirrored half of the time, and its long sounds
     cut at random. With `takes` every sound is augmented so many times ahead of the updates and goes through a kept
-    front end then, once and for all; with 0 anew for every batch. The first step draws from
-    `first_items` items (0: from all), and from then on from more in each, until at step `all_items_by` every item takes
-    part. `clip_seconds` and `caption_tokens` bound the lengths. `crop` are the smallest and largest share of the area
-    of a picture of `files` that is shown. Both reach the partner's processor by `Processor.limited`.
+    front end then, once and for all; with 0 anew for every batch. `clip_seconds` and `caption_tokens` bound the
+    lengths. `crop` are the smallest and largest share of the area of a picture of `files` that is shown. Both reach
+    the partner's processor by `Processor.limited`.
     """
 
     sources: dict[str, float] = field(default_factory=dict)
@@ -49,16 +47,14 @@ class DataRecipe:
     word_dropout: float = 0.0
     augmentation: float = 1.0
     takes: int = 0
-    first_items: int = 0
-    all_items_by: int = 0
     clip_seconds: float = 3.0
     caption_tokens: int = 20
     crop: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         within(self, "data", sources="[0, inf)", languages="[0, inf)", own_language="[0, 1]", tags="[0, 1]")
-        within(self, "data", word_dropout="[0, 1)", augmentation="[0, 10]", takes="[0, inf)", first_items="[0, inf)")
-        within(self, "data", all_items_by="[0, inf)", clip_seconds="(0, inf)", caption_tokens="[2, inf)")
+        within(self, "data", word_dropout="[0, 1)", augmentation="[0, 10]", takes="[0, inf)")
+        within(self, "data", clip_seconds="(0, inf)", caption_tokens="[2, inf)")
         if self.crop is not None:
             object.__setattr__(self, "crop", tuple(self.crop))
             if len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1] <= 1:
@@ -112,9 +108,6 @@ class PairSampler:
         self.groups = list(groups.values())
         self.group_names = [group for _, group in groups]
         self.weights = torch.tensor([recipe.sources[source] for source, _ in groups], dtype=torch.float64)
-        order = torch.randperm(len(self.items), generator=torch.Generator().manual_seed(0))
-        self.turn = torch.empty_like(order)  # when an item joins
-        self.turn[order] = torch.arange(len(order))
         if not self.items:
             raise ValueError(f"no item of the sources {sorted(recipe.sources)} in the manifest")
 
@@ -147,7 +140,7 @@ class PairSampler:
             raise ValueError(f"a batch of {size} pairs cannot be divided among {world} processes")
         local = size // world
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        chosen = self._draw(size, generator, step)
+        chosen = self._draw(size, generator)
         texts = [self._text(self.items[i], generator) for i in chosen]
         if self.takes:
             partners = [self._any_take(i, generator) for i in chosen]
@@ -176,38 +169,26 @@ class PairSampler:
             self.takes = list(pool.map(takes, range(len(self.media))))
         torch.set_num_threads(threads)
 
-    def _joined(self, step: int) -> list[list[int]]:
-        """The members of every group that take part in a step: a number of items that grows exponentially."""
-        first, total = self.recipe.first_items, len(self.items)
-        if not first or first >= total or step >= self.recipe.all_items_by:
-            return self.groups
-        limit = first * (total / first) ** (step / self.recipe.all_items_by)
-        turn = self.turn.tolist()
-        return [[i for i in members if turn[i] < limit] for members in self.groups]
-
-    def _draw(self, size: int, generator: torch.Generator, step: int) -> list[int]:
+    def _draw(self, size: int, generator: torch.Generator) -> list[int]:
         """Item indices, one per group, no caption twice; inputs of similar length, where the processor tells it."""
-        joined = self._joined(step)
         surplus = SURPLUS_BY_LENGTH if self.lengths else SURPLUS
-        weights = self.weights * torch.tensor([bool(members) for members in joined])
-        there = int((weights > 0).sum())
-        groups = self._distinct(weights, min(there, int(size * surplus)), generator)
+        groups = self._distinct(min(len(self.groups), int(size * surplus)), generator)
         if len(groups) < size:  # the same captions in several sources: look at all
-            groups = self._distinct(weights, there, generator)
+            groups = self._distinct(len(self.groups), generator)
         if len(groups) < size:
             raise ValueError(
-                f"batch_size={size}, but at step {step} there are {len(groups)} different captions to draw from, and a "
-                "batch holds none twice; use smaller batches, more sources, or more first_items"
+                f"batch_size={size}, but there are {len(groups)} different captions to draw from, and a batch holds "
+                "none twice; use smaller batches or more sources"
             )
         if not self.lengths:
-            return [self._any(joined[group], generator) for group in groups[:size]]
+            return [self._any(self.groups[group], generator) for group in groups[:size]]
         target = self.lengths[int(torch.randint(len(self.media), (), generator=generator))]
-        members = [self._of_length(joined[group], target, generator) for group in groups]
+        members = [self._of_length(self.groups[group], target, generator) for group in groups]
         return sorted(members, key=lambda i: abs(self.lengths[i] - target))[:size]
 
-    def _distinct(self, weights: Tensor, count: int, generator: torch.Generator) -> list[int]:
+    def _distinct(self, count: int, generator: torch.Generator) -> list[int]:
         """Groups of different captions among `count` that are drawn by weight, in the order of the draw."""
-        order = torch.multinomial(weights, count, replacement=False, generator=generator).tolist()
+        order = torch.multinomial(self.weights, count, replacement=False, generator=generator).tolist()
         first = {self.group_names[group]: group for group in reversed(order)}
         return [group for group in order if first[self.group_names[group]] == group]
 

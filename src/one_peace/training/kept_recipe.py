@@ -32,6 +32,16 @@ MAY_CHANGE = {
 }
 """Keys by which a run goes on longer, elsewhere or watched in another way, and is still the same run."""
 
+GONE = {"first_items": 0, "all_items_by": 0}
+"""Keys of `data` in recipes of earlier versions, with the values that change nothing."""
+
+
+def without_gone(recipe: Any) -> Any:
+    """A recipe as plain values without keys that are `GONE`; anything else as it is."""
+    if not isinstance(recipe, Mapping) or not isinstance(recipe.get("data"), Mapping):
+        return recipe
+    return {**recipe, "data": {k: v for k, v in recipe["data"].items() if (k, v) not in GONE.items()}}
+
 
 def keep_recipe(out: Path, values: Mapping[str, Any], processes: Processes) -> None:
     """Writes the recipe of the run in `out`, given as plain values; the one before stays until it is whole. Every
@@ -86,7 +96,7 @@ def _other_run(out: Path, values: dict[str, Any]) -> str | None:
     if not path.is_file() or not begun:
         return None
     try:
-        kept = yaml.safe_load(path.read_text(encoding="utf-8"))
+        kept = without_gone(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, yaml.YAMLError) as error:
         return f"{path}: cannot be read ({error}); remove it to go on with the run in {out}"
     before, now = dict(_leaves(kept)), dict(_leaves(values))

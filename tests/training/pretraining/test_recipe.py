@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from one_peace.checkpoints.registry import built_in_models
 from one_peace.modalities import list_modalities
 from one_peace.models.one_peace.presets import list_presets
 from one_peace.recipe_files import read_recipe
@@ -59,6 +60,13 @@ def test_there_is_a_shipped_recipe_for_each_stage() -> None:
     recipes = [load_recipe(name, OPEN.get(name, ())) for name in SHIPPED["pretrain"]]
     assert {r.stage.partner for r in recipes} == {"image", "audio", "video"}
     assert any(r.model in list_presets() for r in recipes)
+
+
+def test_the_kept_recipes_of_shipped_weights_load() -> None:
+    """Those were written by earlier versions."""
+    folders = [built_in_models()[name] for name in ("one-peace-nano", "one-peace-tiny")]
+    recipes = [load_recipe(str(path)) for folder in folders for path in folder.glob("*.yaml")]
+    assert {recipe.stage.partner for recipe in recipes} == {"image", "audio"}
 
 
 def test_the_published_runs_have_the_published_numbers() -> None:

@@ -14,6 +14,7 @@ from one_peace.data.opening import SourceRecipe
 from one_peace.data.pairs import DataRecipe
 from one_peace.recipe_files import plain_values, read_recipe
 from one_peace.tasks.pretraining import PretrainingStage
+from one_peace.training.kept_recipe import without_gone
 from one_peace.training.recipe import EngineRecipe, OptimizerRecipe, check_micro_batch, fit_micro_batch
 from one_peace.training.trackers import known_trackers
 
@@ -120,7 +121,7 @@ class PretrainRecipe:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PretrainRecipe:
         """Inverse of `dataclasses.asdict`; a `ValueError` names an unknown key and the nearest known one."""
-        fields = dict(values)
+        fields = dict(without_gone(values))
         parts = {"stage": PretrainingStage, "optimizer": OptimizerRecipe, "data": DataRecipe, "engine": EngineRecipe}
         for key, part in parts.items():
             if key in fields:
