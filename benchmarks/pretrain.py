@@ -44,7 +44,8 @@ from one_peace.tasks.pretraining import (
     freeze_for_stage,
 )
 from one_peace.training.cost import FlopCount
-from one_peace.training.distributed import Processes, prepare_model
+from one_peace.training.distributed import Processes
+from one_peace.training.forward_pass import prepare_model
 from one_peace.training.optimizer import build_optimizer
 from one_peace.training.pretraining.forward_pass import PretrainingPass
 from one_peace.training.recipe import EngineRecipe, OptimizerRecipe

@@ -23,8 +23,9 @@ from one_peace.models.mico.model import MiCoModel
 from one_peace.tasks.mico.clips import ClipReader
 from one_peace.tasks.mico.pretraining import MiCoTask, parse_tasks
 from one_peace.tasks.mico.remembered import Remembered
-from one_peace.training.distributed import Processes, prepare_model
+from one_peace.training.distributed import Processes
 from one_peace.training.finetuning.examples import Examples
+from one_peace.training.forward_pass import prepare_model
 from one_peace.training.loop import LoopSettings, run_updates
 from one_peace.training.mico.evaluation import MiCoEvaluator
 from one_peace.training.mico.recipe import SAMPLE_LIBRARY, ClipSource, MiCoRecipe

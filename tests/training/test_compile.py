@@ -9,7 +9,8 @@ import torch
 
 from one_peace.objectives.contrast import cross_modal_contrast
 from one_peace.tasks.pretraining import IMAGE_TEXT, collate_pairs
-from one_peace.training.distributed import Processes, prepare_model
+from one_peace.training.distributed import Processes
+from one_peace.training.forward_pass import prepare_model
 from one_peace.training.pretraining.forward_pass import PretrainingPass
 from one_peace.training.recipe import EngineRecipe
 from training_runs import PROCESSORS, batches, fresh

@@ -9,11 +9,9 @@ import pytest
 import torch
 
 from one_peace.checkpoints.native import open_folder
-from one_peace.training.distributed import Processes, join_processes, shards_over
+from one_peace.training.distributed import Processes, join_processes
 from one_peace.training.pretraining.forward_pass import PretrainingPass
 from one_peace.training.pretraining.gradients import Update
-from one_peace.training.pretraining.pretrain import pretrain
-from one_peace.training.recipe import EngineRecipe
 from run_folders import log_of
 from training_runs import PROCESSORS, RECIPE, batches, curve_of, fresh, read_state, start
 from warm_processes import finish
@@ -70,20 +68,6 @@ def test_a_restart_on_another_number_of_processes_goes_on(tmp_path: Path, one: P
     assert read_state(tmp_path)["step"] == 4
 
 
-def test_recomputation_changes_no_number_and_half_precision_few(tmp_path: Path) -> None:
-    recipe = dataclasses.replace(RECIPE, steps=2)
-    for name, engine in (
-        ("plain", EngineRecipe()),
-        ("again", EngineRecipe(recompute=True)),
-        ("half", EngineRecipe(precision="bfloat16")),
-    ):
-        pretrain(fresh(), dataclasses.replace(recipe, engine=engine), PROCESSORS, batches, tmp_path / name)
-    assert curve_of(tmp_path / "again") == curve_of(tmp_path / "plain")
-    for row, expected in zip(log_of(tmp_path / "half"), log_of(tmp_path / "plain"), strict=True):
-        assert row["total"] == pytest.approx(expected["total"], rel=0.03)
-        assert row["total"] != expected["total"]
-
-
 def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
     with join_processes("cpu") as (processes, device):
@@ -91,12 +75,7 @@ def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) 
         assert processes.any(True) and not processes.any(False)
 
 
-def test_what_cannot_be_divided_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="shard_over=3 does not divide the 4 processes"):
-        shards_over(4, 3)
-    alone = dataclasses.replace(RECIPE, engine=EngineRecipe(shard_over=2))
-    with pytest.raises(ValueError, match="shard_over=2 does not divide the one process of this run: .*torchrun"):
-        pretrain(fresh(), alone, PROCESSORS, batches, tmp_path)
+def test_what_cannot_be_divided_is_refused() -> None:
     with pytest.raises(ValueError, match="batch_size=5 is no multiple of the 2 processes"):
         Update(PretrainingPass(fresh(), RECIPE.stage), RECIPE, PROCESSORS, batches, Processes(0, 2), "cpu")
     uneven = dataclasses.replace(RECIPE, batch_size=12, micro_batch=4)

@@ -21,10 +21,11 @@ from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.presets import list_presets
 from one_peace.nn.block import Block
 from one_peace.training.cost import Cost, FlopCount, KeptMemory, count_parameters, memory_of_weights
-from one_peace.training.distributed import ForwardPass, Processes, shards_over
+from one_peace.training.distributed import Processes
 from one_peace.training.finetuning.job import FinetuneJob
 from one_peace.training.finetuning.recipe import FinetuneRecipe
 from one_peace.training.finetuning.run import open_job
+from one_peace.training.forward_pass import ForwardPass, shards_over
 from one_peace.training.pretraining.cost import PAIRS, PretrainingStep
 from one_peace.training.pretraining.evaluation import open_held_out
 from one_peace.training.pretraining.recipe import PretrainRecipe

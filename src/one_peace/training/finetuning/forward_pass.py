@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from one_peace.models.one_peace.prediction import SECOND_PICTURE, OnePeaceForPrediction
 from one_peace.tasks.task import TaskBatch
-from one_peace.training.distributed import ForwardPass
+from one_peace.training.forward_pass import ForwardPass
 
 CACHE_BYTES = 4 << 30  # of features kept in memory; those beyond are computed again
 

@@ -15,11 +15,12 @@ from one_peace.models.one_peace.loading import from_pretrained
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.tasks.pretraining import PretrainingStage, freeze_for_stage
 from one_peace.tasks.retrieval_pairs import CaptionedRows, RetrievalSettings, read_captions, read_retrieval_set
-from one_peace.training.distributed import Processes, prepare_model
+from one_peace.training.distributed import Processes
 from one_peace.training.finetuning.examples import Examples
 from one_peace.training.finetuning.job import FinetuneJob, changed_shape
 from one_peace.training.finetuning.lora import add_lora
 from one_peace.training.finetuning.recipe import FinetuneRecipe
+from one_peace.training.forward_pass import prepare_model
 from one_peace.training.loop import Judge
 from one_peace.training.pretraining.evaluation import Evaluator
 from one_peace.training.pretraining.forward_pass import PretrainingPass

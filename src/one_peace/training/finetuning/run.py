@@ -34,7 +34,7 @@ from one_peace.tasks.predictor import Predictor
 from one_peace.tasks.retrieval_pairs import RETRIEVAL
 from one_peace.tasks.task import Task, check_usable
 from one_peace.training.best import BEST, RECORD, copy_best
-from one_peace.training.distributed import Processes, prepare_model
+from one_peace.training.distributed import Processes
 from one_peace.training.ema import WeightAverage, measured
 from one_peace.training.finetuning.examples import Examples, Taught, left_out
 from one_peace.training.finetuning.forward_pass import FrozenPredictionPass, PredictionPass
@@ -42,6 +42,7 @@ from one_peace.training.finetuning.job import FinetuneJob, changed_shape
 from one_peace.training.finetuning.lora import add_lora, count_trained
 from one_peace.training.finetuning.recipe import FinetuneRecipe
 from one_peace.training.finetuning.retrieval import open_retrieval
+from one_peace.training.forward_pass import prepare_model
 from one_peace.training.kept_recipe import keep_recipe
 from one_peace.training.log import Report
 from one_peace.training.loop import Judge, LoopSettings, run_updates

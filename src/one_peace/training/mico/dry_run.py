@@ -17,7 +17,7 @@ from one_peace.models.mico.presets import list_presets
 from one_peace.models.mico.text import Memory
 from one_peace.tasks.mico.pretraining import Parts
 from one_peace.training.cost import FlopCount, memory_of_weights
-from one_peace.training.distributed import shards_over
+from one_peace.training.forward_pass import shards_over
 from one_peace.training.mico.recipe import ClipSource, MiCoRecipe
 from one_peace.training.mico.start import open_clips, plan_mico
 from one_peace.training.mico.update import MiCoPass

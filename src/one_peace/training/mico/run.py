@@ -15,8 +15,9 @@ from one_peace.data.manifest import Item, held_out_captions
 from one_peace.models.mico.model import TEXT, MiCoModel
 from one_peace.tasks.mico.clips import ClipReader
 from one_peace.tasks.mico.remembered import Remembered
-from one_peace.training.distributed import Processes, prepare_model
+from one_peace.training.distributed import Processes
 from one_peace.training.finetuning.examples import Examples
+from one_peace.training.forward_pass import prepare_model
 from one_peace.training.kept_recipe import goes_on, keep_recipe
 from one_peace.training.log import Report
 from one_peace.training.loop import Judge, LoopSettings, run_updates

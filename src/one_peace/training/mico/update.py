@@ -20,8 +20,9 @@ from one_peace.models.mico.model import MiCoModel
 from one_peace.models.mico.tower import TowerBlock
 from one_peace.tasks.mico.clips import ClipReader, MiCoExample
 from one_peace.tasks.mico.pretraining import MiCoBatch, MiCoTask, Parts, mico_losses
-from one_peace.training.distributed import ForwardPass, Processes
+from one_peace.training.distributed import Processes
 from one_peace.training.finetuning.examples import Examples
+from one_peace.training.forward_pass import ForwardPass
 from one_peace.training.mico.recipe import MiCoRecipe
 
 Uniform = Callable[[int], Tensor]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from one_peace.models.ofa.layers import Layer
 from one_peace.models.ofa.model import OfaModel
 from one_peace.tasks.ofa.example import SequenceBatch
-from one_peace.training.distributed import ForwardPass
+from one_peace.training.forward_pass import ForwardPass
 
 
 class OfaPass(ForwardPass):

@@ -23,11 +23,12 @@ from one_peace.tasks.ofa.kinds import SequenceSettings, read_sequence_settings
 from one_peace.tasks.ofa.predictor import SequencePredictor
 from one_peace.tasks.ofa.task import SequenceTask, check_taught
 from one_peace.tasks.task import Row, check_usable
-from one_peace.training.distributed import Processes, prepare_model, whole_tensor
+from one_peace.training.distributed import Processes, whole_tensor
 from one_peace.training.ema import WeightAverage, measured
 from one_peace.training.finetuning.examples import DrawingReader, Examples
 from one_peace.training.finetuning.job import Drawn, FinetuneJob
 from one_peace.training.finetuning.recipe import FinetuneRecipe
+from one_peace.training.forward_pass import prepare_model
 from one_peace.training.loop import Judge
 from one_peace.training.ofa.forward_pass import OfaPass, norms_of
 from one_peace.training.ofa.mixture import PRETRAINING, SECOND, mixed_examples

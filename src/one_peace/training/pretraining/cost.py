@@ -23,7 +23,8 @@ from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.objectives.contrast import cross_modal_contrast
 from one_peace.tasks.pretraining import PretrainingStage, collate_pairs, freeze_for_stage
 from one_peace.training.cost import Cost, FlopCount, KeptMemory, count_parameters, memory_of_weights
-from one_peace.training.distributed import Processes, prepare_model, shards_over
+from one_peace.training.distributed import Processes
+from one_peace.training.forward_pass import prepare_model, shards_over
 from one_peace.training.initial_values import empty_model
 from one_peace.training.pretraining.forward_pass import PretrainingPass
 from one_peace.training.recipe import EngineRecipe

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.tasks.pretraining import Contrast, PretrainingBatch, PretrainingStage, pretraining_losses
-from one_peace.training.distributed import ForwardPass
+from one_peace.training.forward_pass import ForwardPass
 
 
 class PretrainingPass(ForwardPass):

@@ -10,7 +10,8 @@ from pathlib import Path
 from one_peace.modalities.base import Processor
 from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.tasks.pretraining import freeze_for_stage
-from one_peace.training.distributed import Processes, prepare_model
+from one_peace.training.distributed import Processes
+from one_peace.training.forward_pass import prepare_model
 from one_peace.training.log import Report
 from one_peace.training.loop import Gradients, Judge, LoopSettings, Tally, run_updates
 from one_peace.training.pretraining.evaluation import Evaluator

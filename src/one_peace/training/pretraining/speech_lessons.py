@@ -32,7 +32,7 @@ from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.nn.linear import Linear
 from one_peace.objectives.speech import CLASSES, COLUMN, UNKNOWN, speech_sound_loss, word_loss
 from one_peace.tasks.pretraining import freeze_for_stage
-from one_peace.training.distributed import precision_of
+from one_peace.training.forward_pass import precision_of
 from one_peace.training.micro_batches import slot_seed
 from one_peace.training.pretraining.lesson_files import Heard, heard_once
 from one_peace.training.pretraining.recipe import PretrainRecipe

@@ -17,11 +17,12 @@ from one_peace.models.vqgan.model import Vqgan
 from one_peace.models.vqgan.presets import PRESETS
 from one_peace.tasks.coding import COLUMNS, CodingFigures, read_pixels
 from one_peace.tasks.task import Row, usable
-from one_peace.training.distributed import Processes, prepare_model, whole_tensor
+from one_peace.training.distributed import Processes, whole_tensor
 from one_peace.training.ema import WeightAverage, measured
 from one_peace.training.finetuning.examples import DrawingReader, Examples
 from one_peace.training.finetuning.job import FinetuneJob
 from one_peace.training.finetuning.recipe import FinetuneRecipe
+from one_peace.training.forward_pass import prepare_model
 from one_peace.training.loop import Judge
 from one_peace.training.vqgan.recipe import CodingRecipe
 from one_peace.training.vqgan.update import CodingUpdate, VqganPass

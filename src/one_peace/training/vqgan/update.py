@@ -10,9 +10,10 @@ from one_peace.data.permutation import mix
 from one_peace.models.vqgan.model import Vqgan
 from one_peace.models.vqgan.presets import PRESETS
 from one_peace.objectives.codes import code_loss
-from one_peace.training.distributed import ForwardPass, Processes
+from one_peace.training.distributed import Processes
 from one_peace.training.finetuning.examples import Examples
 from one_peace.training.finetuning.recipe import FinetuneRecipe
+from one_peace.training.forward_pass import ForwardPass
 from one_peace.training.micro_batches import slot_of, slot_seed
 from one_peace.training.vqgan.codebook import find_codebook
 from one_peace.training.vqgan.recipe import CodingRecipe
