@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from one_peace.errors import InputError, MissingExtraError
-from one_peace.media import videos
+from one_peace.media import clip, videos
 from one_peace.media.frame_choice import even_frames, frames_at
 from one_peace.media.videos import open_video
 from video_files import LEVEL, animation, film, film_with_sound, grey_frames, hide_pyav
@@ -278,11 +278,12 @@ def test_bad_arrays_and_lists_are_refused() -> None:
 
 def test_bombs_are_refused_before_they_go_off(monkeypatch: pytest.MonkeyPatch) -> None:
     sources = [film(grey_frames(9)), animation(grey_frames(9)), animation(grey_frames(9), "GIF"), grey_frames(9)]
-    monkeypatch.setattr(videos, "MAX_FRAMES", 8)
+    monkeypatch.setattr(clip, "MAX_FRAMES", 8)
     for source in sources:
         refused(source, "frames or more .*cut it")
-    monkeypatch.setattr(videos, "MAX_FRAMES", 9)
-    monkeypatch.setattr(videos, "MAX_PIXELS", 32 * 16 - 1)
+    monkeypatch.setattr(clip, "MAX_FRAMES", 9)
+    for module in (clip, videos):
+        monkeypatch.setattr(module, "MAX_PIXELS", 32 * 16 - 1)
     for source in sources:
         refused(source, "32 x 16")
 

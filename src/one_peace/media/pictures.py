@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from one_peace.errors import InputError
-from one_peace.media.arrays import native_order, plain_values
+from one_peace.media.arrays import plain_values, to_uint8
 from one_peace.media.signatures import file_type
 from one_peace.media.sources import Source, describe, is_stored, looks_like_text, open_source
 
@@ -219,7 +219,7 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
         values = np.asarray(image)
         if image.mode != "F":
             values = np.clip(values, 0, 65535).astype(np.uint16)
-        grey = _to_uint8(values, name)
+        grey = to_uint8(values, name)
         if isinstance(clear := image.info.get("transparency"), int):
             grey = np.where(values == clear, np.uint8(255), grey)
         return Image.fromarray(grey).convert("RGB")
@@ -249,35 +249,8 @@ def _from_array(array: np.ndarray, name: str, max_pixels: int, *, channels_first
             hint = "; move the channels last: array.transpose(1, 2, 0)" if array.shape[0] in (1, 3, 4) else ""
             raise InputError(name, f"has {array.shape[2]} channels; expected 1, 3 or 4 of them{hint}")
     _check_size((array.shape[1], array.shape[0]), name, max_pixels)
-    values = np.ascontiguousarray(_to_uint8(array, name))
+    values = np.ascontiguousarray(to_uint8(array, name))
     return Image.fromarray(values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values)
-
-
-def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
-    """Pixel values of any supported type as uint8, rounded to the nearest."""
-    array = native_order(array)
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype == np.uint16:
-        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    low, high = _range(array, name)
-    if np.issubdtype(array.dtype, np.floating):
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise InputError(name, "holds NaN or infinite values")
-        if low < -1e-3 or high > 1 + 1e-3:
-            raise InputError(name, f"holds floats in [{low:g}, {high:g}]; expected [0, 1] (or uint8)")
-        return np.rint(np.clip(array.astype(np.float32), 0, 1) * 255).astype(np.uint8)
-    if low < 0 or high > 255:
-        raise InputError(name, f"holds integers in [{low}, {high}]; expected 0..255 (or uint16, or floats)")
-    return array.astype(np.uint8)
-
-
-def _range(array: np.ndarray, name: str) -> tuple[Any, Any]:
-    if array.dtype.kind not in "iuf":
-        raise InputError(name, f"holds {array.dtype} values; expected uint8, or floats in [0, 1]")
-    return array.min(), array.max()
 
 
 # Files that people take for pictures, and what to do with them.

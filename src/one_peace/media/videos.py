@@ -1,49 +1,30 @@
 """Videos: frames of any usual input, which are picked by their numbers.
 
-MP4, WebM and the like are read with PyAV (the extra `video`), animated WebP, GIF, PNG and AVIF with Pillow.
+MP4, WebM and the like are films (`films.py`); animated WebP, GIF, PNG and AVIF are read with Pillow.
 """
 
 from __future__ import annotations
 
-import bisect
 import math
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
 import PIL.Image
 from torch import Tensor
 
-from one_peace.errors import InputError, MissingExtraError
+from one_peace.errors import InputError
 from one_peace.media.arrays import plain_values
-from one_peace.media.containers import Extent
+from one_peace.media.clip import MAX_PIXELS, Clip, check_count, check_frame_size, decoding
+from one_peace.media.films import open_film
 from one_peace.media.pictures import decode_picture
 from one_peace.media.signatures import container_of
 from one_peace.media.sources import describe, is_stored, open_source
 
-MAX_FRAMES = 216_000  # an hour at 60 frames a second
-MAX_PIXELS = 36_000_000  # of a frame: 8K and a little more
 _ANIMATIONS = ("WEBP", "GIF", "PNG", "AVIF")
 _UNTIMED = 0.1  # seconds: how long players show a frame of an animation that does not say
-
-
-class Clip(ABC):
-    """An opened video of `count` frames; `name` is for messages."""
-
-    name: str
-    count: int
-
-    @abstractmethod
-    def timing(self) -> tuple[Sequence[float], float]:
-        """When each frame appears, ascending from 0, and when the last one ends, in seconds."""
-
-    @abstractmethod
-    def pick(self, indices: Sequence[int]) -> Iterator[PIL.Image.Image]:
-        """Frames by index (ascending), as upright RGB pictures, one at a time."""
 
 
 @contextmanager
@@ -87,7 +68,7 @@ class _Frames(Clip):
 
     def __init__(self, frames: Any, rate: float | None, name: str) -> None:
         self.name, self.frames, self.rate, self.count = name, frames, rate, len(frames)
-        _check_count(self.count, name)
+        check_count(self.count, name)
 
     def timing(self) -> tuple[Sequence[float], float]:
         if self.rate is None:
@@ -104,17 +85,17 @@ class _Animation(Clip):
 
     def __init__(self, image: PIL.Image.Image, name: str) -> None:
         self.image, self.name = image, name
-        _check_size(image.width, image.height, name)
-        with _damaged(name):
+        check_frame_size(image.width, image.height, name)
+        with decoding(name):
             self.count = getattr(image, "n_frames", 1)
         if self.count == 1:
             raise InputError(name, "is a still picture; encode it as an image, or pass [picture] for one frame")
-        _check_count(self.count, name)
+        check_count(self.count, name)
 
     def timing(self) -> tuple[Sequence[float], float]:
         ends = [0.0]
         for index in range(self.count):
-            with _damaged(self.name):
+            with decoding(self.name):
                 self.image.seek(index)
                 self.image.load()  # some formats tell a frame's duration only then
             ends.append(ends[-1] + (self.image.info.get("duration") or 1000 * _UNTIMED) / 1000)
@@ -122,122 +103,9 @@ class _Animation(Clip):
 
     def pick(self, indices: Sequence[int]) -> Iterator[PIL.Image.Image]:
         for index in indices:
-            with _damaged(self.name):
+            with decoding(self.name):
                 self.image.seek(index)
             yield _picture(self.image, index, self.name)
-
-
-class _Film(Clip):
-    """The pictures of a container. Its packets say what frames there are; only those asked for are converted."""
-
-    def __init__(self, opened: Any, counted: bool, name: str) -> None:
-        from av.stream import Disposition
-
-        self.name, self.opened = name, opened
-        cover = Disposition.attached_pic  # of a song: a picture in a video stream of its own
-        tracks = [track for track in opened.streams.video if not track.disposition & cover]
-        if not tracks:
-            raise InputError(
-                name, "has no video stream" if opened.streams else "is damaged or truncated: nothing is in it"
-            )
-        self.track = track = tracks[0]
-        if track.codec_context is None or not track.time_base:
-            raise InputError(name, "is damaged, or its pictures are in a format that cannot be decoded")
-        _check_size(track.codec_context.width, track.codec_context.height, name)
-        _check_count(track.frames or 1, name)  # as the header says
-        self.extent = Extent(opened, track, name)
-        with _damaged(name):
-            packets = list(self._packets())
-        self.count = len(packets)
-        _check_count(self.count, name)
-        # AVI and some other files say only when a frame is decoded, not when it is shown: there they are counted.
-        self.counted = counted or any(packet.pts is None for packet in packets)
-        self.stamps = sorted(packet.dts if packet.pts is None or self.counted else packet.pts for packet in packets)
-        self.keys = sorted((packet.pts or 0, packet.dts) for packet in packets if packet.key)
-        self.first = min(packet.dts for packet in packets)
-        self.end = max(self.stamps[-1] + 1, max(packet.end for packet in packets))
-        # AVI counts moments: where a picture stays as it was, no packet comes.
-        self._check_whole(max(self.count, self.end) if counted else self.count)
-
-    def _packets(self) -> Iterator[_Packet]:
-        for number, packet in enumerate(self.extent.packets()):
-            if packet.is_corrupt:
-                raise InputError(self.name, "is truncated: a frame in it is not whole")
-            stamps = [stamp for stamp in (packet.dts, packet.pts) if stamp is not None]
-            if not packet.size or packet.is_discard:
-                continue
-            if not stamps:
-                raise InputError(self.name, "has frames without a time; convert it to MP4 or WebM")
-            _check_count(number + 1, self.name)
-            yield _Packet(stamps[0], packet.pts, stamps[-1] + (packet.duration or 0), packet.is_keyframe)
-
-    def _check_whole(self, frames: int) -> None:
-        track = self.track
-        if frames < track.frames:
-            raise InputError(self.name, f"is truncated: its header promises {track.frames} frames, {frames} are there")
-        _, seconds = self.timing()
-        slack = max(0.1, 1.5 * seconds / self.count)
-        self.extent.check(slack)
-        stated = float((track.duration or 0) * track.time_base)
-        if seconds < 0.98 * stated - slack:
-            raise InputError(self.name, f"is truncated: its header promises {stated:.1f} s, {seconds:.1f} s are there")
-
-    def timing(self) -> tuple[Sequence[float], float]:
-        unit, begin = self.track.time_base, self.stamps[0]
-        return [float((stamp - begin) * unit) for stamp in self.stamps], float((self.end - begin) * unit)
-
-    def pick(self, indices: Sequence[int]) -> Iterator[PIL.Image.Image]:
-        with _damaged(self.name):
-            for frame in self._by_count(indices) if self.counted else self._by_time(indices):
-                _check_size(frame.width, frame.height, self.name)
-                picture = frame.to_image()
-                yield picture.rotate(frame.rotation, expand=True) if frame.rotation else picture
-
-    def _by_count(self, indices: Sequence[int]) -> Iterator[Any]:
-        decoded, frame, number = self._decode(self.first), None, -1
-        for index in indices:
-            while number < index:
-                frame, number = self._next(decoded, index), number + 1
-            yield frame
-
-    def _by_time(self, indices: Sequence[int]) -> Iterator[Any]:
-        """From the key frame before each."""
-        decoded: Iterator[Any] = iter(())
-        frame: Any = None
-        reached: int | None = None  # number of the key frame that decoding started from
-        for index in indices:
-            stamp = self.stamps[index]
-            key = bisect.bisect_right(self.keys, (stamp, math.inf)) - 1
-            if reached is None or key > reached:
-                decoded, reached = self._decode(self.keys[key][1] if key >= 0 else self.first), key
-                frame = next(decoded, None)
-                if frame is None or frame.pts is None or frame.pts > stamp:  # some containers seek inexactly
-                    decoded = self._decode(self.first)
-                    frame = self._next(decoded, index)
-            while frame.pts is None or frame.pts < stamp:
-                frame = self._next(decoded, index)
-            yield frame
-
-    def _decode(self, start: int) -> Iterator[Any]:
-        self.opened.seek(start, stream=self.track)
-        frames: Iterator[Any] = self.opened.decode(self.track)
-        return frames
-
-    def _next(self, decoded: Iterator[Any], index: int) -> Any:
-        frame = next(decoded, None)
-        if frame is None:
-            raise InputError(self.name, f"is damaged or truncated: frame {index + 1} of {self.count} is missing")
-        return frame
-
-
-@dataclass(frozen=True)
-class _Packet:
-    """When a frame is decoded, shown (None: unknown) and over, in units of its track's time base."""
-
-    dts: int
-    pts: int | None
-    end: int
-    key: bool
 
 
 def _open_stored(stream: BinaryIO, name: str) -> AbstractContextManager[Clip]:
@@ -249,7 +117,7 @@ def _open_stored(stream: BinaryIO, name: str) -> AbstractContextManager[Clip]:
     stream.seek(0)
     if head.startswith((b"GIF8", b"\x89PNG")) or head[8:12] in (b"WEBP", b"avis", b"avif"):
         return _open_animation(stream, name)
-    return _open_film(stream, container_of(head), name)
+    return open_film(stream, container_of(head), name)
 
 
 @contextmanager
@@ -270,32 +138,6 @@ def _check_gif_ends(stream: BinaryIO, name: str) -> None:
         raise InputError(name, "is a truncated animation: its end is missing")
 
 
-@contextmanager
-def _open_film(stream: BinaryIO, container: str | None, name: str) -> Iterator[Clip]:
-    if container is None:
-        raise InputError(name, "is not a video we can read (MP4, WebM, MKV, AVI, MPEG, animated WebP or GIF, ...)")
-    try:
-        import av
-    except ImportError as error:
-        raise MissingExtraError(f"reading {name} (a {container} file)", "video") from error
-    with _damaged(name):
-        opened = av.open(stream, mode="r", format=container)
-    with opened:
-        yield _Film(opened, container == "avi", name)
-
-
-@contextmanager
-def _damaged(name: str) -> Iterator[None]:
-    """What decoders raise as an `InputError`; their errors derive from many built-in ones."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise InputError(name, f"is a damaged or truncated video ({reason})") from error
-
-
 def _picture(source: Any, index: int, name: str) -> PIL.Image.Image:
     try:
         return decode_picture(source, max_pixels=MAX_PIXELS)
@@ -307,15 +149,3 @@ def _check_finite(array: Any, name: str) -> None:
     values = plain_values(array, name) if isinstance(array, Tensor) else array
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise InputError(name, "holds NaN or infinite values")
-
-
-def _check_count(count: int, name: str) -> None:
-    if count < 1:
-        raise InputError(name, "has no frames")
-    if count > MAX_FRAMES:
-        raise InputError(name, f"has {count:,} frames or more (at most {MAX_FRAMES:,} are accepted); cut it first")
-
-
-def _check_size(width: int, height: int, name: str) -> None:
-    if not 0 < width * height <= MAX_PIXELS:
-        raise InputError(name, f"has frames of {width} x {height} pixels (1 to {MAX_PIXELS:,} are accepted)")

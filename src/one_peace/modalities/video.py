@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from one_peace.configuration import within
 from one_peace.errors import InputError
+from one_peace.media.clip import Clip
 from one_peace.media.cropping import STORED_FRAMES, STORED_MARGIN, cut_square
 from one_peace.media.frame_choice import even_frames, frames_at, repeated_frames
 from one_peace.media.pictures import image_tensor, normalise_pixels, pixels_of
 from one_peace.media.sounds import windows
-from one_peace.media.videos import Clip, open_video
+from one_peace.media.videos import open_video
 from one_peace.modalities.base import SMALL_WIDTH, Adapter, Embedded, Example, Modality, Processor
 from one_peace.modalities.image import PATCH, ImageAdapter, complementary_patch_mask, patch_mask, patch_stem
 from one_peace.nn.initialization import truncated_normal_

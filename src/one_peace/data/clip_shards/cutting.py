@@ -16,10 +16,11 @@ from one_peace.data.clip_shards.media import film, fitted, flac, jpeg
 from one_peace.data.clip_shards.scene_cuts import scene_cuts
 from one_peace.data.clip_shards.videos import Video
 from one_peace.errors import InputError
+from one_peace.media.clip import Clip
 from one_peace.media.containers import NO_SOUND
 from one_peace.media.frame_choice import even_frames
 from one_peace.media.sounds import SAMPLE_RATE, decode_sound
-from one_peace.media.videos import Clip, open_video
+from one_peace.media.videos import open_video
 
 SHOWN = 8  # frames of a clip that a captioner sees
 QUIET = 1e-3  # of full scale: a sound track that is nowhere louder is silence
