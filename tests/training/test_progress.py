@@ -8,7 +8,7 @@ import time
 import pytest
 from rich.console import Console
 
-from one_peace.training.progress import Progress, expected_end, plain_line
+from one_peace.training.progress import Progress, expected_end, figures, plain_line
 
 ROW = {
     "step": 40,
@@ -69,6 +69,11 @@ def test_on_a_terminal_everything_is_in_view(monkeypatch: pytest.MonkeyPatch) ->
         "skipped 2",
     ):
         assert part in shown, part
+
+
+def test_the_parts_of_a_loss_are_shown_by_source() -> None:
+    row = {"step": 1, "clips/contrast": 1.0, "clips/matching": 0.5, "total": 1.5}
+    assert next(iter(figures(row))) == "loss 1.500 (clips/contrast 1.000, clips/matching 0.500)"
 
 
 def test_a_number_that_is_not_finite_is_said_so() -> None:

@@ -79,7 +79,7 @@ def figures(row: Row) -> Iterable[str]:
         parts = [
             f"{name.removeprefix('denoise_')} {number(name, '.3f')}"
             for name in row
-            if name == "contrast" or name.startswith("denoise_")
+            if name == "contrast" or name.startswith("denoise_") or "/" in name  # of a source
         ]
         yield f"loss {number('total', '.3f')} ({', '.join(parts)})"
     for name, text, form, factor, unit in (

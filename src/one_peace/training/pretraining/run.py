@@ -68,6 +68,10 @@ def run_pretraining(
 
     Raises:
         CheckpointError: `out` holds a run of another recipe, or a state without its model.
+        InputError: pairs to learn from, or held-out ones, that cannot be used.
+        ValueError: settings that do not fit together.
+
+    What the model to start from raises is said by `plan_model` and `start_values`, what training raises by `pretrain`.
     """
     processes = processes or Processes()
     require_trackers(recipe.trackers)

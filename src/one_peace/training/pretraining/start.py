@@ -39,6 +39,11 @@ def plan_model(recipe: PretrainRecipe, items: Iterable[Item], shards: ShardCache
 
     That is a preset with a tokenizer trained on the captions, or a saved model: a folder in our format, a built-in
     name, an official file. A saved model without the stage's partner gets one, and without a decoder a fresh one.
+
+    Raises:
+        FileNotFoundError: no such saved model.
+        ValueError: no such name, the initial model of an unfinished run, or a `tokenizer` that is none.
+        CheckpointError: a saved model that cannot be read, or has no vocabulary.
     """
     if recipe.model in list_presets():
         return _fresh(recipe, items, shards)
