@@ -26,17 +26,15 @@ from one_peace.modalities.base import (
     SequencePositions,
 )
 from one_peace.nn.activation import gelu_reusing
-from one_peace.nn.frame_convolution import FrameConvolution
 from one_peace.nn.initialization import truncated_normal_
 from one_peace.nn.linear import Linear
 from one_peace.nn.relative_position import RelativeBias, sequence_buckets, sequence_rows
+from one_peace.nn.wave_frames import WaveFrames
 
 DECODER_POSITIONS = 1026
 SHORTEST = 160  # samples of a sound to learn from, 10 ms: less is a broken file
 BLOCK = 5  # frames hidden together
 SURPLUS = 0.1  # of the ratio by which centres of blocks are drawn, as blocks overlap
-EARLY_STEPS = 3  # of the front end: they hold seven eighths of its activations
-PIECE = 512  # frames after the early steps that are computed together without gradient: a few megabytes
 
 
 def wave_convolutions(channels: int, halvings: int = 6) -> tuple[tuple[int, int, int], ...]:
@@ -66,58 +64,6 @@ class AudioConfig:
         sizes = self.position_depth, self.position_width, self.position_groups, self.bias_buckets
         if not self.convs or min(*sizes, *(min(conv) for conv in self.convs)) < 1 or self.max_seconds <= 0:
             raise ValueError(f"convs, sizes and max_seconds of sounds must be above 0, got {self}")
-
-
-class WaveFrames(nn.Module):
-    """Waveform (batch, samples) -> frames (batch, frames, channels); each step: convolution, layer norm, GELU.
-
-    The layout is frames by channels throughout, so that the norms read contiguous memory and every
-    convolution is a matrix product.
-    """
-
-    def __init__(self, convs: Sequence[tuple[int, int, int]]) -> None:
-        super().__init__()
-        channels = [1] + [c for c, _, _ in convs]
-        self.convs = nn.ModuleList(
-            FrameConvolution(before, after, kernel, stride)
-            for before, (after, kernel, stride) in zip(channels, convs, strict=False)
-        )
-        self.norms = nn.ModuleList(nn.LayerNorm(c) for c, _, _ in convs)
-        self.shapes = [(kernel, stride) for _, kernel, stride in convs]
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        x = waveform[:, :, None]
-        early = min(EARLY_STEPS, len(self.convs) - 1)
-        trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
-        matrices = [conv.matrix() for conv in self.convs if isinstance(conv, FrameConvolution)]
-        if x.device.type == "cpu" and not trained:
-            x = self._pieces(x, matrices[:early])
-            return self._steps(x, matrices[early:], early)
-        return self._steps(x, matrices)
-
-    def _steps(self, x: Tensor, matrices: Sequence[Tensor], first: int = 0) -> Tensor:
-        """The steps from `first` on, as many as there are matrices."""
-        last = first + len(matrices)
-        for conv, matrix, norm in zip(self.convs[first:last], matrices, self.norms[first:last], strict=True):
-            x = gelu_reusing(norm(conv(x, matrix)))
-        return x
-
-    def _pieces(self, x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-        """The first steps, clip by clip and piece by piece, so that activations stay in the CPU's cache."""
-        length, reach, stride = x.shape[1], 1, 1  # one frame after these steps sees `reach` samples
-        for kernel, step in self.shapes[: len(matrices)]:
-            length = (length - kernel) // step + 1
-            reach += (kernel - 1) * stride
-            stride *= step
-        if length < 1:
-            raise ValueError(f"a clip of {x.shape[1]} samples is too short for the audio front end")
-        clips = []
-        for clip in x.split(1):
-            starts = range(0, length, PIECE)
-            ends = [min(start + PIECE, length) - 1 for start in starts]
-            pieces = [clip[:, a * stride : b * stride + reach] for a, b in zip(starts, ends, strict=True)]
-            clips.append(torch.cat([self._steps(piece, matrices) for piece in pieces], dim=1))
-        return torch.cat(clips)
 
 
 class PositionConvolution(nn.Conv1d):

@@ -8,7 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from one_peace.models.ofa.interface import Box, Ofa
+from one_peace.models.ofa.interface import Ofa
+from one_peace.models.ofa.processor import Box
 from one_peace.server.batcher import OverloadedError
 
 WAITING = 16  # calls that may wait for the model

@@ -19,9 +19,9 @@ from one_peace.errors import InputError
 from one_peace.generation.sampling import sample
 from one_peace.generation.settings import GenerationSettings
 from one_peace.modalities.tokenization import EOS_ID, PAD_ID
-from one_peace.models.ofa import interface, prompts
-from one_peace.models.ofa.interface import Box, Ofa
-from one_peace.models.ofa.processor import OfaProcessor
+from one_peace.models.ofa import drawing, interface, prompts
+from one_peace.models.ofa.interface import Ofa
+from one_peace.models.ofa.processor import Box, OfaProcessor
 from one_peace.models.ofa.running import Results
 from one_peace.models.ofa.vocabulary import OfaVocabulary, clean_text
 from one_peace.models.vqgan.config import VqganConfig
@@ -224,12 +224,12 @@ def test_drawing(ofa: Ofa, monkeypatch: pytest.MonkeyPatch) -> None:
         ofa.draw("a red apple")
     torch.manual_seed(0)
     coder = Vqgan(VqganConfig(CODES, code_width=32, width=32, multipliers=(1, 1), blocks=1, attention=())).eval()
-    drawing = Ofa(ofa.model, ofa.processor, coder)
-    pictures = drawing.draw("a red apple", samples=2)
+    artist = Ofa(ofa.model, ofa.processor, coder)
+    pictures = artist.draw("a red apple", samples=2)
     assert [p.size for p in pictures] == [(CONFIG.code_grid * coder.config.patch,) * 2] * 2
-    same = drawing.draw(["a red apple"], samples=2)[0]
+    same = artist.draw(["a red apple"], samples=2)[0]
     assert [p.tobytes() for p in pictures] == [p.tobytes() for p in same]
-    among = drawing.draw(["a blue car on a long road", "a red apple", "a red apple"], samples=2)
+    among = artist.draw(["a blue car on a long road", "a red apple", "a red apple"], samples=2)
     assert [p.tobytes() for p in among[1]] == [p.tobytes() for p in among[2]] == [p.tobytes() for p in pictures]
     together: list[int] = []
 
@@ -237,14 +237,14 @@ def test_drawing(ofa: Ofa, monkeypatch: pytest.MonkeyPatch) -> None:
         together.append(len(start))
         return sample(decoder, start, *more, **options)
 
-    monkeypatch.setattr(interface, "sample", counted)
+    monkeypatch.setattr(drawing, "sample", counted)
     monkeypatch.setitem(interface.POSITIONS_PER_BATCH, "cpu", 16 * (CONFIG.code_grid**2 + 1) - 1)
-    drawing.draw(["a red apple"] * 2, samples=8)
+    artist.draw(["a red apple"] * 2, samples=8)
     assert together == [1, 1], "what is written takes memory, not what is read"
     monkeypatch.undo()
-    (first, second) = drawing.draw("a red apple", samples=2, top_p=1e-6)
+    (first, second) = artist.draw("a red apple", samples=2, top_p=1e-6)
     assert first.tobytes() == second.tobytes(), "of every code the likeliest"
-    other = drawing.draw("a red apple", samples=2, seed=1)
+    other = artist.draw("a red apple", samples=2, seed=1)
     assert [p.tobytes() for p in pictures] != [p.tobytes() for p in other]
 
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from one_peace.modalities.audio import PIECE, AudioAdapter, AudioConfig, AudioProcessor, WaveFrames, wave_convolutions
+from one_peace.modalities.audio import AudioAdapter, AudioConfig, AudioProcessor, wave_convolutions
 from one_peace.modalities.image import ImageConfig
 from one_peace.modalities.text import TextConfig
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.models.one_peace.model import OnePeaceEncoder
+from one_peace.nn.wave_frames import PIECE, WaveFrames
 
 INPUTS: dict[str, dict[str, Tensor]] = {
     "text": {"tokens": torch.tensor([[5, 6, 7, 2], [8, 2, 1, 1]])},

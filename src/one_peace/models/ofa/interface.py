@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from PIL import Image
@@ -18,28 +18,19 @@ from one_peace.generation.beam import beam_search
 from one_peace.generation.candidates import best_of, score_candidates
 from one_peace.generation.constraints import Constraint, TokenRange
 from one_peace.generation.decoder import by_length
-from one_peace.generation.sampling import sample
 from one_peace.generation.settings import GenerationSettings
 from one_peace.media.pictures import decode_picture
 from one_peace.modalities.tokenization import BOS_ID, EOS_ID, PAD_ID
 from one_peace.models.ofa import prompts
 from one_peace.models.ofa.config import OfaConfig
+from one_peace.models.ofa.drawing import checked_coder, coded_picture, draw_codes
 from one_peace.models.ofa.encoder import Encoded
 from one_peace.models.ofa.model import OfaModel
-from one_peace.models.ofa.processor import OfaProcessor, Request
+from one_peace.models.ofa.processor import Box, OfaProcessor, Request
 from one_peace.models.ofa.running import OnError, Read, Work, checked_text, paired, run
-from one_peace.models.vqgan.model import Vqgan, picture_of
+from one_peace.models.vqgan.model import Vqgan
 
 POSITIONS_PER_BATCH = {"cpu": 4096, "cuda": 32768}
-
-
-class Box(NamedTuple):
-    """A rectangle in pixels of the picture, from its top left corner."""
-
-    x0: float
-    y0: float
-    x1: float
-    y1: float
 
 
 class Ofa:
@@ -129,7 +120,7 @@ class Ofa:
         def work(requests: list[Request]) -> list[Box | None]:
             found = self._search(requests, _settings(beams, 4, min_tokens=4), bins)
             return [
-                None if tokens is None else Box(*self.processor.box(tokens[:4], request.picture_size))
+                None if tokens is None else self.processor.box(tokens[:4], request.picture_size)
                 for tokens, request in zip(found, requests, strict=True)
             ]
 
@@ -161,32 +152,19 @@ class Ofa:
         Raises:
             ValueError: the model has no `coder`, or one with other codes.
         """
-        coder = self.coder
-        if coder is None:
-            raise ValueError("drawing needs a model of image codes: set `coder` to the VQGAN that the codes are of")
-        if coder.config.codes != self.config.codes:
-            raise ValueError(f"the coder has {coder.config.codes} codes, this model {self.config.codes}")
-        first, side = self.processor.vocabulary.first_code, self.config.code_grid
-        settings = _settings(samples, side**2, min_tokens=side**2, temperature=temperature)
-        codes = TokenRange(first, first + self.config.codes, specials_at_end=True)
+        coder, places = checked_coder(self.coder, self.config), self.config.code_grid**2
+        settings = _settings(samples, places, min_tokens=places, temperature=temperature)
+        first = self.processor.vocabulary.first_code
 
         def work(requests: list[Request]) -> list[list[Image.Image] | None]:
-            start = torch.full((len(requests), 1), BOS_ID, device=self.device)
-            decoder = self.model.start(self._encode(requests), codes=True)
             seeds = [mix(int(seed), *request.tokens.tolist()) >> 1 for request in requests]
-            generators = [torch.Generator(self.device).manual_seed(one) for one in seeds]
-            drawn = sample(decoder, start, settings, generators, top_k=top_k, top_p=top_p, constraint=codes)
-            return [[self._picture(one.tokens[: side**2], coder) for one in group] or None for group in drawn]
+            drawn = draw_codes(self.model, self._encode(requests), first, settings, seeds, top_k=top_k, top_p=top_p)
+            return [[coded_picture(codes, coder) for codes in group] or None for group in drawn]
 
         def read(text: str, picture: None) -> Request:
             return self.processor(prompts.draw(text))
 
-        return self._run(texts, None, read, work, batch_size, on_error, lambda request: samples * (side**2 + 1))
-
-    def _picture(self, tokens: Sequence[int], coder: Vqgan) -> Image.Image:
-        side = self.config.code_grid
-        codes = torch.tensor(tokens).view(1, side, side) - self.processor.vocabulary.first_code
-        return picture_of(coder.decode(codes.to(next(coder.parameters()).device))[0])
+        return self._run(texts, None, read, work, batch_size, on_error, lambda request: samples * (places + 1))
 
     def generate(
         self,

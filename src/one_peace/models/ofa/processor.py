@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -22,6 +22,15 @@ NO_VOCABULARY = (
     "this model was loaded without a vocabulary; pass from_pretrained(..., tokenizer=FOLDER), FOLDER holding "
     "tokenizer.json, or encoder.json, vocab.bpe and dict.txt, or vocab.json and merges.txt"
 )
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels of the picture, from its top left corner."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
 
 
 @dataclass(frozen=True)
@@ -84,12 +93,11 @@ class OfaProcessor:
         pixels = torch.stack([blank if r.pixels is None else r.pixels for r in requests])
         return {"tokens": tokens, "pixels": pixels} | ({} if pictured.all() else {"pictured": pictured})
 
-    def box(self, ids: Sequence[int], picture_size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """Four ids of bins -> x0, y0, x1, y1 in pixels of the original picture (width, height), as
-        `OfaVocabulary.box` says."""
+    def box(self, ids: Sequence[int], picture_size: tuple[int, int]) -> Box:
+        """The box of four ids of bins in the original picture (width, height), as `OfaVocabulary.box` says."""
         x0, y0, x1, y1 = self.vocabulary.box(ids, self.config.image_size).tolist()
         width, height = picture_size
-        return x0 * width, y0 * height, x1 * width, y1 * height
+        return Box(x0 * width, y0 * height, x1 * width, y1 * height)
 
     def save(self, folder: Path) -> None:
         """Writes tokenizer.json beside saved weights."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from one_peace.checkpoints.assign import assign_tensors, build_on_meta, check_depth
-from one_peace.checkpoints.native import CONFIG, WEIGHTS, open_weights, read_json
+from one_peace.checkpoints.native import CONFIG, WEIGHTS, open_weights, read_json, write_json
 from one_peace.checkpoints.pickles import load_pickle
 from one_peace.checkpoints.vqgan_names import infer_config, native_tensors
 from one_peace.errors import CheckpointError
@@ -50,6 +49,6 @@ def save_vqgan(model: Vqgan, folder: str | Path, tensors: Mapping[str, Tensor] |
     """Writes `config.json` and `model.safetensors`. `tensors` stand for the model's own where these are sharded."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(model.config.to_dict(), indent=1) + "\n", encoding="utf-8")
+    write_json(folder / CONFIG, model.config.to_dict())
     whole = model.state_dict() if tensors is None else tensors
     save_file({name: tensor.contiguous() for name, tensor in whole.items()}, folder / WEIGHTS)

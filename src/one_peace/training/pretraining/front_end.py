@@ -16,10 +16,11 @@ from torch import Tensor
 
 from one_peace.media.sounds import SAMPLE_RATE
 from one_peace.modalities import get_modality
-from one_peace.modalities.audio import AudioAdapter, AudioConfig, WaveFrames
+from one_peace.modalities.audio import AudioAdapter, AudioConfig
 from one_peace.modalities.base import Example, Processor
 from one_peace.models.one_peace.config import OnePeaceConfig
 from one_peace.nn.linear import Linear
+from one_peace.nn.wave_frames import WaveFrames
 from one_peace.objectives.spectrogram import BANDS, HOP, spectrogram_loss
 from one_peace.training.initial_values import fill, fresh_values
 from one_peace.training.pretraining.short_fit import fit, short_optimizer
