@@ -96,7 +96,7 @@ def ask(name: str, home: Path, hub: Hub) -> str:
     environment |= {
         "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_address[1]}",
         "HF_HOME": str(home),
-        "NO_PROXY": "127.0.0.1",
+        **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1"),
     }
     command = [sys.executable, "-c", ASK, name]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
