@@ -51,7 +51,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
-    path = write_recipe(tmp_path)
+    path = write_recipe(tmp_path, batch_size=8)  # of 12 clips: some stand in a batch twice
     started = start_together(run_command, (["pretrain", str(path), "--out", str(tmp_path / "two")],), 2)
     run(path, tmp_path / "one")
     finish(started)
