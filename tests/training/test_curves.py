@@ -74,7 +74,7 @@ def test_values_that_are_no_numbers_are_gaps(tmp_path: Path, value: Any) -> None
 def test_what_is_no_run_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere: no such run folder or log"):
         draw_curves([tmp_path / "nowhere"], tmp_path / "x.png")
-    with pytest.raises(InputError, match="has no log.jsonl; give the folder of a pretraining run"):
+    with pytest.raises(InputError, match="has no log.jsonl; give the folder of a training run"):
         draw_curves([tmp_path], tmp_path / "x.png")
     (tmp_path / "log.jsonl").write_text("")
     with pytest.raises(InputError, match="has no rows yet"):

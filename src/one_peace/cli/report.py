@@ -1,4 +1,4 @@
-"""`one-peace report`: the curves of pretraining runs as a picture."""
+"""`one-peace report`: the curves of training runs as a picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders of `one-peace pretrain`, or their log.jsonl.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of `pretrain` or `finetune`, or their log.jsonl.")],
     out: Annotated[Path, typer.Option(help="The picture to write: .png, .svg, .pdf, ...")] = Path("curves.png"),
 ) -> None:
     """Draw losses, learning rate, gradient norm, throughput and recall of one or several runs."""

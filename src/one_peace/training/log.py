@@ -87,7 +87,7 @@ def read_log(path: Path) -> list[Row]:
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
-        what = f"has no {LOG}; give the folder of a pretraining run" if path.is_dir() else "no such run folder or log"
+        what = f"has no {LOG}; give the folder of a training run" if path.is_dir() else "no such run folder or log"
         raise InputError(str(path), what) from None
     rows = []
     for number, line in enumerate(lines, 1):
