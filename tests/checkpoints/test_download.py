@@ -5,13 +5,13 @@ import http.server
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from loopback import running
 from one_peace import cache
 from one_peace.checkpoints import download as module
 from one_peace.checkpoints import registry
@@ -83,13 +83,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    host = Host()
-    thread = threading.Thread(target=host.serve_forever, args=(0.01,))
-    thread.start()
-    yield host
-    host.shutdown()
-    thread.join()
-    host.server_close()
+    with running(Host()) as host:
+        yield host
 
 
 def fetch(host: Host, target: Path, sha256: str | None = SHA256) -> Path:

@@ -9,12 +9,12 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from loopback import running
 from one_peace.checkpoints.registry import built_in_models
 from one_peace.models import from_pretrained
 
@@ -81,13 +81,8 @@ def _blob(content: bytes) -> str:
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    hub = Hub(built_in_models()["one-peace-nano"])
-    thread = threading.Thread(target=hub.serve_forever, args=(0.01,))
-    thread.start()
-    yield hub
-    hub.shutdown()
-    thread.join()
-    hub.server_close()
+    with running(Hub(built_in_models()["one-peace-nano"])) as hub:
+        yield hub
 
 
 def ask(name: str, home: Path, hub: Hub) -> str:

@@ -8,15 +8,16 @@ import http.server
 import io
 import json
 import tarfile
-import threading
 import wave
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from loopback import running
 
 RATE = 16000
 
@@ -127,14 +128,5 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
-def serving(folder: Path, cuts: int = 0) -> Iterator[Server]:
-    server = Server(folder, cuts)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+def serving(folder: Path, cuts: int = 0) -> AbstractContextManager[Server]:
+    return running(Server(folder, cuts))
