@@ -94,7 +94,9 @@ def contents_at(descriptor: int, offset: int, size: int, key: str) -> bytes:
     inside = offset + size <= os.fstat(descriptor).st_size  # no memory for what a damaged header asks for
     if inside and size > MAX_BYTES:  # and beyond 2 GiB one read gives but a part
         raise UnusablePair(
-            key, f"takes {size / 2**30:.1f} GiB; it would be held in memory, where 1 GiB is the most", "too large"
+            key,
+            f"takes {size / 2**30:.1f} GiB; it would be held in memory, where {MAX_BYTES / 2**30:g} GiB is the most",
+            "too large",
         )
     content = os.pread(descriptor, size, offset) if inside else b""
     if not inside or len(content) < size:

@@ -66,40 +66,25 @@ def learn_to_hear(
         processes.share(False)
 
     out.mkdir(parents=True, exist_ok=True)
+    stage, folder = recipe.stage, out / LESSONS
+    fitted: dict[str, Tensor] = {}
     with writer_lock(out / LOCK):
-        fitted = _learned(recipe, items, config, processors, batches, device, told, out / LESSONS, library)
+        if stage.front_end_steps:
+
+            def front_end() -> dict[str, list[Tensor]]:
+                values = fit_front_end(config, processors, batches, stage.front_end_steps, recipe.seed, told)
+                return {name: [value] for name, value in values.items()}
+
+            fitted |= made_once(folder / "front_end.safetensors", front_end)
+        if stage.speech_sound_steps or stage.word_steps or stage.caption_steps:
+            synthesizer = open_synthesizer(fetch(SYNTHESIZER, cache_folder() if library is None else library))
+            texts = captioned_items(items, stage.partner)
+            withheld = held_out_captions(items)
+            spoken = SpokenCaptions(texts, synthesizer, withheld)
+            recordings = read_recordings(texts, synthesizer, spoken.words, withheld)
+            model = empty_model(config).to_empty(device=device)
+            fill(model, itertools.chain(start_values(recipe, config), fitted.items()))
+            heard = SpeechLessons(model, recipe, processors, spoken, recordings, told, folder).give()
+            fitted |= {name: value.cpu() for name, value in heard.items()}
     processes.share(True)
     return processes.share(fitted)
-
-
-def _learned(
-    recipe: PretrainRecipe,
-    items: Iterable[Item],
-    config: OnePeaceConfig,
-    processors: Mapping[str, Processor],
-    batches: BatchSource,
-    device: str,
-    report: Report,
-    folder: Path,
-    library: Path | None,
-) -> dict[str, Tensor]:
-    stage = recipe.stage
-    fitted: dict[str, Tensor] = {}
-    if stage.front_end_steps:
-
-        def front_end() -> dict[str, list[Tensor]]:
-            values = fit_front_end(config, processors, batches, stage.front_end_steps, recipe.seed, report)
-            return {name: [value] for name, value in values.items()}
-
-        fitted |= made_once(folder / "front_end.safetensors", front_end)
-    if stage.speech_sound_steps or stage.word_steps or stage.caption_steps:
-        synthesizer = open_synthesizer(fetch(SYNTHESIZER, cache_folder() if library is None else library))
-        texts = captioned_items(items, stage.partner)
-        withheld = held_out_captions(items)
-        spoken = SpokenCaptions(texts, synthesizer, withheld)
-        recordings = read_recordings(texts, synthesizer, spoken.words, withheld)
-        model = empty_model(config).to_empty(device=device)
-        fill(model, itertools.chain(start_values(recipe, config), fitted.items()))
-        heard = SpeechLessons(model, recipe, processors, spoken, recordings, report, folder).give()
-        fitted |= {name: value.cpu() for name, value in heard.items()}
-    return fitted

@@ -44,7 +44,7 @@ CLIPS = 24_000  # of synthetic voices
 TAKES = 6  # of each recording
 SPLICED = 16_000  # attempts to put a caption together from recordings
 ALONE = 1 / 3  # of the steps for sounds: before the recordings take part
-LESSONS = "speech_sound_steps, word_steps, caption_steps"
+SETTINGS = "speech_sound_steps, word_steps, caption_steps"
 SOUNDS_TOO = 0.5  # weight of the sounds while words are learned
 SPREAD = 6  # frames that the lengths in a batch may differ by chance, beyond what is unavoidable
 
@@ -75,12 +75,12 @@ class SpeechLessons:
         stage = recipe.stage
         adapter = model.encoder.adapter(stage.partner)
         if not isinstance(adapter, AudioAdapter):
-            raise ValueError(f"{LESSONS}: audio is the stage's partner there, not {stage.partner}")
+            raise ValueError(f"{SETTINGS}: audio is the stage's partner there, not {stage.partner}")
         if not stage.front_end_steps:
-            raise ValueError(f"{LESSONS}: they need a fitted front end, front_end_steps above 0")
+            raise ValueError(f"{SETTINGS}: they need a fitted front end, front_end_steps above 0")
         stride, column = math.prod(stride for _, stride in adapter.frames.shapes), round(COLUMN * SAMPLE_RATE)
         if stride % column:
-            raise ValueError(f"{LESSONS}: frames of {stride} samples are no multiple of {column}")
+            raise ValueError(f"{SETTINGS}: frames of {stride} samples are no multiple of {column}")
         freeze_for_stage(model, stage)
         model.train()
         self.model, self.stage, self.adapter, self.fusion = model, stage, adapter, model.encoder.fusion
