@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -175,6 +176,9 @@ def test_uses_of_a_library(folder: Path, tmp_path: Path) -> None:
     call("tag", folder / ".one-peace", "--labels", "red,green", "-w", "modality=image", "--write")
     tagged = json.loads(call("search", "--library", folder, "-t", "green", "--where", "tag=red", "--json"))
     assert {Path(row["path"]).name for row in tagged} == {"copy.png", "red.png"}
+    told = call("tag", folder, "--labels", "red,green", "-w", "modality=image", "--least", "0.9")
+    assert re.search(rf"^red [01]\.\d{{3}} +{folder / 'red.png'}$", told, re.MULTILINE), told
+    assert re.search(rf"^- +{folder}", call("tag", folder, "--labels", "red", "--least", "1"), re.MULTILINE)
     call("tag", folder, "--labels", "red,green", "-w", "modality=image", "--least", "1", "--write")
     call("tag", folder, "--labels", "warm", "-w", "tag=red", "--write")
     again = json.loads(call("search", "--library", folder, "-t", "green", "--where", "tag=red", "--json"))

@@ -73,7 +73,7 @@ def test_a_video_is_found_by_its_frames_and_by_its_sound(opened: Library, media:
     assert found.start == pytest.approx(5, abs=1.1) and found.duration == pytest.approx(12, abs=0.2)
     assert found.thumbnail is not None
     [heard] = opened.search(audio=media / "film.mp4", k=5, filters=Filters(branch=("audio",)))
-    assert heard.label == "sound track" and heard.score > 0.99
+    assert heard.label == "sound track" and heard.score > 0.99 and heard.thumbnail is not None
     assert opened.search(text="green", modality="image") == []
     assert str(opened.index(media)) == "1 unchanged"
 

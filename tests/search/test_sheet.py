@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
@@ -52,6 +53,11 @@ def test_every_answer_shows_its_picture() -> None:
     assert is_red.sum() >= 3 * 50 * 50
 
 
+def test_a_sheet_without_answers_says_so() -> None:
+    empty = contact_sheet([], text=["red"])
+    assert colors(empty.crop((0, empty.height - 36, empty.width, empty.height))) > 1, "blank below the query"
+
+
 def test_every_part_of_the_query_takes_room() -> None:
     answers = [result(1), result(2, "audio"), result(3, "text", "a long text " * 50)]
     picture = Image.new("RGB", (300, 200), (0, 160, 0))
@@ -86,6 +92,13 @@ def test_short_text_stays_whole() -> None:
 def test_letters_that_no_font_has_do_not_change_the_font() -> None:
     assert isinstance(font_for("abc", 16), ImageFont.FreeTypeFont)
     assert font_for("\U0010abcd", 16) is font_for("abc", 16)
+
+
+def test_a_font_that_has_the_letters_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = ImageFont.load_default(16)
+    many = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 16)
+    monkeypatch.setattr(fonts, "_fonts", lambda size: [few, many])
+    assert font_for("a cat", 16) is few and font_for("\u043a\u043e\u0442", 16) is many
 
 
 @pytest.mark.parametrize("samples", [1, 10, 100_000])

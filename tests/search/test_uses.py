@@ -100,6 +100,7 @@ def test_export(opened: Library, folder: Path, tmp_path: Path) -> None:
     assert export_library(opened, tmp_path / "some.parquet", Filters(folder=str(folder / "animals"))) == 2
     table = parquet.read_table(tmp_path / "some.parquet")
     assert table.schema.metadata[b"fingerprint"] == opened.model.fingerprint.encode()
+    assert table.num_rows == 2
     for row in table.to_pylist():
         entry = rows[row["id"]].entry
         assert (row["path"], tuple(row["tags"]), row["duration"]) == (entry.path, entry.tags, entry.duration)
@@ -150,6 +151,23 @@ def test_ordering_by_joint_encoding(folder: Path, tmp_path: Path) -> None:
     assert [r.path.name for r in opened.search(text="red", k=4, rerank=4)] == plain
     (folder / "red.png").unlink()  # gone from the disk, but not yet from the library
     assert len(opened.search(text="red", k=4, rerank=2)) == 4
+
+
+def test_a_part_of_a_recording_is_not_read_jointly(folder: Path, tmp_path: Path) -> None:
+    """The model would be shown the whole file in place of the part that was found."""
+    shown = []
+
+    class Watched(_Joint):
+        def features(self, **inputs: list) -> dict[str, torch.Tensor]:
+            shown.extend(Path(path).name for name, paths in inputs.items() if name != "text" for path in paths)
+            return super().features(**inputs)
+
+    write_sound(folder / "long.wav", 440, seconds=91)
+    opened = Library(tmp_path / "library", Watched())
+    opened.index(folder)
+    assert {row.parts for row in opened.entries() if row.path.endswith("long.wav")} == {3}
+    opened.search(text="red", k=9, rerank=9)
+    assert "tone.wav" in shown and "long.wav" not in shown
 
 
 def test_a_file_that_joint_encoding_cannot_read(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
