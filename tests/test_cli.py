@@ -90,6 +90,15 @@ def test_info_of_a_preset_counts_the_published_parameters() -> None:
     assert "audio: adapter" in result.output and "without weights" in result.output
 
 
+@pytest.mark.parametrize(
+    ("model", "parts"), [("ofa-nano", ("token table", "encoder", "decoder")), ("mico-nano", ("tower", "text model"))]
+)
+def test_info_of_shipped_weights_of_other_families(model: str, parts: tuple[str, ...]) -> None:
+    result = call("info", model)
+    assert result.exit_code == 0, result.output
+    assert all(part in result.output for part in (model, *parts, "in all", "model.safetensors"))
+
+
 def test_info_of_a_saved_model(saved_model: Path) -> None:
     result = call("info", saved_model)
     assert result.exit_code == 0, result.output

@@ -26,6 +26,7 @@ from one_peace.models.mico.presets import list_presets, preset
 from one_peace.models.mico.text import TextModel
 from one_peace.models.mico.tower import Tower, TowerBlock
 from one_peace.models.mico.writing import TextDecoder, search_settings
+from one_peace.search import reranking
 from one_peace.search.library import Library
 from one_peace.server.encoder import BatchingEncoder
 from video_files import animation
@@ -409,15 +410,16 @@ def test_a_library_searches_with_it(mico: MiCo, tmp_path: Path) -> None:
     assert len(reread.search(text="a dog in the snow", k=5)) == 5
 
 
-def test_the_library_asks_what_matches(mico: MiCo, tmp_path: Path) -> None:
+def test_the_library_asks_what_matches(mico: MiCo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reranking, "_AT_ONCE", 2)
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for seed in range(3):
+    for seed in range(5):
         picture(seed).save(folder / f"{seed}.png")
     served = BatchingEncoder(mico)
     library = Library(f"{tmp_path}/library", served)
     library.index(folder, progress=False)
-    found = library.search(text="two cats", modality="image", k=3, rerank=3)
+    found = library.search(text="two cats", modality="image", k=5, rerank=5)
     scores = mico.match("two cats", image=[one.path for one in found])[0]
     assert scores.tolist() == sorted(scores.tolist(), reverse=True)
     assert torch.allclose(served.encode_modality("text", ["a dog"]), mico.encode_text("a dog"), atol=1e-5)
