@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from one_peace.data.task_rows import TaskRows
+from one_peace.data.mixture import CYCLE
+from one_peace.data.task_rows import TaskRows, WeightedRows
 from one_peace.errors import InputError
 
 ROWS = [("a", "x.png", "it's 1, 2", "yes"), ("b", "sub/y.png", 'he said "no"', "no\twith tab")]
@@ -114,3 +115,25 @@ def test_ids_that_occur_twice(tmp_path: Path) -> None:
     path.write_text("uniq_id\timage\n7\tx.png\n8\tx.png\n7\ty.png\n")
     with pytest.raises(InputError, match="rows 1 and 3 have the same uniq_id, 7"):
         TaskRows(path, ("image",), ("image",), tmp_path / "cache").check_ids()
+
+
+def test_tables_drawn_by_weight_show_every_row_once_an_epoch(tmp_path: Path) -> None:
+    parts = []
+    for number, count in enumerate((7, 5)):
+        (tmp_path / f"{number}.tsv").write_text("id\n" + "".join(f"{number}/{k}\n" for k in range(count)))
+        parts.append(TaskRows(tmp_path / f"{number}.tsv", ("id",), (), tmp_path / "cache"))
+    rows = WeightedRows(parts, [3, 1])
+    drawn = [rows.row(rows.drawn(place, 1))[1]["id"] for place in range(2 * CYCLE)]
+    for number, (count, draws) in enumerate(((7, 1500), (5, 500))):
+        own = [name for name in drawn if name.startswith(f"{number}/")]
+        assert len(own) == draws
+        epochs = [own[k : k + count] for k in range(0, draws - count, count)]
+        assert {tuple(sorted(epoch)) for epoch in epochs} == {tuple(f"{number}/{k}" for k in range(count))}
+        assert len({tuple(epoch) for epoch in epochs}) > 50, "in another order each time"
+
+
+def test_a_byte_order_mark_is_no_part_of_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"id": "a"}\n{"id": "b"}\n', encoding="utf-8-sig")
+    rows = TaskRows(path, ("id",), (), tmp_path / "cache")
+    assert [rows.row(index)[1]["id"] for index in range(2)] == ["a", "b"]

@@ -143,6 +143,10 @@ def test_channels_are_averaged_before_resampling() -> None:
         np.testing.assert_allclose(decode_sound(source), expected, rtol=0, atol=1e-6)
 
 
+def test_one_sample_is_one_channel() -> None:
+    assert decode_sound((np.full((1, 1), 0.5), 16_000)).tolist() == [0.5]
+
+
 def test_decoding_by_blocks_equals_decoding_at_once() -> None:
     samples = np.random.default_rng(0).uniform(-1, 1, 700_001).astype(np.float32)
     expected = soxr.resample(samples, 44_100, 16_000, quality="HQ")
@@ -341,6 +345,7 @@ def test_what_is_no_sound_is_named(data: bytes, message: str, tmp_path: Path) ->
         ((np.zeros(9), float("nan")), "sample rate of nan"),
         ((np.zeros(9), 10**400), "sample rate"),
         ((np.zeros(9), 16_000, 2), "tuple of 3"),
+        ((np.zeros(9),), "tuple of 1"),
         (("cow.wav", 16_000), "NumPy array"),
         ((np.zeros(1), 1_000_000), "too short"),
         (encoded(np.zeros(0, np.float32), 16_000), "no samples"),

@@ -124,6 +124,7 @@ def test_every_form_of_a_map_of_normals_is_the_same_map() -> None:
         (stored(metres(), "npz", a=metres())[:-30], "damaged"),
         (stored(metres(), "pfm")[:-1], "truncated"),
         (b"Pf\n-3 4\n1\n", "-3 x 4"),
+        (b"Pf\n-3 -4\n1\n" + bytes(48), "-3 x -4"),
         (b"Pf\n1000000 1000000\n1\n", "1000000 x 1000000"),
         (stored(np.array([object()]), "npy"), "objects"),
         (np.zeros((4, 4)), "no pixel with a depth"),
@@ -144,7 +145,10 @@ def test_what_is_no_depth_map_is_refused(source: Any, problem: str) -> None:
     assert "object at" not in caught.value.problem
 
 
-@pytest.mark.parametrize("source", [metres(), np.zeros((4, 4, 3)), np.full((4, 4, 3), 128, np.uint8), b"x"])
+@pytest.mark.parametrize(
+    "source",
+    [metres(), np.zeros((4, 4, 3)), np.full((4, 4, 3), 128, np.uint8), b"x", Image.new("LA", (4, 4), (200, 255))],
+)
 def test_what_is_no_map_of_normals_is_refused(source: Any) -> None:
     with pytest.raises(InputError):
         read_normals(source)

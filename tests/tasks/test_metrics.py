@@ -48,6 +48,8 @@ def test_average_precision_by_hand() -> None:
         ("3.5", "3.5"),
         ("black/white", "black white"),
         ("yes , it is", "yes it is"),
+        ("black/white /grey", "blackwhite grey"),
+        ("black/white/ grey", "blackwhite grey"),
         ("a", ""),
         ("theres\ta cat\n", "there's cat"),
     ],

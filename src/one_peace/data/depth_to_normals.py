@@ -87,7 +87,8 @@ def _slopes(padded: np.ndarray, reach: int) -> tuple[np.ndarray, np.ndarray, np.
     for j in range(-reach, reach + 1):
         for i in range(-reach, reach + 1):
             other = padded[reach + j : reach + j + height, reach + i : reach + i + width]
-            near = (other > 0) & (np.abs(other - middle) <= EDGE * np.maximum(middle, other))
+            # A pixel without depth is never near one that has one.
+            near = np.abs(other - middle) <= EDGE * np.maximum(middle, other)
             rise = np.where(near, other - middle, 0)
             n += near
             x += i * near

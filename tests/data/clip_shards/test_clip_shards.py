@@ -191,7 +191,7 @@ def test_a_name_that_is_no_text(tmp_path: Path) -> None:
 
 
 def test_videos_of_one_name_have_keys_of_their_own(tmp_path: Path) -> None:
-    for name in ("x.mp4", "x.webm", "d/x.mp4", ".hidden.mp4", "out/y.mp4", "notes.txt"):
+    for name in ("x.mp4", "x.webm", "d/x.mp4", ".hidden.mp4", ".trash/x.mp4", "out/y.mp4", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     keys = [video.key for video in videos_in(tmp_path, tmp_path / "out")]
@@ -269,6 +269,9 @@ def test_what_is_lost_and_why(tmp_path: Path, folder: Path) -> None:
     assert report.clips == 3 and report.dropped == {"no caption": 1, "too short": 1, "unreadable video": 1}
     assert report.lacking["normals: there is no depth"] == 2 and report.members["mp4"] == 3
     assert "a-0001.disparity.npy" in members(tmp_path / "out") and "a-0001.normals.png" in members(tmp_path / "out")
+    (maps / "a-0001.disparity.npy").rename(maps / "a-0001.npy")  # no word of the kind: of the kind that is asked for
+    report = prepare_clips(folder, tmp_path / "short", settings)
+    assert "a-0001.depth.npy" in members(tmp_path / "short") and report.members["normals.png"] == 1
     failing = ClipSettings(captioner=function(folder, "failing"), depth=function(folder, "failing"))
     report = prepare_clips(folder, tmp_path / "failing", failing)
     assert report.clips == 0 and report.dropped["captioner failed"] == 5

@@ -409,6 +409,12 @@ def test_unknown_labels_and_fields_are_named(tmp_path: Path) -> None:
     write_csv(tmp_path / "FSD50K.ground_truth/eval.csv", [["fname", "labels", "mids"], [13, "Hail", ""]])
     with pytest.raises(InputError, match="'Hail' of 13 is not in vocabulary.csv"):
         convert_benchmark("fsd50k", tmp_path, tmp_path / "out")
+    make_flickr(tmp_path)
+    listed = json.loads((tmp_path / "dataset_flickr30k.json").read_text())
+    listed["images"][1]["split"] = "dev"
+    write_json(tmp_path / "dataset_flickr30k.json", listed)
+    with pytest.raises(InputError, match="0001.jpg is of an unknown split, 'dev'"):
+        convert_benchmark("flickr30k", tmp_path, tmp_path / "out")
     make_avqa(tmp_path)
     write_json(tmp_path / "val_qa.json", [{"id": 5}])
     with pytest.raises(InputError, match="no 'video_name'; it has id"):
@@ -515,13 +521,24 @@ def test_optional_files_that_are_damaged_do_not_count_as_missing(file: str, tmp_
         convert_benchmark("vqa", tmp_path, tmp_path / "out")
 
 
+def test_each_list_of_test_questions_is_optional(tmp_path: Path) -> None:
+    make_vqa(tmp_path)
+    picture(tmp_path / "test2015/COCO_test2015_000000000003.jpg")
+    questions = {"questions": [{"question_id": 7, "image_id": 3, "question": "Is it?"}]}
+    write_json(tmp_path / "v2_OpenEnded_mscoco_test-dev2015_questions.json", questions)
+    convert_benchmark("vqa", tmp_path, tmp_path / "out")
+    row = TaskRows(tmp_path / "out/test-dev.tsv", (), (), tmp_path / "cache").row(0)[1]
+    assert row["uniq_id"] == "7" and "refs" not in row
+
+
 def test_pictures_of_imagenet_have_ids_of_their_own_and_folders_of_their_class(tmp_path: Path) -> None:
     for name in ("n01", "n02"):
         picture(tmp_path / "train" / name / "same.jpg")
+    picture(tmp_path / "train" / "montage.jpg")  # beside the folders: of no class
     convert_benchmark("imagenet", tmp_path, tmp_path / "out")
     rows = TaskRows(tmp_path / "out/train.tsv", (), MEDIA, tmp_path / "cache")
     rows.check_ids()
-    assert rows.row(1)[1]["uniq_id"] == "n02/same.jpg"
+    assert len(rows) == 2 and rows.row(1)[1]["uniq_id"] == "n02/same.jpg"
     picture(tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG")  # as the published archive has them
     with pytest.raises(InputError, match="val: holds pictures but no folder per class"):
         convert_benchmark("imagenet", tmp_path, tmp_path / "out")
@@ -569,6 +586,15 @@ def test_depth_of_scenes_is_rewritten_to_millimetres(tmp_path: Path) -> None:
     (tmp_path / "source/allsplit.mat").write_bytes(b"junk")
     with pytest.raises(InputError, match="no MATLAB file"):
         convert_benchmark("sun-d", tmp_path / "source", tmp_path / "out")
+
+
+def test_a_file_of_other_scenes_is_named(tmp_path: Path) -> None:
+    from scipy.io import savemat
+
+    make_nyu(tmp_path)
+    savemat(tmp_path / "splits.mat", {"trainNdxs": np.array([[1]]), "other": np.array([[7]])})
+    with pytest.raises(InputError, match=r"splits\.mat: has no testNdxs; it has trainNdxs, other"):
+        convert_benchmark("nyu-d", tmp_path, tmp_path / "out")
 
 
 def test_an_unknown_benchmark(tmp_path: Path) -> None:

@@ -36,8 +36,11 @@ def test_glue(name: str, tmp_path: Path) -> None:
     header, line, expected = LINES[name]
     folder = tmp_path / GLUE[name].folder
     folder.mkdir()
-    (folder / "train.tsv").write_text("\n".join(filter(None, [header, line, "cut off"])) + "\n")
-    assert convert_benchmark(name, tmp_path, tmp_path / "out").written == {"train": 1}
+    content = "\n".join(filter(None, [header, line, "cut off"])) + "\n"
+    (folder / "train.tsv").write_text(content)
+    last, file = list(GLUE[name].splits.items())[-1]  # those between are missing
+    (folder / file).write_text(content)
+    assert convert_benchmark(name, tmp_path, tmp_path / "out").written == {"train": 1, last: 1}
     rows = TaskRows(tmp_path / "out/train.tsv", QUESTIONS[name].columns, (), tmp_path / "cache")
     row = rows.row(0)[1]
     assert {key: row[key] for key in expected} == expected

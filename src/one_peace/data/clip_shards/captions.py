@@ -63,7 +63,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix in (".csv", ".tsv"):
-            lines = io.StringIO(text, newline="")
+            lines = io.StringIO(text)
             rows: list[Any] = list(csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ","))
         elif path.suffix == ".jsonl":
             rows = [json.loads(line) for line in text.split("\n") if line.strip()]
