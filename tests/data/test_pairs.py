@@ -78,6 +78,25 @@ def sampler_of(items: list[Item], text: TextProcessor, withheld: set[str], **rec
     return PairSampler(items, text, settings, "image", ImageProcessor(ImageConfig(16, 1, 1)), withheld)
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("sources", {"drawings": -1.0}),
+        ("languages", {"en": -1.0}),
+        ("own_language", 1.5),
+        ("tags", -0.1),
+        ("word_dropout", 1.0),
+        ("augmentation", 11.0),
+        ("takes", -1),
+        ("clip_seconds", 0.0),
+        ("caption_tokens", 1),
+    ],
+)
+def test_settings_out_of_their_range_are_named(setting: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"data: {setting}"):
+        DataRecipe(**{setting: value})  # type: ignore[arg-type]
+
+
 def test_the_sample_has_both_sides_of_the_split(pictures: list[Item]) -> None:
     assert {i.split for i in pictures} >= {"train"}
     assert 1 <= len([i for i in pictures if i.split != "train"]) <= 12

@@ -160,6 +160,8 @@ def test_types_go_by_contents() -> None:
     text, picture = file_type(b"BMW makes cars"), file_type(b"GIF89a" + bytes(10))
     assert text is not None and text.family == "text" and picture is not None and picture.mime == "image/gif"
     assert file_type(b"\x00\x01\x02") is None
+    films = [file_type(b"\x1a\x45\xdf\xa3\x93\x42\x82\x88" + kind) for kind in (b"webm", b"matroska")]
+    assert [film and film.mime for film in films] == ["video/webm", "video/x-matroska"]
     refuse_disguise(hostile.picture() + b"a phone's own trailer")
     with pytest.raises(InputError, match="zip"):
         refuse_disguise(hostile.picture_and_zip())

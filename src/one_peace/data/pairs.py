@@ -55,10 +55,8 @@ class DataRecipe:
         within(self, "data", sources="[0, inf)", languages="[0, inf)", own_language="[0, 1]", tags="[0, 1]")
         within(self, "data", word_dropout="[0, 1)", augmentation="[0, 10]", takes="[0, inf)")
         within(self, "data", clip_seconds="(0, inf)", caption_tokens="[2, inf)")
-        if self.crop is not None:
-            object.__setattr__(self, "crop", tuple(self.crop))
-            if len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1] <= 1:
-                raise ValueError(f"data.crop: two shares of the area, [0.9, 1.0] for instance, not {list(self.crop)}")
+        if self.crop is not None and (len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1] <= 1):
+            raise ValueError(f"data.crop: two shares of the area, [0.9, 1.0] for instance, not {list(self.crop)}")
 
 
 class PairSampler:

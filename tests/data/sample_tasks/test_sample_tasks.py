@@ -144,6 +144,31 @@ def test_drums_as_questions(sources: Sources, tmp_path: Path, monkeypatch: pytes
             assert len(set(choices)) == 4 and choices[int(place)] in row["uniq_id"]
 
 
+def test_what_is_said_is_asked_of_speech_alone(sources: Sources, tmp_path: Path) -> None:
+    """Not of effects, nor of a speaker who is held out; wrong answers are captions of the same side."""
+    path = tmp_path / "said.wav"
+    soundfile.write(path, np.zeros(16_000), 16_000)
+    clips = []
+    for picture in sources.items:
+        said = {"item": picture.id, "kind": "audio", "path": path, "texts": {}, "duration": 1.0}
+        for kind, more in (
+            ("held", {"track": "speech", "heldout_speaker": True}),
+            ("speech", {"track": "speech"}),
+            ("effect", {"track": "effect"}),
+        ):
+            clips.append(dataclasses.replace(picture, id=f"{picture.id}#{kind}", **said, **more))
+    made = sounds.spoken_answers(dataclasses.replace(sources, items=[*sources.items, *clips]), tmp_path / "out")
+    assert dict(write_tables(made, tmp_path, tmp_path / "out").written) == {"train": 12, "test": 6}
+    trained = {item.texts["en"][0].rstrip(".") for item in sources.stamps("train")}
+    texts = {item.id: item.texts["en"][0].rstrip(".") for item in sources.items}
+    task = TaskSettings("audio-question-answering").build(processors())
+    for split in ("train", "test"):
+        for row in read(tmp_path / "out", split, task):
+            _, *choices, place = row["text"].split("&&&")
+            assert row["uniq_id"].endswith("#speech") and choices[int(place)] == texts[row["uniq_id"].split("#")[0]]
+            assert len(set(choices)) == 4 and {choice in trained for choice in choices} == {split == "train"}
+
+
 def test_tables_of_scenes_may_go_to_a_relative_folder(
     sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

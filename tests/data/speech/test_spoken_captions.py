@@ -8,7 +8,15 @@ import torch
 
 from one_peace.data.speech import spoken_captions
 from one_peace.data.speech.labelled_speech import LabelledSpeech
-from one_peace.data.speech.speech_synthesis import SAMPLE_RATE, Synthesizer
+from one_peace.data.speech.speech_synthesis import (
+    FASTEST,
+    HIGHEST,
+    LOWEST,
+    SAMPLE_RATE,
+    SLOWEST,
+    Synthesizer,
+    Utterance,
+)
 from one_peace.data.speech.spoken_captions import LONGEST, SpokenCaptions
 from one_peace.errors import InputError
 from one_peace.objectives.speech import LETTERS, SILENCE, UNKNOWN
@@ -74,6 +82,20 @@ def test_clips_are_labelled_and_never_alike() -> None:
         assert any(letters in a and said in b for a, b in heard)
     other = captions.takes(32, 2)
     assert not any(torch.equal(a.waveform, b.waveform) for a, b in zip(clips, other, strict=True))
+
+
+def test_voices_stay_within_their_speeds_and_pitches() -> None:
+    asked = []
+
+    class Noted(Synthesizer):
+        def say(self, text: str, voice: str, *, words_per_minute: int, pitch: int) -> Utterance:
+            asked.append((words_per_minute, pitch))
+            return super().say(text, voice, words_per_minute=words_per_minute, pitch=pitch)
+
+    list(SpokenCaptions([thing("cat", es="Un gato.")], Noted(ESPEAK)).takes(40, 1))
+    for drawn, lowest, highest in zip(zip(*asked, strict=True), (SLOWEST, LOWEST), (FASTEST, HIGHEST), strict=True):
+        spread = highest - lowest
+        assert lowest <= min(drawn) < lowest + spread / 4 and highest - spread / 4 < max(drawn) <= highest
 
 
 def test_held_out_captions_are_not_spoken() -> None:
