@@ -94,10 +94,10 @@ def resize_map(values: Tensor, weights: Tensor, size: tuple[int, int]) -> tuple[
 
 
 def _unmasked(values: np.ndarray) -> np.ndarray:
-    """A masked array as a plain one, with what stands for no value where it hides one."""
+    """A masked array as a plain one, with 0, which is no depth and no normal, where it hides one."""
     if not isinstance(values, np.ma.MaskedArray):
         return values
-    nothing: np.ndarray = values.filled(np.nan if values.dtype.kind == "f" else 0)
+    nothing: np.ndarray = values.filled(0)
     return nothing
 
 
