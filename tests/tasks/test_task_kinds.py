@@ -16,11 +16,13 @@ import torch
 from PIL import Image
 
 from one_peace.errors import InputError
+from one_peace.models.one_peace.config import HeadConfig
 from one_peace.models.one_peace.prediction import OnePeaceForPrediction
 from one_peace.objectives.classification import classification_loss
 from one_peace.tasks.audio_question_answering import AudioQuestionAnswering
 from one_peace.tasks.classification import Classification
 from one_peace.tasks.grounding import Grounding
+from one_peace.tasks.kinds import TaskSettings
 from one_peace.tasks.labels import LabelMap
 from one_peace.tasks.reasoning import Reasoning
 from one_peace.tasks.task import BadRow, Task, TaskBatch
@@ -117,6 +119,40 @@ def test_learns_its_rows(kind: str) -> None:
     made = task.predictions(scores, batch)
     assert len(made) == len(rows)
     json.dumps(made)
+
+
+@pytest.mark.parametrize(
+    ("kind", "head"),
+    [
+        ("image classification", HeadConfig(3, "image", "attention", hidden=3072)),
+        ("visual question answering", HeadConfig(3, "text", "attention", hidden=3072, pooler=True)),
+        ("audio question answering", HeadConfig(1, "text", "attention", hidden=3072)),
+        ("reasoning", HeadConfig(2, "text", "attention", hidden=3072, pictures=2)),
+        ("grounding", HeadConfig(4, "image", "attention", hidden=3072)),
+    ],
+)
+def test_heads_are_the_published_ones(kind: str, head: HeadConfig) -> None:
+    assert KINDS[kind][0]().head(1536) == head
+
+
+def test_the_linear_head_of_the_image_classifier() -> None:
+    task = TaskSettings("classification", labels=LABELS.names, modality="image", pooling="mean", smoothing=0.1)
+    built = task.build(PROCESSORS)
+    assert built.head(1536) == HeadConfig(3, "image", "mean", hidden=None)
+    rows = [{"image": png(), "label": "dog"}]
+    scores, target = torch.tensor([[2.0, -1.0, 0.5]]), torch.tensor([1])
+    batch = built.collate([built.example(row, "row") for row in rows])
+    expected = torch.nn.functional.cross_entropy(scores, target, label_smoothing=0.1)
+    torch.testing.assert_close(built.loss(scores, batch), expected)
+
+
+def test_truth_is_told_with_its_probability() -> None:
+    make, rows = KINDS["reasoning"]
+    task = make()
+    _, _, batch = run(task, rows)
+    sure, unsure = task.predictions(torch.tensor([[3.0, 0.0], [0.0, 3.0]]), batch)
+    assert (sure["true"], sure["probability"]) == (True, 0.9526)
+    assert (unsure["true"], unsure["probability"]) == (False, 0.0474)
 
 
 def test_predictions_say_what_was_asked() -> None:

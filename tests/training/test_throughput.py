@@ -25,6 +25,6 @@ def test_rates_are_those_since_the_last_row(monkeypatch: pytest.MonkeyPatch) -> 
     clock.now += 0.5
     with rates.paused():
         clock.now += 100
-    again = rates.rates(6)
-    assert again["pairs_per_second"] == 10.0 and asked == [2.0, 0.5]
-    assert again["seconds_left"] == pytest.approx(4 * 102.5 / 2)  # evaluations will come again
+    again = rates.rates(7)
+    assert again["pairs_per_second"] == 20.0 and asked == [2.0, 0.5]
+    assert again["seconds_left"] == pytest.approx(3 * 102.5 / 3)  # evaluations will come again

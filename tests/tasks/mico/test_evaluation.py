@@ -151,13 +151,18 @@ def test_tuples_that_are_wrong(
 def test_captions_and_answers(
     evaluate: Callable[..., EvaluationReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def caption(self: MiCo, *, image: list[Path], **options: Any) -> list[str]:
+    options: dict[str, Any] = {}
+
+    def caption(self: MiCo, *, image: list[Path], **given: Any) -> list[str]:
+        options.update(given)
         return [CAPTIONS[int(path.stem)] for path in image]
 
     said = evaluate({"kind": "writing", "modality": "image", "max_tokens": 4, "beams": 2})
     assert 0 <= next(row.value for row in said.rows if row.figure == "CIDEr") <= 10
     monkeypatch.setattr(MiCo, "caption", caption)
-    perfect = {row.figure: row for row in evaluate({"kind": "writing", "modality": "image"}).rows}
+    settings = {"kind": "writing", "modality": "image", "max_tokens": 4, "beams": 2}
+    perfect = {row.figure: row for row in evaluate(settings).rows}
+    assert options == {"max_tokens": 4, "beams": 2}
     assert perfect["ROUGE_L"].value == pytest.approx(1.0) and perfect["ROUGE_L"].examples == 6
     shuffled = perfect["ROUGE_L"].shuffled
     assert shuffled is not None and shuffled < 0.7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import pytest
 import torch
@@ -214,6 +215,24 @@ def test_the_mixture(words: OfaVocabulary) -> None:
     assert found.confidence == 2 and text(words, found.target[4:]) == " dog"
     with pytest.raises(BadRow, match="type"):
         task.examples({"image": IMAGE, "type": "sound"}, "r", generator)
+
+
+def test_wrong_answers_are_of_the_kind_of_the_right_one(words: OfaVocabulary) -> None:
+    answers = {"other": ["blue", "cat"], "number": ["0", "1", "2", "7"]}
+    types = {"2": "number", "0": "number", "blue": "other"}
+    task = Mixture(words, Corpus(["a cat"], ["cat"], answers, types), pictures=FORM)
+    generator = torch.Generator().manual_seed(0)
+
+    def asked(question: str, answer: str, confidence: float) -> Counter[str]:
+        return Counter(task._wrong_answer(question, answer, confidence, generator) for _ in range(2000))
+
+    sure = asked("how many dogs?", "2", 2.0)
+    shares = {"0": 1 / 8, "1": 3 / 8, "3": 1 / 4, "7": 1 / 4}  # a neighbour, or any other number
+    assert set(sure) == set(shares) and all(abs(sure[one] / 2000 - share) < 0.04 for one, share in shares.items())
+    none = asked("how many dogs?", "0", 2.0)
+    assert set(none) == {"1", "2", "7"} and none["1"] > 1000, "no answer is less than none"
+    assert set(asked("what colour?", "blue", 2.0)) == {"cat"}
+    assert set(asked("how many dogs?", "2", 0.05)) == {"blue", "cat"}, "nobody is sure that it is a number"
 
 
 def test_a_bad_row_is_named() -> None:

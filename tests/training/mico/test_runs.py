@@ -296,6 +296,13 @@ def test_fine_tuning_starts_from_weights_and_pretraining_from_a_shape(
     assert asked == [str(built_in_models()["mico-nano"]), "mico-nano"]
 
 
+def test_drop_path_and_dropout_of_a_recipe_are_those_of_its_run(tmp_path: Path) -> None:
+    path = str(write_recipe(tmp_path, evaluation=None))
+    recipe = MiCoRecipe.from_dict(read_recipe("pretrain", path, ["drop_path=0.25", "dropout=0.125"]))
+    config = plan_mico(recipe, {}).config
+    assert (config.tower.drop_path, config.text.dropout) == (0.25, 0.125)
+
+
 def test_rows_that_cannot_be_used_are_passed_over(tmp_path: Path) -> None:
     folder = tmp_path / "clips.tar.unpacked"  # a table in it is no shard
     folder.mkdir()
