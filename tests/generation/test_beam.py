@@ -157,6 +157,13 @@ def test_a_trie_allows_its_sequences_and_their_shares_add_up_to_one() -> None:
         assert sum(torch.tensor(one.score).exp() for one in hypotheses) == pytest.approx(1, abs=1e-5)
 
 
+def test_past_its_sequences_a_trie_allows_the_end_alone() -> None:
+    trie = Trie([[3], [4, 5]], END)
+    after = trie.follow(torch.tensor([0, 0]), torch.tensor([4, 6]))  # the second is none of them
+    allowed = trie.children(after, VOCABULARY)
+    assert [row.nonzero().flatten().tolist() for row in allowed] == [[5], [END]]
+
+
 def test_fewer_sequences_than_beams() -> None:
     rules = settings(beams=4, max_tokens=6)
     for hypotheses in beam_search(ToyDecoder(2), start(2), rules, constraint=Trie([[5, 6], [5, 7]], END)):

@@ -95,6 +95,14 @@ def test_a_missing_piece_is_named(tmp_path: Path) -> None:
         published_tokenizer(*(tmp_path / name for name in ("encoder.json", "vocab.bpe", "dict.txt")))
 
 
+def test_the_published_files_join_pieces_by_their_merges(tmp_path: Path) -> None:
+    (tmp_path / "encoder.json").write_text('{"c": 0, "o": 1, "w": 2, "co": 3, "cow": 4}')
+    (tmp_path / "vocab.bpe").write_text("#version: 0.2\nc o\nco w\n")
+    (tmp_path / "dict.txt").write_text("4 9\n0 7\n1 7\n2 5\n3 1\nmadeupword0000 0\n")
+    table = published_tokenizer(*(tmp_path / name for name in ("encoder.json", "vocab.bpe", "dict.txt")))
+    assert table.encode("cow").ids == [4] and table.encode("coc").ids == [8, 5] and table.get_vocab_size() == 10
+
+
 def test_training_is_repeatable_and_complete(small: Tokenizer) -> None:
     assert train_tokenizer(iter(TEXTS), 300).to_str() == small.to_json()
     assert small.vocab_size <= 300

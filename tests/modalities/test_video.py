@@ -125,9 +125,16 @@ def test_variation_is_the_same_in_all_frames_and_moves_in_time() -> None:
 
 def test_variation_of_no_strength_is_as_for_encoding() -> None:
     processor, smooth = VideoProcessor(CONFIG), np.linspace(0, 255, 60).astype(np.uint8)
-    video = np.broadcast_to(smooth[None, :, None, None], (12, 60, 60, 3))
-    plain = processor.vary(processor.load(video), torch.Generator().manual_seed(0), 0.0)["frames"]
-    torch.testing.assert_close(plain, processor(video)["frames"], atol=0.05, rtol=0)
+    video = np.broadcast_to(smooth[None, None, :, None], (12, 60, 60, 3))
+    for seed in range(4):  # some of which would mirror it
+        plain = processor.vary(processor.load(video), torch.Generator().manual_seed(seed), 0.0)["frames"]
+        torch.testing.assert_close(plain, processor(video)["frames"], atol=0.05, rtol=0)
+
+
+def test_frames_by_time_are_learnt_from_at_that_rate() -> None:
+    processor = VideoProcessor(dataclasses.replace(CONFIG, frames_per_second=4))
+    loaded = processor.load((grey_frames(30), 8.0))
+    assert [round(float(frame.float().mean())) for frame in loaded] == [2 * n * LEVEL for n in range(12)]
 
 
 def test_masks_hide_the_same_patches_in_every_frame() -> None:
@@ -157,6 +164,7 @@ def test_bias_rows_are_those_of_offsets_in_time_and_place() -> None:
     assert all(len(found) == 1 for found in by_offset.values())
     assert len(set.union(*by_offset.values())) == len(by_offset)
     assert table[0, 1:].unique().tolist() == [rows - 3] and table[1:, 0].unique().tolist() == [rows - 2]
+    assert table[0, 0] == rows - 1
     assert torch.equal(video_buckets(1, 4, 1), grid_buckets(4, 4, 4))  # one frame alone is a picture
 
 

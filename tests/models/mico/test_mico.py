@@ -255,6 +255,8 @@ def test_captions_do_not_depend_on_company(mico: MiCo) -> None:
     for wrong in ({"beams": 0}, {"max_tokens": 0}):  # none of them stands for the default
         with pytest.raises(ValueError, match="at least 1|must lie between"):
             mico.caption(image=pictures, **wrong)
+        with pytest.raises(ValueError, match="at least 1|must lie between"):
+            mico.answer("what is it?", image=pictures, **wrong)
     for wrong in (-1, 1.5):
         with pytest.raises(ValueError, match="samples must"):
             mico.caption(image=pictures, samples=wrong)

@@ -244,6 +244,8 @@ def test_drawing(ofa: Ofa, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     (first, second) = artist.draw("a red apple", samples=2, top_p=1e-6)
     assert first.tobytes() == second.tobytes(), "of every code the likeliest"
+    (first, second) = artist.draw("a red apple", samples=2, temperature=1e-3)
+    assert first.tobytes() == second.tobytes(), "so cold that chance decides nothing"
     other = artist.draw("a red apple", samples=2, seed=1)
     assert [p.tobytes() for p in pictures] != [p.tobytes() for p in other]
 
