@@ -247,6 +247,9 @@ def test_mistakes(folder: Path, tmp_path: Path) -> None:
     result = runner.invoke(app, ["search", "--text", "red", "--library", str(tmp_path)])
     assert result.exit_code == 1 and "one-peace index" in str(result.exception)
     call("index", folder)
+    for wrong in ("red.png", "image="):
+        result = runner.invoke(app, ["search", "--library", str(folder), "--input", wrong])
+        assert result.exit_code == 2 and "MODALITY=FILE" in result.output
     result = runner.invoke(app, ["search", "--text", "red", "--library", str(folder), "--modality", "viedo"])
     assert result.exit_code != 0
 

@@ -159,6 +159,20 @@ def test_documents_are_cut_in_passages(opened: Library, media: Path) -> None:
     assert len(opened.search(text=wanted, k=10)) == 3  # each document once
 
 
+def test_markup_is_read_as_it_is_shown(media: Path) -> None:
+    (media / "page.html").write_text("<p>won<b>der</b>ful<br>end</p><div>next</div>last")
+    assert passages_of(media / "page.html")[0].split() == ["wonderful", "end", "next", "last"]
+    code = "```python\nencode('cat')\n```\n\n    indented()\n\n<p>raw</p>\n"
+    (media / "code.md").write_text("Words that make it long. " * LONGEST_PASSAGE + f"\n\nCall it:\n\n{code}")
+    assert " ".join(passages_of(media / "code.md")).split()[-5:] == [
+        "Call",
+        "it:",
+        "encode('cat')",
+        "indented()",
+        "raw",
+    ]
+
+
 @pytest.mark.parametrize("text", ["\u6c34" * 1000, "x" * 1000, "a " * 1000, "\n" * 50 + "end" + "\n" * 500])
 def test_texts_without_ends_are_cut_too(media: Path, text: str) -> None:
     (media / "a.txt").write_text(text, encoding="utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image, ImageDraw
 
@@ -52,6 +53,16 @@ def test_near_duplicates(folder: Path, opened: Library, monkeypatch: pytest.Monk
     monkeypatch.setattr(duplicates, "_PAIRS_AT_ONCE", 2)
     assert [[item.path.name for item in group] for group in find_duplicates(opened)] == groups
     assert max(held) <= 4
+
+
+def test_near_duplicates_without_pictures(tmp_path: Path, encoder: FakeEncoder) -> None:
+    write_sound(tmp_path / "tone.wav", 440)
+    samples, rate = soundfile.read(tmp_path / "tone.wav")
+    soundfile.write(tmp_path / "again.flac", samples, rate)
+    write_sound(tmp_path / "longer.wav", 440, seconds=3)
+    opened = Library(tmp_path / ".one-peace", encoder)
+    opened.index(tmp_path)
+    assert [{item.path.name for item in group} for group in find_duplicates(opened)] == [{"tone.wav", "again.flac"}]
 
 
 def test_texts_are_compared_to_their_end(folder: Path, opened: Library, monkeypatch: pytest.MonkeyPatch) -> None:

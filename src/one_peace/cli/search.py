@@ -71,8 +71,8 @@ def search(
     opened = Library(locate_library(library))
     inputs: dict[str, list[Any]] = {"text": [*(text or [])], "image": [*(image or [])], "audio": [*(audio or [])]}
     for one in given or []:
-        name, equals, file = one.partition("=")
-        if not equals or not file:
+        name, _, file = one.partition("=")
+        if not file:
             raise typer.BadParameter(f"--input takes MODALITY=FILE, got {one!r}")
         inputs.setdefault(name, []).append(_source(opened, name, file))
     inputs.setdefault("item", []).extend(_item_id(opened, one) for one in like or [])
