@@ -182,6 +182,9 @@ def test_a_state_of_another_model_is_one_clear_error(tmp_path: Path) -> None:
     message = str(caught.value)
     assert "expected (24," in message and "more" in message and len(message.splitlines()) < 12
     assert read_state(tmp_path)["step"] == 1
+    deeper = dataclasses.replace(CONFIG, layers=CONFIG.layers + 1)
+    with pytest.raises(CheckpointError, match=rf"another model.*\n  model/.*blocks\.{CONFIG.layers}\..*: missing"):
+        pretrain(tiny_model(config=deeper), recipe, PROCESSORS, batches, tmp_path)
 
 
 def test_a_damaged_state_is_one_clear_error(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from one_peace.models.one_peace.model import OnePeaceEncoder
 from one_peace.tasks.evaluation import run_evaluation
 from one_peace.tasks.evaluation_recipe import load_evaluation
 from one_peace.tasks.predictor import Predictor
+from one_peace.training.finetuning import forward_pass
 from one_peace.training.finetuning.examples import Examples, NoUsableRows
 from one_peace.training.finetuning.recipe import FinetuneRecipe, load_finetune_recipe
 from one_peace.training.finetuning.run import finetune, start_model
@@ -115,6 +116,10 @@ def test_a_frozen_encoder_stays_and_its_features_are_computed_once(
     for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True):
         assert torch.equal(old, new) != name.startswith("head."), name
     assert figures["accuracy"] > 0.5
+    monkeypatch.setattr(forward_pass, "CACHE_BYTES", 2048)  # of a few pictures
+    calls.clear()
+    again = finetune(chosen, tmp_path / "small", "cpu", lambda row: None)
+    assert again == figures and sum(calls) > 2 * (18 + 6)
 
 
 def test_the_best_model_has_the_weights_that_were_measured(base: Path, tables: Path, tmp_path: Path) -> None:

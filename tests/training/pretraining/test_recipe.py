@@ -188,6 +188,8 @@ def test_an_unknown_recipe_lists_the_shipped_ones() -> None:
         ("data.languages={en: -1}", "languages.en is"),
         ("data.sources={a: .inf}", "sources.a is"),
         ("engine.shard_over=-2", "engine: shard_over is"),
+        ("engine.precision=float16", "precision is float32 or bfloat16, not 'float16'"),
+        ("optimizer.eps=0", "eps is"),
         ("drop_path=1", "recipe: drop_path is"),
         ("seed=100000000000000000000", "seed is"),
         ("data.languages={no: 1}", "the key False is no text; write it in quotes"),
