@@ -570,10 +570,11 @@ def test_fine_tuning_for_retrieval_has_no_head_to_train_alone(base: Path, pictur
 def test_validation_passes_over_what_cannot_be_read(base: Path, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(b"junk")
     with pictures.open("a") as file:
-        file.write("2.png,\n")
+        file.write("2.png,\n2.png,...!\n")
     given = ["finetune", "retrieval", f"data={pictures}", f"checkpoint={base}", "tables.validation=mine.csv"]
     said = run(*given, "epochs=1", "batch_size=2", "--out", tmp_path / "run")
     assert said.count("mine.csv left out: ") == 2 and "row 2: column 'image'" in said  # of training, of validation
     assert said.count("row 5: column 'caption' is empty") == 2
+    assert said.count("row 6: column 'caption' has nothing in it but punctuation") == 2
     recorded = json.loads((tmp_path / "run/model/evaluation.json").read_text())
     assert recorded["best_by"] == "eval/image_to_text@1"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from one_peace.errors import InputError
@@ -160,6 +160,7 @@ TABLE = train_tokenizer(TEXTS, 300).to_str()
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(st.characters(exclude_categories=[]), max_size=100))
+@example("half a pair \ud83d")
 def test_any_text_round_trips(text: str) -> None:
     tokenizer = Tokenizer(TABLE, max_tokens=1000)
     try:
