@@ -158,6 +158,8 @@ def test_constrained_batches(words: OfaVocabulary) -> None:
     assert chosen[batch.target != PAD_ID].all()
     with pytest.raises(BadRow, match="sad"):
         entailment.example(row | {"label": "sad"}, "3")
+    unknown = labels.example({"image": IMAGE}, "3")  # to predict
+    assert unknown.target.tolist() == [PAD_ID] and unknown.facts == {"answer": None}
     with pytest.raises(BadRow, match="2 classes"):
         labels.example({"image": IMAGE, "label": "cat"}, "4")
     unconstrained = Captioning(words, FORM).example({"image": IMAGE, "caption": "a dog"}, "5")

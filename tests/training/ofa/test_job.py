@@ -360,6 +360,9 @@ def test_what_cannot_be_learned_is_left_out_or_refused(base: Path, tables: Path,
     ):
         with pytest.raises(ValueError, match=problem):
             finetune(recipe(base, tables, task, sequence=sequence), tmp_path / "b", "cpu", lambda row: None)
+    for changes in ({"freeze": True}, {"lora": {"rank": 2}}):
+        with pytest.raises(ValueError, match="captioning has no head"):
+            recipe(base, tables, {"kind": "captioning"}, **changes)
 
 
 def test_boxes_reach_all_of_a_picture_or_are_refused(base: Path, tables: Path, tmp_path: Path) -> None:
