@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import pickle
 import re
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor
 
 import one_peace
+import tiny_models
 from one_peace.checkpoints.convert import convert
-from one_peace.checkpoints.one_peace.config import infer_config, parse_convolutions
+from one_peace.checkpoints.one_peace.config import infer_config, official_settings, parse_convolutions
 from one_peace.checkpoints.one_peace.official import read_official
 from one_peace.checkpoints.pickles import load_pickle
 from one_peace.checkpoints.registry import built_in_models
@@ -25,6 +27,7 @@ from one_peace.errors import CheckpointError, InputError
 from one_peace.modalities.tokenization import Tokenizer, train_tokenizer
 from one_peace.models import from_pretrained
 from one_peace.models.loading import load_embedder
+from one_peace.models.one_peace.config import HeadConfig
 from one_peace.models.one_peace.loading import open_saved
 from one_peace.nn.resize import resize_bias_table, resize_positions
 
@@ -505,6 +508,13 @@ def test_what_a_head_reads_of_texts_and_sounds(by_image: bool, reads: str) -> No
     shapes |= {"fusion.blocks.0.attention_norm.weight": (64,), "fusion.blocks.0.ffn.audio.gate.weight": (128, 64)}
     head = infer_config("file", shapes, {"model": {"use_image_features": by_image}})["head"]
     assert head["reads"] == reads
+
+
+@pytest.mark.parametrize(("partner", "reads"), [("image", "image"), ("audio", "audio"), ("image", "text")])
+def test_what_a_head_reads_is_told_to_the_published_code(partner: str, reads: str) -> None:
+    head = HeadConfig(2, reads, "cls")
+    config = dataclasses.replace(tiny_models.CONFIG.with_modalities(["text", partner]), head=head)
+    assert official_settings(config.to_dict())["model"]["use_image_features"] == (reads != "text")
 
 
 @pytest.mark.parametrize("family", ["ofa", "mico"])

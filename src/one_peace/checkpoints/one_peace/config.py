@@ -291,7 +291,7 @@ def _head_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         "use_pooler": head["pooler"],
         "pooler_dropout": 0.0,
         "head_scale_ratio": (head["hidden"] or config["width"]) / config["width"],
-        "use_image_features": head["reads"] == "image" and "text" in config["modalities"],
+        "use_image_features": head["reads"] != "text" and "text" in config["modalities"],  # or those of sounds
         "use_two_images": head["pictures"] == 2,
         "num_classes": head["outputs"],
         "freeze_finetune_updates": 0,
