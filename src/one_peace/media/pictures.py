@@ -89,6 +89,12 @@ def normalise_pixels(pixels: Tensor) -> Tensor:
     return pixels.sub_(mean).div_(deviation)
 
 
+def in_levels(pixels: Tensor) -> Tensor:
+    """What `normalise_pixels` gives, back in levels of 0 to 255."""
+    mean, deviation = (pixels.new_tensor(values).view(3, 1, 1) for values in CLIP)
+    return (pixels * deviation + mean).mul_(255).clamp_(0, 255)
+
+
 def without_ends(image: Image.Image) -> Image.Image:
     """A picture, or the middle of one longer than `LONGEST` times its other side: resized by that side to a given size,
     the whole could take any amount of memory."""

@@ -28,7 +28,8 @@ class PretrainingStage:
     has no student of its own, and the partner's teacher is the joint encoding, as published. With
     `front_end_steps` a new audio front end is first fitted to spectrograms for so many steps; it is kept as it is then.
     A new audio side is then taught the sounds of speech for `speech_sound_steps`, its words for `word_steps`,
-    and to tell captions apart by them for `caption_steps`.
+    and to tell captions apart by them for `caption_steps`. A new text and picture side first learn from frozen
+    teachers for `teacher_steps`, with the sample library only.
     """
 
     partner: str
@@ -44,6 +45,7 @@ class PretrainingStage:
     joint_partner_weight: float = 0.5
     denoising_scale: float = 2.5
     denoising_smoothing: float = 0.1
+    teacher_steps: int = 0
     front_end_steps: int = 0
     speech_sound_steps: int = 0
     word_steps: int = 0
@@ -52,8 +54,10 @@ class PretrainingStage:
     def __post_init__(self) -> None:
         shares = ("anchor_mask", "partner_mask", "joint_anchor_mask", "joint_partner_mask", "denoising_smoothing")
         weights = ("anchor_weight", "partner_weight", "joint_anchor_weight", "joint_partner_weight", "denoising_scale")
-        lessons = ("front_end_steps", "speech_sound_steps", "word_steps", "caption_steps")
+        lessons = ("teacher_steps", "front_end_steps", "speech_sound_steps", "word_steps", "caption_steps")
         within(self, "stage", **dict.fromkeys(shares, "[0, 1)"), **dict.fromkeys((*weights, *lessons), "[0, inf)"))
+        if self.teacher_steps and (self.partner != "image" or not self.train_anchor):
+            raise ValueError("stage.teacher_steps: for a stage of pictures that trains text too")
 
 
 IMAGE_TEXT = PretrainingStage("image", True, partner_mask=0.75, joint_anchor_mask=0.4, joint_partner_mask=0.6875)

@@ -31,7 +31,7 @@ from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT
 from one_peace.training.distributed import Processes
 from one_peace.training.micro_batches import slot_seed
 from one_peace.training.pretraining import front_end, speech_lessons
-from one_peace.training.pretraining.hearing import learn_to_hear
+from one_peace.training.pretraining.lessons import learn_ahead
 from one_peace.training.pretraining.recipe import PretrainRecipe
 from one_peace.training.pretraining.run import open_batches, run_pretraining
 from one_peace.training.pretraining.speech_lessons import SpeechLessons, batches_of_like_length
@@ -284,7 +284,7 @@ def test_other_processes_wait_for_the_lessons_of_the_first(library: list[Item], 
     shards = ShardCache(tmp_path)
     config, processors = plan_model(recipe, library, shards)
     with open_batches(recipe, library, processors, shards) as source, ThreadPoolExecutor(1) as pool:
-        learn = partial(learn_to_hear, recipe, library, config, processors, source.batch, "cpu", rows.append)
+        learn = partial(learn_ahead, recipe, library, config, processors, source.batch, "cpu", rows.append)
         other = pool.submit(learn, One(rank=1), tmp_path / "run")
         ours, theirs = learn(One(rank=0), tmp_path / "run"), other.result(timeout=180)
     assert len(rows) == 5 and ours.keys() == theirs.keys() and told.empty()

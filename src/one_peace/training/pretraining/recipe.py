@@ -115,6 +115,8 @@ class PretrainRecipe:
             raise ValueError(
                 "data.takes: for sounds of the sample library and a front end that stage.front_end_steps fits"
             )
+        if self.stage.teacher_steps and self.files:
+            raise ValueError("stage.teacher_steps: for pictures of the sample library, not for files")
         if self.files and self.evaluation.every and not (self.evaluation.pairs or self.evaluation.labels):
             raise ValueError("evaluation.every: the recipe's own files need held-out pairs, set evaluation.pairs")
 

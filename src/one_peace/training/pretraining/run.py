@@ -33,7 +33,7 @@ from one_peace.training.log import Report
 from one_peace.training.loop import Tally
 from one_peace.training.pretraining.evaluation import open_evaluator
 from one_peace.training.pretraining.front_end import kept_front_end
-from one_peace.training.pretraining.hearing import learn_to_hear
+from one_peace.training.pretraining.lessons import learn_ahead
 from one_peace.training.pretraining.pretrain import Watch, pretrain
 from one_peace.training.pretraining.recipe import PretrainRecipe, recipe_values
 from one_peace.training.pretraining.start import (
@@ -96,7 +96,7 @@ def run_pretraining(
         )
         fitted: dict[str, Tensor] = {}
         if not resumed and partner_is_new(recipe):
-            fitted = learn_to_hear(
+            fitted = learn_ahead(
                 recipe, items, config, processors, source.batch, device, report, processes, out, library
             )
         if recipe.data.takes:

@@ -1,9 +1,9 @@
-"""What a new partner of text learns ahead of a run's updates: its front end to hear, then speech."""
+"""What a new partner of text learns ahead of a run's updates: of teachers, or to hear and then speech."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,11 @@ from one_peace.data.speech.recorded_speech import read_recordings
 from one_peace.data.speech.speech_synthesis import PACKAGE as SYNTHESIZER
 from one_peace.data.speech.speech_synthesis import open_synthesizer
 from one_peace.data.speech.spoken_captions import SpokenCaptions
+from one_peace.data.wordnet import PACKAGE as WORDNET
+from one_peace.data.wordnet import read_wordnet, texts_of
 from one_peace.modalities.base import Processor
 from one_peace.models.one_peace.config import OnePeaceConfig
+from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.training.distributed import Processes
 from one_peace.training.initial_values import empty_model, fill
 from one_peace.training.kept_recipe import LESSONS
@@ -30,11 +33,16 @@ from one_peace.training.pretraining.lesson_files import made_once
 from one_peace.training.pretraining.recipe import PretrainRecipe
 from one_peace.training.pretraining.speech_lessons import SpeechLessons
 from one_peace.training.pretraining.start import start_values
+from one_peace.training.pretraining.teacher_lessons import TeacherLessons, teacher_texts
+from one_peace.training.teachers.picture_teacher import PACKAGE as PICTURES
+from one_peace.training.teachers.picture_teacher import open_picture_teacher
+from one_peace.training.teachers.sentence_teacher import PACKAGE as SENTENCES
+from one_peace.training.teachers.sentence_teacher import open_sentence_teacher
 
 
-def learn_to_hear(
+def learn_ahead(
     recipe: PretrainRecipe,
-    items: Iterable[Item],
+    items: Sequence[Item],
     config: OnePeaceConfig,
     processors: Mapping[str, Processor],
     batches: BatchSource,
@@ -44,8 +52,8 @@ def learn_to_hear(
     out: Path,
     library: Path | None = None,
 ) -> dict[str, Tensor]:
-    """What the recipe has a new partner learn ahead of its updates -> values by name. See `front_end_steps`,
-    `speech_sound_steps`, `word_steps` and `caption_steps` of the stage.
+    """What the recipe has a new partner learn ahead of its updates -> values by name. See `teacher_steps`,
+    `front_end_steps`, `speech_sound_steps`, `word_steps` and `caption_steps` of the stage.
 
     What is learned is kept in `out/lessons` on the way, and the same call goes on from there.
 
@@ -67,8 +75,22 @@ def learn_to_hear(
 
     out.mkdir(parents=True, exist_ok=True)
     stage, folder = recipe.stage, out / LESSONS
+    library = cache_folder() if library is None else library
     fitted: dict[str, Tensor] = {}
+
+    def start() -> OnePeaceForPretraining:
+        model = empty_model(config).to_empty(device=device)
+        fill(model, itertools.chain(start_values(recipe, config), fitted.items()))
+        return model
+
     with writer_lock(out / LOCK):
+        if stage.teacher_steps:
+            lexicon = texts_of(read_wordnet(fetch(WORDNET, library).files))
+            texts = teacher_texts(items, recipe.data, lexicon)
+            sentences = open_sentence_teacher(fetch(SENTENCES, library))
+            pictures = open_picture_teacher(fetch(PICTURES, library))
+            lessons = TeacherLessons(start(), recipe, processors, batches, texts, sentences, pictures, told, folder)
+            fitted |= {name: value.cpu() for name, value in lessons.give().items()}
         if stage.front_end_steps:
 
             def front_end() -> dict[str, list[Tensor]]:
@@ -77,14 +99,12 @@ def learn_to_hear(
 
             fitted |= made_once(folder / "front_end.safetensors", front_end)
         if stage.speech_sound_steps or stage.word_steps or stage.caption_steps:
-            synthesizer = open_synthesizer(fetch(SYNTHESIZER, cache_folder() if library is None else library))
-            texts = captioned_items(items, stage.partner)
+            synthesizer = open_synthesizer(fetch(SYNTHESIZER, library))
+            captioned = captioned_items(items, stage.partner)
             withheld = held_out_captions(items)
-            spoken = SpokenCaptions(texts, synthesizer, withheld)
-            recordings = read_recordings(texts, synthesizer, spoken.words, withheld)
-            model = empty_model(config).to_empty(device=device)
-            fill(model, itertools.chain(start_values(recipe, config), fitted.items()))
-            heard = SpeechLessons(model, recipe, processors, spoken, recordings, told, folder).give()
+            spoken = SpokenCaptions(captioned, synthesizer, withheld)
+            recordings = read_recordings(captioned, synthesizer, spoken.words, withheld)
+            heard = SpeechLessons(start(), recipe, processors, spoken, recordings, told, folder).give()
             fitted |= {name: value.cpu() for name, value in heard.items()}
     processes.share(True)
     return processes.share(fitted)
