@@ -43,7 +43,7 @@ def test_pictures_of_other_sizes_are_resized() -> None:
     teacher = PictureTeacher().eval()
     grey = torch.full((1, 3, 64, 48), 90.0)
     with torch.no_grad():
-        torch.testing.assert_close(teacher(grey), teacher(torch.full((1, 3, 128, 128), 90.0)))
+        torch.testing.assert_close(teacher(grey), teacher(torch.full((1, 3, 160, 160), 90.0)))
 
 
 def test_sentences() -> None:
