@@ -9,7 +9,7 @@ from torch import Tensor
 
 from one_peace.training.teachers.picture_teacher import PictureTeacher
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "teachers"
+REFERENCE = Path(__file__).parents[1] / "training" / "teachers" / "reference"
 
 
 def picture_weights(generator: torch.Generator) -> dict[str, Tensor]:

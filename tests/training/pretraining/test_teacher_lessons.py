@@ -31,7 +31,7 @@ from one_peace.training.pretraining.teacher_lessons import Space, TeacherLessons
 from one_peace.training.recipe import EngineRecipe
 from one_peace.training.teachers.picture_teacher import PACKAGE as PICTURES
 from one_peace.training.teachers.sentence_teacher import PACKAGE as SENTENCES
-from teacher_packages import GOLDEN, picture_weights
+from teacher_packages import REFERENCE, picture_weights
 from tiny_models import CAPTIONS, CONFIG, tiny_model, tiny_pairs, tiny_processors
 
 PROCESSORS = tiny_processors()
@@ -207,7 +207,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Pa
         return folder / "files"
 
     torch.save(picture_weights(torch.Generator().manual_seed(0)), files(PICTURES) / "efficientnet-lite0-1.pth")
-    shutil.copytree(GOLDEN / "sentence", files(SENTENCES) / "model")
+    shutil.copytree(REFERENCE / "sentence", files(SENTENCES) / "model")
     place = files(WORDNET)
     for part in ("noun", "verb", "adj", "adv"):
         (place / f"data.{part}").write_text("1 05 n 01 red_owl 0 000 | large bird that is hooting\n")

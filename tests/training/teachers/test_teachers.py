@@ -17,7 +17,7 @@ from one_peace.training.teachers.picture_teacher import PACKAGE as PICTURES
 from one_peace.training.teachers.picture_teacher import PictureTeacher, open_picture_teacher
 from one_peace.training.teachers.sentence_teacher import LONGEST, open_sentence_teacher
 from one_peace.training.teachers.sentence_teacher import PACKAGE as SENTENCES
-from teacher_packages import GOLDEN, picture_weights
+from teacher_packages import REFERENCE, picture_weights
 
 
 def fetched(package: Package, files: Path) -> Fetched:
@@ -34,7 +34,7 @@ def test_pictures(tmp_path: Path) -> None:
     teacher = open_picture_teacher(saved(picture_weights(generator), tmp_path))
     noise = torch.randint(0, 256, (2, 3, 128, 128), generator=generator).float()
     features = teacher(F.avg_pool2d(noise, 9, 1, 4))
-    expected = torch.tensor(json.loads((GOLDEN / "picture.json").read_text())["features"])
+    expected = torch.tensor(json.loads((REFERENCE / "picture.json").read_text())["features"])
     torch.testing.assert_close(features[:, ::80], expected, atol=1e-4, rtol=1e-5)
     assert not features.requires_grad
 
@@ -47,13 +47,13 @@ def test_pictures_of_other_sizes_are_resized() -> None:
 
 
 def test_sentences() -> None:
-    teacher = open_sentence_teacher(fetched(SENTENCES, GOLDEN / "sentence"))
-    reference = json.loads((GOLDEN / "sentence.json").read_text())
+    teacher = open_sentence_teacher(fetched(SENTENCES, REFERENCE / "sentence"))
+    reference = json.loads((REFERENCE / "sentence.json").read_text())
     torch.testing.assert_close(teacher(reference["texts"]), torch.tensor(reference["vectors"]), atol=1e-6, rtol=1e-5)
 
 
 def test_a_sentence_is_read_alike_beside_longer_ones_and_cut_where_too_long() -> None:
-    teacher = open_sentence_teacher(fetched(SENTENCES, GOLDEN / "sentence"))
+    teacher = open_sentence_teacher(fetched(SENTENCES, REFERENCE / "sentence"))
     alone, long = teacher(["an owl"]), "owl " * 2 * LONGEST
     torch.testing.assert_close(teacher(["an owl", long])[:1], alone)
     torch.testing.assert_close(teacher([long]), teacher(["owl " * LONGEST]))
@@ -72,7 +72,7 @@ def test_packages_that_hold_something_else_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["missing", "unknown", "vocabulary", "config"])
 def test_damaged_sentence_teachers_are_refused(tmp_path: Path, damage: str) -> None:
-    folder = shutil.copytree(GOLDEN / "sentence", tmp_path / "sentence")
+    folder = shutil.copytree(REFERENCE / "sentence", tmp_path / "sentence")
     tensors = load_file(folder / "model.safetensors")
     if damage == "missing":
         del tensors["embeddings.LayerNorm.weight"]
