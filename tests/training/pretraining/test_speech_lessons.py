@@ -31,10 +31,11 @@ from one_peace.tasks.pretraining import AUDIO_TEXT, IMAGE_TEXT
 from one_peace.training.distributed import Processes
 from one_peace.training.micro_batches import slot_seed
 from one_peace.training.pretraining import front_end, speech_lessons
+from one_peace.training.pretraining.lesson_batches import batches_of_like_length
 from one_peace.training.pretraining.lessons import learn_ahead
 from one_peace.training.pretraining.recipe import PretrainRecipe
 from one_peace.training.pretraining.run import open_batches, run_pretraining
-from one_peace.training.pretraining.speech_lessons import SpeechLessons, batches_of_like_length
+from one_peace.training.pretraining.speech_lessons import SpeechLessons
 from one_peace.training.pretraining.start import plan_model
 from one_peace.training.recipe import EngineRecipe
 from synthetic_speech import ESPEAK, SYNTHESIZER, spoken, thing

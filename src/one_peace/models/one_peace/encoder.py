@@ -39,19 +39,23 @@ class FusionEncoder(nn.Module):
         parts = x.split([length for _, length in segments], dim=1)
         return {name: self.norms[name](part) for (name, _), part in zip(segments, parts, strict=True)}
 
-    def cls(self, name: str, tokens: Tokens) -> Tensor:
-        """Tokens of one modality -> its cls feature (batch, 1, width): the last block computes nothing else."""
+    def cls(self, name: str, tokens: Tokens, first: int = 0) -> Tensor:
+        """Tokens of one modality -> its cls feature (batch, 1, width): the last block computes nothing else.
+
+        The features of `tokens` are what goes into the block of number `first`.
+        """
         x, biases = self._start({name: tokens})
-        for block, bias in zip(self.blocks[:-1], biases, strict=False):
+        for block, bias in zip(self.blocks[first:-1], biases[first:-1], strict=True):
             x = block(x, bias, [(name, x.shape[1])])
         feature: Tensor = self.norms[name](self.blocks[-1](x, biases[-1], [(name, 1)], queries=1))
         return feature
 
     def after_blocks(self, name: str, tokens: Tokens, numbers: Collection[int]) -> list[Tensor]:
         """Tokens of one modality -> what comes out of some blocks, counted from 0, in the order of the blocks: each
-        (batch, tokens, width), before any final norm. Nothing is computed beyond the last of them."""
+        (batch, tokens, width), before any final norm. Nothing is computed beyond the last of them. Number -1 is what
+        goes into the first block."""
         x, biases = self._start({name: tokens})
-        found = []
+        found = [x] if -1 in numbers else []
         for number in range(max(numbers) + 1):
             x = self.blocks[number](x, biases[number], [(name, x.shape[1])])
             if number in numbers:

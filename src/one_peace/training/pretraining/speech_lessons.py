@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from one_peace.objectives.speech import CLASSES, COLUMN, UNKNOWN, speech_sound_l
 from one_peace.tasks.pretraining import freeze_for_stage
 from one_peace.training.forward_pass import precision_of
 from one_peace.training.micro_batches import slot_seed
+from one_peace.training.pretraining.caption_lesson import CaptionLesson
+from one_peace.training.pretraining.lesson_batches import batches_of_like_length, collated
 from one_peace.training.pretraining.lesson_files import Heard, heard_once
 from one_peace.training.pretraining.recipe import PretrainRecipe
 from one_peace.training.pretraining.short_fit import fit, short_optimizer
@@ -46,7 +49,6 @@ SPLICED = 16_000  # attempts to put a caption together from recordings
 ALONE = 1 / 3  # of the steps for sounds: before the recordings take part
 SETTINGS = "speech_sound_steps, word_steps, caption_steps"
 SOUNDS_TOO = 0.5  # weight of the sounds while words are learned
-SPREAD = 6  # frames that the lengths in a batch may differ by chance, beyond what is unavoidable
 
 
 class SpeechLessons:
@@ -113,11 +115,11 @@ class SpeechLessons:
         with self.state:
             self.done, _ = self.state.restore()
             clips = heard_once(self.folder / "clips.safetensors", self._spoken)
-            self._learn("sounds", alone, clips, self._sounds)
+            self._learn("sounds", alone, clips, partial(self._sounds, clips))
             if alone < steps:
                 clips += heard_once(self.folder / "recorded.safetensors", self._recorded)
-                self._learn("sounds", steps - alone, clips, self._sounds)
-            self._learn("words", self.stage.word_steps, clips, self._words)
+                self._learn("sounds", steps - alone, clips, partial(self._sounds, clips))
+            self._learn("words", self.stage.word_steps, clips, partial(self._words, clips))
             if self.stage.caption_steps:
                 self._tell_captions(clips)
             self._warn(self.state.wait())
@@ -157,74 +159,42 @@ class SpeechLessons:
 
     def _features(self, examples: Sequence[Example], *blocks: int) -> list[Tensor]:
         """What comes out of some blocks, each (batch, frames, width)."""
-        inputs = self._collated(self.stage.partner, examples)
+        inputs = collated(self.processors[self.stage.partner], examples, self.device)
         found = self.fusion.after_blocks(self.stage.partner, self.adapter(inputs), set(blocks))
         return [features[:, 1:] for features in found]
-
-    def _collated(self, modality: str, examples: Sequence[Example]) -> dict[str, Tensor]:
-        batch = self.processors[modality].collate(examples)
-        return {name: value.to(self.device) for name, value in batch.items()}
 
     def _sound_logits(self, features: Tensor) -> Tensor:
         """(batch, frames, width) -> (batch, columns, CLASSES)."""
         logits: Tensor = self.name_sounds(features).unflatten(2, (self.columns, CLASSES)).flatten(1, 2)
         return logits
 
-    def _sounds(self, clips: Sequence[Heard]) -> tuple[Tensor, Tensor]:
-        """Loss of naming the sound of every column, and the share recognised."""
-        (features,) = self._features([{"frames": clip.frames.float()} for clip in clips], self.half)
-        return self._sound_loss(features, clips)
+    def _sounds(self, clips: Sequence[Heard], rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Loss of naming the sound of every column of some clips, and the share recognised."""
+        some = [clips[row] for row in rows]
+        (features,) = self._features([{"frames": clip.frames.float()} for clip in some], self.half)
+        return self._sound_loss(features, some)
 
-    def _words(self, clips: Sequence[Heard]) -> tuple[Tensor, Tensor]:
+    def _words(self, clips: Sequence[Heard], rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Loss of naming the word of every frame, by the column in its middle, and the share recognised."""
-        examples = [{"frames": clip.frames.float()} for clip in clips]
+        some = [clips[row] for row in rows]
+        examples = [{"frames": clip.frames.float()} for clip in some]
         if self.half == self.most:
             (lower,) = (upper,) = self._features(examples, self.most)
         else:
             lower, upper = self._features(examples, self.half, self.most)
-        labels = self._labels([clip.words for clip in clips], upper.shape[1])[:, self.columns // 2 :: self.columns]
+        labels = self._labels([clip.words for clip in some], upper.shape[1])[:, self.columns // 2 :: self.columns]
         loss, recognised = word_loss(self.name_words(upper), labels)
-        return loss + SOUNDS_TOO * self._sound_loss(lower, clips)[0], recognised
+        return loss + SOUNDS_TOO * self._sound_loss(lower, some)[0], recognised
 
     def _tell_captions(self, clips: Sequence[Heard]) -> None:
         """The lesson that puts words together. What comes before the last two blocks stays as it is."""
-        captions = sorted({clip.caption for clip in clips})
-        index, texts = {caption: i for i, caption in enumerate(captions)}, self._read(captions)
-        encoder = self.model.encoder
-        # Trained along it grew fivefold, and the updates after the lessons learned little.
-        temperature = encoder.temperature().detach().clone()
-
-        def loss_of(clips: Sequence[Heard]) -> tuple[Tensor, Tensor]:
-            """Contrast of every clip with all captions, and the share of clips that are nearest to their own."""
-            inputs = self._collated(self.stage.partner, [{"frames": clip.frames.float()} for clip in clips])
-            sounds = encoder.embed(self.stage.partner, inputs)
-            with torch.autocast(self.device.type, enabled=False):  # bfloat16 does not tell near captions apart
-                logits = temperature * sounds.float() @ texts.T
-            own = torch.tensor([index[clip.caption] for clip in clips], device=self.device)
-            return F.cross_entropy(logits, own), (logits.detach().argmax(dim=1) == own).float().mean()
-
-        lower = [p for name, p in self.own.items() if not self._puts_together(name)]
+        lesson = CaptionLesson(self.model.encoder, self.stage, self.processors, clips, self.precision)
+        lower = [p for name, p in self.own.items() if not lesson.learns(name.removeprefix("encoder."))]
         for parameter in lower:
             parameter.requires_grad_(False)
-        self._learn("captions", self.stage.caption_steps, clips, loss_of)
+        self._learn("captions", self.stage.caption_steps, clips, lesson.loss)
         for parameter in lower:
             parameter.requires_grad_(True)
-
-    def _puts_together(self, name: str) -> bool:
-        """Whether a parameter of the audio side's own is of the last two blocks, or comes after them."""
-        before = ("encoder.adapters.", *(f"encoder.fusion.blocks.{n}." for n in range(self.most)))
-        return not name.startswith(before)
-
-    @torch.no_grad()
-    def _read(self, captions: Sequence[str]) -> Tensor:
-        """Captions as the frozen text side has them: (captions, width of the shared space)."""
-        self.model.eval()
-        anchor, read = self.stage.anchor, []
-        for first in range(0, len(captions), BATCH):
-            texts = [self.processors[anchor](caption) for caption in captions[first : first + BATCH]]
-            read.append(self.model.encoder.embed(anchor, self._collated(anchor, texts)))
-        self.model.train()
-        return torch.cat(read)
 
     def _sound_loss(self, features: Tensor, clips: Sequence[Heard]) -> tuple[Tensor, Tensor]:
         labels = self._labels([clip.sounds for clip in clips], features.shape[1])
@@ -249,9 +219,9 @@ class SpeechLessons:
         lesson: str,
         steps: int,
         clips: Sequence[Heard],
-        loss_of: Callable[[Sequence[Heard]], tuple[Tensor, Tensor]],
+        loss_of: Callable[[Sequence[int]], tuple[Tensor, Tensor]],
     ) -> None:
-        """`loss_of` says of a batch of clips what is minimised and the share recognised."""
+        """`loss_of` says of a batch of clips, by their rows, what is minimised and the share recognised."""
         before, self.before = self.before, self.before + steps
         first = min(max(0, self.done - before), steps)
         batches = batches_of_like_length([len(clip.frames) for clip in clips], BATCH, self.seed)
@@ -260,7 +230,7 @@ class SpeechLessons:
         def of_step(step: int) -> Tensor:
             torch.manual_seed(slot_seed(self.seed, before + step, 0))  # for drop path
             with self.precision:
-                loss, recognised = loss_of([clips[i] for i in next(left)])
+                loss, recognised = loss_of(next(left))
             if (step + 1) % 50 == 0 or step + 1 == steps:
                 self.report({f"{lesson}_step": step + 1, "recognised": round(recognised.item(), 3)})
             return loss
@@ -275,14 +245,3 @@ class SpeechLessons:
         """Reports a failed save; the lessons go on."""
         if problem:
             self.report({"warning": problem})
-
-
-def batches_of_like_length(lengths: Sequence[int], size: int, seed: int) -> Iterator[list[int]]:
-    """Endless batches of `size` (all, if there are fewer) positions: of nearly the same length, in random order."""
-    generator = torch.Generator().manual_seed(seed)
-    size = min(size, len(lengths))
-    while True:
-        key = torch.tensor(lengths) + SPREAD * torch.rand(len(lengths), generator=generator)
-        first = int(torch.randint(len(lengths) % size + 1, (), generator=generator))
-        whole = key.argsort()[first : first + len(lengths) // size * size].view(-1, size)
-        yield from whole[torch.randperm(len(whole), generator=generator)].tolist()

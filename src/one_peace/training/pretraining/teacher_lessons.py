@@ -29,6 +29,7 @@ from one_peace.models.one_peace.pretraining import OnePeaceForPretraining
 from one_peace.training.forward_pass import precision_of
 from one_peace.training.micro_batches import slot_seed
 from one_peace.training.pretraining.gradients import BatchSource
+from one_peace.training.pretraining.lesson_batches import collated
 from one_peace.training.pretraining.lesson_files import made_once
 from one_peace.training.pretraining.recipe import PretrainRecipe
 from one_peace.training.pretraining.short_fit import fit, short_optimizer
@@ -184,7 +185,7 @@ class TeacherLessons:
 
     def _read(self, examples: Sequence[Example]) -> Tensor:
         anchor = self.stage.anchor
-        return self.encoder.embed(anchor, self._collated(anchor, examples))
+        return self.encoder.embed(anchor, collated(self.processors[anchor], examples, self.device))
 
     @torch.no_grad()
     def _features(self, pictures: Tensor) -> Tensor:
@@ -210,8 +211,7 @@ class TeacherLessons:
     def _some_pictures(self, step: int, generator: torch.Generator) -> Tensor:
         """Pictures (batch, 3, height, width) in levels of 0 to 255 on the device."""
         pairs = self.batches(PICTURES, self.seed, step)
-        pixels = self._collated(self.stage.partner, [partner for _, partner in pairs])["pixels"]
-        return mixed(in_levels(pixels), generator)
+        return mixed(self._levels([partner for _, partner in pairs]), generator)
 
     def _asked(self) -> dict[str, list[Tensor]]:
         """What the teachers say of all texts, and the space that comes of it and of the training pictures."""
@@ -240,12 +240,11 @@ class TeacherLessons:
         seen = []
         for first in range(0, len(paths), AT_ONCE):
             examples = [self.processors[self.stage.partner](path) for path in paths[first : first + AT_ONCE]]
-            seen.append(self._features(in_levels(self._collated(self.stage.partner, examples)["pixels"])).cpu())
+            seen.append(self._features(self._levels(examples)).cpu())
         return torch.cat(seen)
 
-    def _collated(self, modality: str, examples: Sequence[Example]) -> dict[str, Tensor]:
-        batch = self.processors[modality].collate(examples)
-        return {name: value.to(self.device) for name, value in batch.items()}
+    def _levels(self, examples: Sequence[Example]) -> Tensor:
+        return in_levels(collated(self.processors[self.stage.partner], examples, self.device)["pixels"])
 
     def _save(self, done: int) -> None:
         if done % self.save_every == 0 or done == self.steps:
