@@ -28,6 +28,7 @@ def prepare(
     ] = None,
     coder: Annotated[Path | None, typer.Option(help="Of pictures to code: the VQGAN that codes them.")] = None,
     size: Annotated[int, typer.Option(help="Of pictures to code: their side in pixels.")] = 256,
+    device: Annotated[str, typer.Option(help="Of pictures to code: cpu, cuda, ...")] = "cpu",
 ) -> None:
     """Make the tables that `finetune` and `predict` read; media of benchmarks stay where they are."""
     from one_peace.data.picture_codes import make_picture_codes
@@ -45,6 +46,7 @@ def prepare(
     if name in (PICTURE_CODES, PICTURE_MIDDLES):
         if coder is None:
             raise typer.BadParameter("--coder says which VQGAN codes the pictures")
-        typer.echo(str(make_picture_codes(source, coder, size, out, middle=name == PICTURE_MIDDLES)))
+        middle = name == PICTURE_MIDDLES
+        typer.echo(str(make_picture_codes(source, coder, size, out, middle=middle, device=device)))
         return
     typer.echo(str(convert_benchmark(name, source, out)))

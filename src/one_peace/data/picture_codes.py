@@ -23,11 +23,14 @@ from one_peace.errors import InputError
 from one_peace.media.pictures import decode_picture
 from one_peace.models.vqgan.loading import load_vqgan
 from one_peace.models.vqgan.model import Vqgan, pixels_of
+from one_peace.nn.device import parse_device
 
 AT_ONCE = 32  # pictures
 
 
-def make_picture_codes(source: Path, coder: Path, size: int, out: Path, *, middle: bool = False) -> ConversionReport:
+def make_picture_codes(
+    source: Path, coder: Path, size: int, out: Path, *, middle: bool = False, device: str = "cpu"
+) -> ConversionReport:
     """A table of codes in `out` for every `.tsv` in `source` that has pictures and captions.
 
     Pictures are brought to `size` x `size` pixels; a code stands for a square of `config.patch` of them. With `middle`
@@ -36,9 +39,9 @@ def make_picture_codes(source: Path, coder: Path, size: int, out: Path, *, middl
     Raises:
         InputError: no such table, or a picture that cannot be read; names its row.
         CheckpointError: `coder` is no VQGAN.
-        ValueError: `size` is no multiple of a code's side, with `middle` of two of them.
+        ValueError: `size` is no multiple of a code's side, with `middle` of two of them, or there is no such device.
     """
-    model = load_vqgan(coder)
+    model = load_vqgan(coder).to(place := parse_device(device))
     side = model.config.patch * (2 if middle else 1)
     if size < 1 or size % side:
         pixels = "twice the pixels" if middle else "the pixels"
@@ -47,7 +50,8 @@ def make_picture_codes(source: Path, coder: Path, size: int, out: Path, *, middl
     tables = list(_tables(source, columns))
     if not tables:
         raise InputError(str(source), f"holds no .tsv with {' and '.join(columns)} among its columns")
-    return write_tables(Converted(row for table in tables for row in _rows(table, model, size, middle)), out, out)
+    rows = (row for table in tables for row in _rows(table, model, place, size, middle))
+    return write_tables(Converted(rows), out, out)
 
 
 def _tables(source: Path, columns: tuple[str, ...]) -> Iterator[TaskRows]:
@@ -58,7 +62,7 @@ def _tables(source: Path, columns: tuple[str, ...]) -> Iterator[TaskRows]:
             yield TaskRows(path, columns, ("image",), table_cache())
 
 
-def _rows(table: TaskRows, model: Vqgan, size: int, middle: bool) -> Iterator[SplitRow]:
+def _rows(table: TaskRows, model: Vqgan, device: torch.device, size: int, middle: bool) -> Iterator[SplitRow]:
     split = Path(table.path).stem
     for start in range(0, len(table), AT_ONCE):
         named, pictures = [], []
@@ -72,7 +76,7 @@ def _rows(table: TaskRows, model: Vqgan, size: int, middle: bool) -> Iterator[Sp
             own = next((str(row[name]) for name in KEY_COLUMNS if row.get(name)), str(index + 1))
             named.append((own, _image(row) if middle else _caption(row)))
         with torch.inference_mode():
-            codes = model.encode(torch.stack(pictures)).flatten(1).tolist()
+            codes = model.encode(torch.stack(pictures).to(device)).flatten(1).tolist()
         for (own, rest), numbers in zip(named, codes, strict=True):
             yield SplitRow(split, {"uniq_id": own, "codes": " ".join(map(str, numbers))} | rest, ())
 

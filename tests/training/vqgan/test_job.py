@@ -250,6 +250,10 @@ def test_tables_of_codes_that_cannot_be_made(tables: Path, tmp_path: Path) -> No
         make_picture_codes(tables, coder, 15, tmp_path / "out")
     with pytest.raises(ValueError, match="size=18 is no multiple of 4, twice the pixels"):
         make_picture_codes(tables, coder, 18, tmp_path / "out", middle=True)
+    command = ["prepare", "picture-codes", str(tmp_path / "codes"), "--from", str(tables), "--coder", str(coder)]
+    result = CliRunner().invoke(app, [*command, "--size", "16", "--device", "abacus"])
+    assert result.exit_code == 1 and result.stderr.startswith("error: device 'abacus' cannot be used here: ")
+    assert not (tmp_path / "codes").exists()
     result = CliRunner().invoke(app, ["prepare", "picture-codes", str(tmp_path), "--from", str(tables)])
     assert result.exit_code == 2 and "--coder" in result.output
 
